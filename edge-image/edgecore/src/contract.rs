@@ -1,0 +1,125 @@
+//! Where edgecore's modules meet. A module sees the others only through these traits; the wiring in `lib.rs` hands them out.
+//!
+//! Requests go downhill: `meta` and `bus` call nobody; `hub`, `edged` and `twin` call `meta` and `bus`. News comes uphill as a
+//! watch: a receiver re-reads the state it is interested in (reconcile, do not replay).
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use wire::{Message, Resource};
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A Kubernetes object as the cloud delivered it.
+#[derive(Clone, Debug)]
+pub struct Object {
+    pub resource: Resource,
+    pub uid: String,
+    pub resource_version: String,
+    /// JSON text.
+    pub body: Bytes,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum MetaError {
+    #[error("cannot write to the store")]
+    Store(#[source] anyhow::Error),
+    #[error("{0} is not on this node and the cloud cannot be reached")]
+    Offline(Resource),
+    #[error("{0} does not exist")]
+    NotFound(Resource),
+    #[error("the cloud answered: {0}")]
+    Peer(String),
+}
+
+/// The node's durable memory: objects from the cloud (written by `hub` only, before they are acknowledged) and the modules'
+/// own records.
+pub trait Meta: Send + Sync {
+    /// All objects of a wire type (`pod`, `configmap`, `device`, `devicemodel`, `node`, ...), also after a reboot without cloud.
+    fn list(&self, kind: &str) -> Vec<Object>;
+    fn get(&self, resource: &Resource) -> Option<Object>;
+    /// The stored object, else the cloud's answer, stored first (config maps, secrets).
+    fn fetch<'a>(&'a self, resource: &'a Resource) -> BoxFuture<'a, Result<Object, MetaError>>;
+    /// Rises with every change of a cloud object; on a change, list again.
+    fn changes(&self) -> watch::Receiver<u64>;
+    /// A module's own record; `kind` is e.g. `twin`, `podstate`. Lazy records may lose the last minute at a power cut.
+    fn put_local<'a>(&'a self, kind: &'a str, name: &'a str, body: Bytes, durable: bool) -> BoxFuture<'a, Result<(), MetaError>>;
+    fn get_local(&self, kind: &str, name: &str) -> Option<Bytes>;
+    fn list_local(&self, kind: &str) -> Vec<(String, Bytes)>;
+    fn delete_local<'a>(&'a self, kind: &'a str, name: &'a str) -> BoxFuture<'a, Result<(), MetaError>>;
+}
+
+/// Something to tell the cloud. A newer report with the same key replaces an older one that was not yet answered.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// For example `podstatus/default/web` or `twin/default/dev-3/temperature`.
+    pub key: String,
+    pub message: Message,
+    /// Kept over a restart. Else it is lost with the process (the module reports again after a start).
+    pub durable: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    Connected,
+    /// Why, in a line that names the remedy.
+    Disconnected(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkError {
+    #[error("no link to the cloud: {0}")]
+    Disconnected(String),
+    #[error("the cloud did not answer within {0:?}")]
+    Timeout(Duration),
+}
+
+/// The way to the cloud, through meta's outbox.
+pub trait Uplink: Send + Sync {
+    /// Queued, sent when there is a link, sent again until the cloud answers. Never blocks; bounded by merging on the key.
+    fn report(&self, report: Report);
+    /// Fire and forget when connected (events).
+    fn send(&self, message: Message);
+    /// A request and its answer; fails at once without a link.
+    fn request<'a>(&'a self, message: Message, timeout: Duration) -> BoxFuture<'a, Result<Message, UplinkError>>;
+    fn state(&self) -> watch::Receiver<LinkState>;
+}
+
+/// A message on the node's MQTT broker.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    pub topic: String,
+    pub payload: Bytes,
+}
+
+/// The MQTT bus of the node. Subscriptions survive a restart of the broker.
+pub trait Bus: Send + Sync {
+    fn publish<'a>(&'a self, topic: &'a str, payload: Bytes, retain: bool) -> BoxFuture<'a, anyhow::Result<()>>;
+    /// At most `limits::BUS_QUEUE_LEN` messages wait; then the bus waits for the reader.
+    fn subscribe(&self, filter: &str) -> mpsc::Receiver<Publish>;
+}
+
+/// A condition of the node that a module raises (`CloudIdentityChanged`, `ContainerRuntimeUnavailable`, ...). It goes to the
+/// Node's status, to the log and to the status line of the console.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    pub condition_type: String,
+    pub status: bool,
+    pub reason: String,
+    pub message: String,
+}
+
+pub trait Conditions: Send + Sync {
+    fn set(&self, condition: Condition);
+}
+
+/// What a module gets at its start.
+#[derive(Clone)]
+pub struct Handles {
+    pub node_name: Arc<str>,
+    pub meta: Arc<dyn Meta>,
+    pub uplink: Arc<dyn Uplink>,
+    pub bus: Arc<dyn Bus>,
+    pub conditions: Arc<dyn Conditions>,
+}

@@ -1,0 +1,100 @@
+//! The database of a node and of the embedded API: a crash-safe, revisioned log of objects with watch.
+//!
+//! Not here: what the objects mean, JSON, encryption. `key_id` names the key a value is sealed with; sealing is the caller's.
+//!
+//! Invariants
+//! - No revision is ever seen twice with different content, also across power cuts.
+//! - What was acknowledged under [`Durability::Sync`] is there after a power cut at any point.
+//! - A damaged tail costs at most what was not acknowledged; damage elsewhere is reported, never read as "no objects".
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// What identifies an object: the kind's plural resource name (`pods`, `devices.devices.kubeedge.io`), namespace (empty for
+/// cluster scope) and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    pub kind: Arc<str>,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+/// Where a copy came from: identity of the cloud, the object's uid and resourceVersion there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    pub id: String,
+    pub uid: String,
+    pub resource_version: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub key: Key,
+    pub uid: String,
+    pub revision: u64,
+    pub upstream: Option<Upstream>,
+    /// 0: not sealed.
+    pub key_id: u8,
+    pub value: Bytes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// The commit's future resolves after fsync.
+    Sync,
+    /// The commit's future resolves at once; synced within 60 s or with the next sync commit.
+    Lazy,
+}
+
+/// What must hold for an operation to be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    Any,
+    Absent,
+    /// The object exists (any revision).
+    Present,
+    Revision(u64),
+}
+
+/// The stored bytes of an object. `Render` is called once with the revision that the commit got, so that an object can carry
+/// its own resourceVersion.
+pub enum Value {
+    Bytes(Bytes),
+    Render(Box<dyn FnOnce(u64) -> Bytes + Send>),
+}
+
+pub struct Put {
+    pub key: Key,
+    pub uid: String,
+    pub upstream: Option<Upstream>,
+    pub key_id: u8,
+    pub value: Value,
+}
+
+pub enum Op {
+    Put(Put, Expect),
+    Delete(Key, Expect),
+}
+
+#[derive(Clone, Debug)]
+pub enum EventKind {
+    Put,
+    Delete,
+}
+
+/// One change. For `Delete`, `record` is the last state with `revision` set to the deletion's.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub kind: EventKind,
+    pub revision: u64,
+    pub record: Arc<Record>,
+    pub previous: Option<Arc<Record>>,
+}
+
+pub struct Snapshot {
+    /// The store's revision that the list is of.
+    pub revision: u64,
+    /// Sorted by namespace, then name.
+    pub records: Vec<Arc<Record>>,
+}

@@ -1,0 +1,15 @@
+//! The messages between cloudcore and edgecore, their JSON lane, and the state machines of the link.
+//!
+//! Not here: sockets, TLS, clocks, storage. Everything is a plain value; the shells live in edgecore's and cloudcore's hub.
+//!
+//! Invariants: a message that a KubeEdge v1.23 peer sends decodes; what we encode is what such a peer sends, byte for byte
+//! but for the order of keys. Every length is bounded before it is allocated ([`limits`]).
+//!
+//! Start at [`message::Message`]; resources (`default/pod/web`) are [`resource::Resource`].
+
+pub mod limits;
+pub mod message;
+pub mod resource;
+
+pub use message::{Header, Message, Operation, Route, source};
+pub use resource::Resource;
