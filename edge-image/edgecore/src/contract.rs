@@ -3,6 +3,9 @@
 //! Requests go downhill: `meta` and `bus` call nobody; `hub`, `edged` and `twin` call `meta` and `bus`. News comes uphill as a
 //! watch: a receiver re-reads the state it is interested in (reconcile, do not replay).
 
+#[cfg(test)]
+pub mod testing;
+
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -44,10 +47,36 @@ pub trait Meta: Send + Sync {
     /// Rises with every change of a cloud object; on a change, list again.
     fn changes(&self) -> watch::Receiver<u64>;
     /// A module's own record; `kind` is e.g. `twin`, `podstate`. Lazy records may lose the last minute at a power cut.
-    fn put_local<'a>(&'a self, kind: &'a str, name: &'a str, body: Bytes, durable: bool) -> BoxFuture<'a, Result<(), MetaError>>;
+    fn put_local<'a>(
+        &'a self,
+        kind: &'a str,
+        name: &'a str,
+        body: Bytes,
+        durable: bool,
+    ) -> BoxFuture<'a, Result<(), MetaError>>;
     fn get_local(&self, kind: &str, name: &str) -> Option<Bytes>;
     fn list_local(&self, kind: &str) -> Vec<(String, Bytes)>;
     fn delete_local<'a>(&'a self, kind: &'a str, name: &'a str) -> BoxFuture<'a, Result<(), MetaError>>;
+}
+
+/// What the hub did with a message of the cloud.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// New or changed; durable.
+    Stored,
+    /// The object of that uid is gone; durable.
+    Deleted,
+    /// Seen before, or older than what is stored. Acknowledge it like the others, else the cloud sends it again.
+    Unchanged,
+    /// Not an object that this node keeps, for the reason given.
+    Ignored(&'static str),
+}
+
+/// The hub's side of meta: what the cloud says goes in here, and only what came back may be acknowledged.
+pub trait Inbox: Send + Sync {
+    /// Stores what an object message (`insert`, `update`, `delete`, or the answer to a query) says, and returns once that is
+    /// durable. Applying the same message again changes nothing. A delete without the stored uid deletes nothing.
+    fn apply<'a>(&'a self, message: &'a Message) -> BoxFuture<'a, Result<Applied, MetaError>>;
 }
 
 /// Something to tell the cloud. A newer report with the same key replaces an older one that was not yet answered.
@@ -82,7 +111,11 @@ pub trait Uplink: Send + Sync {
     /// Fire and forget when connected (events).
     fn send(&self, message: Message);
     /// A request and its answer; fails at once without a link.
-    fn request<'a>(&'a self, message: Message, timeout: Duration) -> BoxFuture<'a, Result<Message, UplinkError>>;
+    fn request<'a>(
+        &'a self,
+        message: Message,
+        timeout: Duration,
+    ) -> BoxFuture<'a, Result<Message, UplinkError>>;
     fn state(&self) -> watch::Receiver<LinkState>;
 }
 
@@ -95,7 +128,12 @@ pub struct Publish {
 
 /// The MQTT bus of the node. Subscriptions survive a restart of the broker.
 pub trait Bus: Send + Sync {
-    fn publish<'a>(&'a self, topic: &'a str, payload: Bytes, retain: bool) -> BoxFuture<'a, anyhow::Result<()>>;
+    fn publish<'a>(
+        &'a self,
+        topic: &'a str,
+        payload: Bytes,
+        retain: bool,
+    ) -> BoxFuture<'a, anyhow::Result<()>>;
     /// At most `limits::BUS_QUEUE_LEN` messages wait; then the bus waits for the reader.
     fn subscribe(&self, filter: &str) -> mpsc::Receiver<Publish>;
 }
@@ -114,9 +152,24 @@ pub trait Conditions: Send + Sync {
     fn set(&self, condition: Condition);
 }
 
+/// What the node tells of its container runtime. `edged` sends it, `node` puts it into the Node's status: a node whose runtime
+/// does not answer is not Ready.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RuntimeStatus {
+    /// Not asked yet.
+    #[default]
+    Unknown,
+    /// For example `containerd://1.7.24`.
+    Ready { version: String },
+    /// A line that names the thing (socket, plugin) and the remedy.
+    Down { message: String },
+}
+
 /// What a module gets at its start.
 #[derive(Clone)]
 pub struct Handles {
+    /// Written by `edged` only; read with `subscribe`.
+    pub runtime: watch::Sender<RuntimeStatus>,
     pub node_name: Arc<str>,
     pub meta: Arc<dyn Meta>,
     pub uplink: Arc<dyn Uplink>,
