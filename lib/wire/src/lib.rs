@@ -5,8 +5,11 @@
 //! Invariants: a message that a KubeEdge v1.23 peer sends decodes; what we encode is what such a peer sends, byte for byte
 //! but for the order of keys. Every length is bounded before it is allocated ([`limits`]).
 //!
-//! Start at [`message::Message`]; resources (`default/pod/web`) are [`resource::Resource`].
+//! Start at [`message::Message`]; resources (`default/pod/web`) are [`resource::Resource`]; what the
+//! cloud owes a node is [`delivery::Delivery`].
 
+pub mod delivery;
+pub mod headers;
 pub mod limits;
 pub mod message;
 pub mod resource;

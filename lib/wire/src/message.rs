@@ -92,7 +92,11 @@ impl Message {
     /// A new message with a fresh id. `now_ms` is Unix time in milliseconds.
     pub fn new(now_ms: i64, source: &str, group: &str, operation: &str, resource: &str) -> Message {
         Message {
-            header: Header { msg_id: uuid::Uuid::new_v4().to_string(), timestamp: now_ms, ..Header::default() },
+            header: Header {
+                msg_id: uuid::Uuid::new_v4().to_string(),
+                timestamp: now_ms,
+                ..Header::default()
+            },
             route: Route {
                 source: source.into(),
                 group: group.into(),
@@ -106,7 +110,8 @@ impl Message {
 
     /// Sets the content from any value that serialises to JSON.
     pub fn with_content<T: Serialize + ?Sized>(mut self, content: &T) -> Message {
-        self.content = serde_json::value::to_raw_value(content).expect("content types serialise without error");
+        self.content =
+            serde_json::value::to_raw_value(content).expect("content types serialise without error");
         self
     }
 
@@ -180,7 +185,8 @@ mod tests {
 
     #[test]
     fn keepalive_is_what_kubeedge_sends() {
-        let mut message = Message::new(1, source::WEBSOCKET, "resource", Operation::KEEPALIVE, "node").with_content("ping");
+        let mut message =
+            Message::new(1, source::WEBSOCKET, "resource", Operation::KEEPALIVE, "node").with_content("ping");
         message.header.msg_id = "u1".into();
         assert_eq!(
             message.encode(),
@@ -200,7 +206,8 @@ mod tests {
 
     #[test]
     fn json_inside_a_string_is_unwrapped() {
-        let message = Message::new(1, source::EDGED, "meta", Operation::PATCH, "null/nodepatch/pi").with_content("{\"a\":1}");
+        let message = Message::new(1, source::EDGED, "meta", Operation::PATCH, "null/nodepatch/pi")
+            .with_content("{\"a\":1}");
         let value: std::collections::BTreeMap<String, i32> = message.content_as().unwrap();
         assert_eq!(value["a"], 1);
     }
@@ -210,6 +217,9 @@ mod tests {
         let text = br#"{"header":{"msg_id":"a","timestamp":1},"route":{"source":"s","group":"g","operation":"o","resource":"r"}}"#;
         assert_eq!(Message::decode(text).unwrap().content.get(), "null");
         assert!(matches!(Message::decode(b"\xff"), Err(DecodeError::Json(_))));
-        assert!(matches!(Message::decode(&vec![b' '; MESSAGE_BYTES_MAX + 1]), Err(DecodeError::TooLarge { .. })));
+        assert!(matches!(
+            Message::decode(&vec![b' '; MESSAGE_BYTES_MAX + 1]),
+            Err(DecodeError::TooLarge { .. })
+        ));
     }
 }

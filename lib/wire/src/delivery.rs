@@ -1,0 +1,303 @@
+//! What the cloud still owes one node: acknowledged delivery of objects, as a value without I/O.
+//!
+//! The shell feeds the *whole* set of objects that belong on the node, acknowledgements and time; it carries out the
+//! actions in order. It is not told what happened to an object, only what holds now, so a missed event costs nothing.
+//!
+//! Invariants
+//! - An object is recorded (durably) before it is sent for the first time, so that it can be deleted again from the node
+//!   whatever is restarted in between.
+//! - A record names a version only after the node acknowledged it; a record goes only after the node acknowledged a delete.
+//! - One unacknowledged push at a time; a push that is not acknowledged goes behind the others, so none starves.
+//! - Without [`Input::Desired`] nothing is deleted: missing data is not an empty desired state.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::limits::{PUSH_RESEND_MS, PUSH_SENDS_MAX};
+
+#[cfg(test)]
+mod tests;
+
+/// Recorded version of an object that was perhaps sent, but never acknowledged. KubeEdge's ObjectSync uses the same word.
+pub const UNCONFIRMED: &str = "0";
+
+/// An object that belongs on the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub uid: String,
+    /// `<namespace>/<type>/<name>`
+    pub resource: String,
+    /// Any text that changes when the node must see the object again.
+    pub version: String,
+    /// Lower goes first when several wait from the same moment on (a model before its devices).
+    pub rank: u8,
+}
+
+/// What is known of an object on the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    pub resource: String,
+    /// [`UNCONFIRMED`] until the first acknowledgement.
+    pub version: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Insert,
+    Update,
+    Delete,
+}
+
+/// One push of an object. Sent again under the same `msg_id`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Push {
+    pub msg_id: String,
+    pub verb: Verb,
+    pub uid: String,
+    pub resource: String,
+    /// The version that an acknowledgement confirms; empty for deletes.
+    pub version: String,
+}
+
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A link came up. `nonce` (random) keeps message ids of different links apart.
+    Connected {
+        nonce: u128,
+    },
+    Disconnected,
+    /// The whole set of objects that belong on the node.
+    Desired(Vec<Target>),
+    /// The node acknowledged a message.
+    Acked {
+        msg_id: String,
+    },
+    /// The object of this push could not be read (deleted meanwhile): the next `Desired` decides anew.
+    Skipped {
+        msg_id: String,
+    },
+    /// The node has nothing (new flash, new store): everything is to be sent again.
+    Reset,
+    /// Nothing but time.
+    Tick,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Keep this record. `durable`: on disk before the next action is carried out; else soon.
+    Record {
+        uid: String,
+        delivered: Delivered,
+        durable: bool,
+    },
+    Forget {
+        uid: String,
+    },
+    Send(Push),
+}
+
+#[derive(Debug)]
+struct InFlight {
+    uid: String,
+    sends: u32,
+    resend_at_ms: u64,
+}
+
+/// See the module's text. Times are milliseconds of any monotonic clock.
+#[derive(Debug, Default)]
+pub struct Delivery {
+    nonce: Option<u128>,
+    next_id: u128,
+    desired: Option<BTreeMap<String, Target>>,
+    delivered: BTreeMap<String, Delivered>,
+    /// Pushes of this link that wait for an acknowledgement, by uid. Only `in_flight` is waited for.
+    unacked: BTreeMap<String, Push>,
+    in_flight: Option<InFlight>,
+    queue: VecDeque<String>,
+    queued: BTreeSet<String>,
+}
+
+impl Delivery {
+    /// `delivered`: the records as the actions left them.
+    pub fn new(delivered: BTreeMap<String, Delivered>) -> Delivery {
+        Delivery { delivered, ..Delivery::default() }
+    }
+
+    /// What the node has, as far as it said so.
+    pub fn delivered(&self) -> &BTreeMap<String, Delivered> {
+        &self.delivered
+    }
+
+    /// Objects that wait to be sent or acknowledged.
+    pub fn backlog(&self) -> usize {
+        self.queue.len() + usize::from(self.in_flight.is_some())
+    }
+
+    /// When [`Input::Tick`] is next of use.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        self.in_flight.as_ref().map(|in_flight| in_flight.resend_at_ms)
+    }
+
+    pub fn handle(&mut self, now_ms: u64, input: Input) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match input {
+            Input::Connected { nonce } => {
+                self.unlink();
+                self.nonce = Some(nonce);
+                self.enqueue_all();
+            }
+            Input::Disconnected => self.unlink(),
+            Input::Desired(targets) => {
+                self.desired = Some(targets.into_iter().map(|target| (target.uid.clone(), target)).collect());
+                self.enqueue_all();
+            }
+            Input::Acked { msg_id } => self.acked(&msg_id, &mut actions),
+            Input::Skipped { msg_id } => {
+                if let Some(uid) = self.unacked_uid(&msg_id) {
+                    self.settle(&uid);
+                }
+            }
+            Input::Reset => {
+                let gone = std::mem::take(&mut self.delivered);
+                actions.extend(gone.into_keys().map(|uid| Action::Forget { uid }));
+                self.unacked.clear();
+                self.in_flight = None;
+                self.enqueue_all();
+            }
+            Input::Tick => self.resend(now_ms, &mut actions),
+        }
+        self.pump(now_ms, &mut actions);
+        actions
+    }
+
+    fn unlink(&mut self) {
+        self.nonce = None;
+        self.unacked.clear();
+        self.in_flight = None;
+        self.queue.clear();
+        self.queued.clear();
+    }
+
+    /// What the node lacks of this object, if anything.
+    fn need(&self, uid: &str) -> Option<(Verb, String, String)> {
+        let desired = self.desired.as_ref()?.get(uid);
+        match (desired, self.delivered.get(uid)) {
+            (Some(target), Some(has)) if has.version == target.version => None,
+            (Some(target), has) => {
+                let confirmed = has.is_some_and(|has| has.version != UNCONFIRMED);
+                let verb = if confirmed { Verb::Update } else { Verb::Insert };
+                Some((verb, target.resource.clone(), target.version.clone()))
+            }
+            (None, Some(has)) => Some((Verb::Delete, has.resource.clone(), String::new())),
+            (None, None) => None,
+        }
+    }
+
+    /// Deletes first: a name may have been taken over by an object with another uid.
+    fn enqueue_all(&mut self) {
+        let Some(desired) = &self.desired else { return };
+        let deletes = self.delivered.keys().filter(|uid| !desired.contains_key(*uid)).map(|uid| (0, uid));
+        let pushes = desired.values().map(|target| (u16::from(target.rank) + 1, &target.uid));
+        let mut lacking: Vec<(u16, String)> = deletes
+            .chain(pushes)
+            .filter(|(_, uid)| {
+                !self.queued.contains(*uid) && !self.is_in_flight(uid) && self.need(uid).is_some()
+            })
+            .map(|(rank, uid)| (rank, uid.clone()))
+            .collect();
+        lacking.sort();
+        for (_, uid) in lacking {
+            self.enqueue(uid);
+        }
+    }
+
+    fn enqueue(&mut self, uid: String) {
+        if self.queued.insert(uid.clone()) {
+            self.queue.push_back(uid);
+        }
+    }
+
+    fn is_in_flight(&self, uid: &str) -> bool {
+        self.in_flight.as_ref().is_some_and(|in_flight| in_flight.uid == uid)
+    }
+
+    fn unacked_uid(&self, msg_id: &str) -> Option<String> {
+        self.unacked.values().find(|push| push.msg_id == msg_id).map(|push| push.uid.clone())
+    }
+
+    fn acked(&mut self, msg_id: &str, actions: &mut Vec<Action>) {
+        let Some(uid) = self.unacked_uid(msg_id) else { return };
+        let push = self.unacked.remove(&uid).expect("unacked_uid found it");
+        if push.verb == Verb::Delete {
+            self.delivered.remove(&uid);
+            actions.push(Action::Forget { uid: uid.clone() });
+        } else {
+            let delivered = Delivered { resource: push.resource, version: push.version };
+            self.delivered.insert(uid.clone(), delivered.clone());
+            actions.push(Action::Record { uid: uid.clone(), delivered, durable: false });
+        }
+        self.settle(&uid);
+    }
+
+    /// Ends the wait for this object; it queues again if the node still lacks something of it.
+    fn settle(&mut self, uid: &str) {
+        if self.is_in_flight(uid) {
+            self.in_flight = None;
+        }
+        if self.need(uid).is_some() {
+            self.enqueue(uid.to_owned());
+        }
+    }
+
+    fn resend(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+        let Some(in_flight) = self.in_flight.as_mut().filter(|in_flight| in_flight.resend_at_ms <= now_ms)
+        else {
+            return;
+        };
+        let uid = in_flight.uid.clone();
+        if in_flight.sends < PUSH_SENDS_MAX && self.push_is_current(&uid) {
+            let in_flight = self.in_flight.as_mut().expect("checked above");
+            in_flight.sends += 1;
+            in_flight.resend_at_ms = now_ms + PUSH_RESEND_MS;
+            actions.push(Action::Send(self.unacked[&uid].clone()));
+        } else {
+            self.settle(&uid);
+        }
+    }
+
+    fn push_is_current(&self, uid: &str) -> bool {
+        let (Some(push), Some((verb, _, version))) = (self.unacked.get(uid), self.need(uid)) else {
+            return false;
+        };
+        push.verb == verb && push.version == version
+    }
+
+    /// Starts the next push when none is waited for.
+    fn pump(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+        let Some(nonce) = self.nonce else { return };
+        while self.in_flight.is_none() {
+            let Some(uid) = self.queue.pop_front() else { return };
+            self.queued.remove(&uid);
+            let Some((verb, resource, version)) = self.need(&uid) else {
+                self.unacked.remove(&uid);
+                continue;
+            };
+            if verb == Verb::Insert && !self.delivered.contains_key(&uid) {
+                let delivered = Delivered { resource: resource.clone(), version: UNCONFIRMED.into() };
+                self.delivered.insert(uid.clone(), delivered.clone());
+                actions.push(Action::Record { uid: uid.clone(), delivered, durable: true });
+            }
+            // A push that only waited too long keeps its id, so that a late acknowledgement still counts.
+            if !self.push_is_current(&uid) {
+                self.next_id += 1;
+                let msg_id = message_id(nonce, self.next_id);
+                self.unacked.insert(uid.clone(), Push { msg_id, verb, uid: uid.clone(), resource, version });
+            }
+            actions.push(Action::Send(self.unacked[&uid].clone()));
+            self.in_flight = Some(InFlight { uid, sends: 1, resend_at_ms: now_ms + PUSH_RESEND_MS });
+        }
+    }
+}
+
+fn message_id(nonce: u128, count: u128) -> String {
+    uuid::Builder::from_random_bytes(nonce.wrapping_add(count << 1).to_be_bytes()).into_uuid().to_string()
+}
