@@ -288,6 +288,12 @@ pub struct Bench {
     pub handles: Handles,
 }
 
+impl Default for Bench {
+    fn default() -> Self {
+        Bench::new()
+    }
+}
+
 impl Bench {
     pub fn new() -> Bench {
         let (meta, uplink, bus) = (FakeMeta::new(), FakeUplink::new(), FakeBus::new());

@@ -1,0 +1,373 @@
+//! `edgecore.yaml`: KubeEdge's file (v1.20 to v1.23), its keys, groups and defaults; our own keys sit under `kinglet:`.
+//!
+//! A key is honoured (it is a field here), accepted without effect ([`keys`] says why) or unknown. `config check` and `join`
+//! fail on unknown keys with name and line; a starting daemon logs them and runs, so that a rollback to an older program does
+//! not stop a node. Start at [`Config::load`].
+
+mod duration;
+mod keys;
+mod render;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+pub use duration::GoDuration;
+pub use keys::{Unknown, unknown_keys};
+pub use render::render;
+
+use crate::limits::CONFIG_BYTES_MAX;
+
+/// Where a joined node keeps its configuration, below the root directory.
+pub const CONFIG_PATH: &str = "etc/kubeedge/config/edgecore.yaml";
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {path}; run `edgecore join` first, or name the file with --config")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} is larger than {CONFIG_BYTES_MAX} bytes and cannot be an edgecore.yaml")]
+    TooLarge { path: PathBuf },
+    #[error("{path}: {message}")]
+    Parse { path: PathBuf, message: String },
+    #[error("{path}: {key} {problem}")]
+    Value { path: PathBuf, key: &'static str, problem: String },
+}
+
+/// The whole file, with defaults filled in.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Config {
+    pub database: Database,
+    pub modules: Modules,
+    pub kinglet: Kinglet,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Database {
+    /// KubeEdge's SQLite file. Our store is the folder `store` beside it.
+    pub data_source: PathBuf,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Modules {
+    pub edged: Edged,
+    pub edge_hub: EdgeHub,
+    pub event_bus: EventBus,
+    pub device_twin: DeviceTwin,
+}
+
+/// Pods and the node itself.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Edged {
+    pub enable: bool,
+    /// The node's name; empty means the host's name.
+    pub hostname_override: String,
+    /// The node's address; empty means the address of the default route.
+    #[serde(rename = "nodeIP")]
+    pub node_ip: String,
+    pub report_event: bool,
+    pub pod_sandbox_image: String,
+    /// The kubelet's folder: volumes of pods.
+    pub root_directory: PathBuf,
+    pub node_labels: BTreeMap<String, String>,
+    pub register_schedulable: bool,
+    pub tailored_kubelet_config: Kubelet,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Kubelet {
+    /// `unix:///run/containerd/containerd.sock`.
+    pub container_runtime_endpoint: String,
+    /// `cgroupfs` or `systemd`.
+    pub cgroup_driver: String,
+    pub cluster_domain: String,
+    #[serde(rename = "clusterDNS")]
+    pub cluster_dns: Vec<String>,
+    pub max_pods: u32,
+    pub node_status_update_frequency: GoDuration,
+    pub node_status_report_frequency: GoDuration,
+    pub node_lease_duration_seconds: u32,
+    pub register_node: bool,
+    pub runtime_request_timeout: GoDuration,
+    pub container_log_max_size: String,
+    pub container_log_max_files: u32,
+    /// `/var/log/pods`.
+    pub pod_logs_dir: PathBuf,
+    pub resolv_conf: PathBuf,
+    /// Resources kept from pods: `cpu`, `memory`, `ephemeral-storage`, as Kubernetes quantities.
+    pub system_reserved: BTreeMap<String, String>,
+    pub kube_reserved: BTreeMap<String, String>,
+}
+
+/// The link to the cloud.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EdgeHub {
+    pub enable: bool,
+    /// Seconds between keepalives.
+    pub heartbeat: u32,
+    #[serde(rename = "projectID")]
+    pub project_id: String,
+    pub tls_ca_file: PathBuf,
+    pub tls_cert_file: PathBuf,
+    pub tls_private_key_file: PathBuf,
+    /// `https://host:10002`; certificates are renewed there.
+    pub http_server: String,
+    pub rotate_certificates: bool,
+    pub websocket: WebSocket,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct WebSocket {
+    pub enable: bool,
+    /// `host:10000`.
+    pub server: String,
+    /// Seconds.
+    pub handshake_timeout: u32,
+    /// Seconds.
+    pub write_deadline: u32,
+}
+
+/// MQTT.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EventBus {
+    pub enable: bool,
+    /// 0: the internal broker; 1: both; 2: an external broker.
+    pub mqtt_mode: u8,
+    #[serde(rename = "mqttQOS")]
+    pub mqtt_qos: u8,
+    pub mqtt_retain: bool,
+    pub mqtt_session_queue_size: u32,
+    /// `tcp://127.0.0.1:1883`.
+    pub mqtt_server_external: String,
+    /// Where the internal broker listens.
+    pub mqtt_server_internal: String,
+    #[serde(rename = "mqttSubClientID")]
+    pub mqtt_sub_client_id: String,
+    #[serde(rename = "mqttPubClientID")]
+    pub mqtt_pub_client_id: String,
+    pub mqtt_username: String,
+    pub mqtt_password: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DeviceTwin {
+    pub enable: bool,
+    pub dmi_sock_path: PathBuf,
+}
+
+/// Keys that KubeEdge does not have.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Kinglet {
+    /// OCI archives that are imported at the start.
+    pub preload_dir: PathBuf,
+    /// Status file and sockets; in RAM.
+    pub run_dir: PathBuf,
+    /// Identity of the cloud that the node joined; empty where that cloud does not tell one.
+    #[serde(rename = "cloudID")]
+    pub cloud_id: String,
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Database { data_source: "/var/lib/kubeedge/edgecore.db".into() }
+    }
+}
+
+impl Default for Edged {
+    fn default() -> Self {
+        Edged {
+            enable: true,
+            hostname_override: String::new(),
+            node_ip: String::new(),
+            report_event: false,
+            pod_sandbox_image: "docker.io/kinglet/pause:1".into(),
+            root_directory: "/var/lib/kubelet".into(),
+            node_labels: BTreeMap::new(),
+            register_schedulable: true,
+            tailored_kubelet_config: Kubelet::default(),
+        }
+    }
+}
+
+impl Default for Kubelet {
+    fn default() -> Self {
+        Kubelet {
+            container_runtime_endpoint: "unix:///run/containerd/containerd.sock".into(),
+            cgroup_driver: "cgroupfs".into(),
+            cluster_domain: "cluster.local".into(),
+            cluster_dns: Vec::new(),
+            max_pods: 110,
+            node_status_update_frequency: GoDuration::from_secs(10),
+            node_status_report_frequency: GoDuration::from_secs(300),
+            node_lease_duration_seconds: 40,
+            register_node: true,
+            runtime_request_timeout: GoDuration::from_secs(120),
+            container_log_max_size: "10Mi".into(),
+            container_log_max_files: 5,
+            pod_logs_dir: "/var/log/pods".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            system_reserved: BTreeMap::new(),
+            kube_reserved: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for EdgeHub {
+    fn default() -> Self {
+        EdgeHub {
+            enable: true,
+            heartbeat: 15,
+            project_id: "e632aba927ea4ac2b575ec1603d56f10".into(),
+            tls_ca_file: "/etc/kubeedge/ca/rootCA.crt".into(),
+            tls_cert_file: "/etc/kubeedge/certs/server.crt".into(),
+            tls_private_key_file: "/etc/kubeedge/certs/server.key".into(),
+            http_server: String::new(),
+            rotate_certificates: true,
+            websocket: WebSocket::default(),
+        }
+    }
+}
+
+impl Default for WebSocket {
+    fn default() -> Self {
+        WebSocket { enable: true, server: String::new(), handshake_timeout: 30, write_deadline: 15 }
+    }
+}
+
+impl Default for EventBus {
+    fn default() -> Self {
+        EventBus {
+            enable: true,
+            mqtt_mode: 2,
+            mqtt_qos: 0,
+            mqtt_retain: false,
+            mqtt_session_queue_size: 100,
+            mqtt_server_external: "tcp://127.0.0.1:1883".into(),
+            mqtt_server_internal: "tcp://127.0.0.1:1884".into(),
+            mqtt_sub_client_id: String::new(),
+            mqtt_pub_client_id: String::new(),
+            mqtt_username: String::new(),
+            mqtt_password: String::new(),
+        }
+    }
+}
+
+impl Default for DeviceTwin {
+    fn default() -> Self {
+        DeviceTwin { enable: true, dmi_sock_path: "/etc/kubeedge/".into() }
+    }
+}
+
+impl Default for Kinglet {
+    fn default() -> Self {
+        Kinglet {
+            preload_dir: "/usr/share/kinglet/images".into(),
+            run_dir: "/run/kinglet".into(),
+            cloud_id: String::new(),
+        }
+    }
+}
+
+/// A configuration and what in its file has no meaning to this program.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    pub unknown: Vec<Unknown>,
+}
+
+impl Config {
+    pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
+        let read = |source| ConfigError::Read { path: path.into(), source };
+        if fs::metadata(path).map_err(read)?.len() > CONFIG_BYTES_MAX {
+            return Err(ConfigError::TooLarge { path: path.into() });
+        }
+        Config::parse(path, &fs::read_to_string(path).map_err(read)?)
+    }
+
+    /// `path` only names the text in errors.
+    pub fn parse(path: &Path, text: &str) -> Result<Loaded, ConfigError> {
+        let parse =
+            |error: serde_saphyr::Error| ConfigError::Parse { path: path.into(), message: one_line(&error) };
+        let unknown = unknown_keys(text).map_err(parse)?;
+        let config: Config = serde_saphyr::from_str(text).map_err(parse)?;
+        config.check(path)?;
+        Ok(Loaded { config, unknown })
+    }
+
+    fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let bad = |key, problem: String| Err(ConfigError::Value { path: path.into(), key, problem });
+        let kubelet = &self.modules.edged.tailored_kubelet_config;
+        let hub = &self.modules.edge_hub;
+        if hub.enable && hub.websocket.server.is_empty() {
+            return bad(
+                "modules.edgeHub.websocket.server",
+                "is missing; it is the cloud's host:10000".into(),
+            );
+        }
+        if hub.heartbeat == 0 {
+            return bad(
+                "modules.edgeHub.heartbeat",
+                "is 0; it is the seconds between keepalives, 15 by default".into(),
+            );
+        }
+        if self.modules.event_bus.mqtt_mode > 2 {
+            let mode = self.modules.event_bus.mqtt_mode;
+            return bad(
+                "modules.eventBus.mqttMode",
+                format!("is {mode}; use 0 (internal broker), 1 (both) or 2 (external)"),
+            );
+        }
+        if !["cgroupfs", "systemd"].contains(&kubelet.cgroup_driver.as_str()) {
+            let driver = &kubelet.cgroup_driver;
+            return bad(
+                "modules.edged.tailoredKubeletConfig.cgroupDriver",
+                format!("is {driver:?}; use cgroupfs or systemd, as containerd is configured"),
+            );
+        }
+        if !kubelet.container_runtime_endpoint.starts_with("unix://") {
+            return bad(
+                "modules.edged.tailoredKubeletConfig.containerRuntimeEndpoint",
+                "must start with unix://, for example unix:///run/containerd/containerd.sock".into(),
+            );
+        }
+        Ok(())
+    }
+
+    /// `hostnameOverride`, else the host's name.
+    pub fn node_name(&self) -> String {
+        if !self.modules.edged.hostname_override.is_empty() {
+            return self.modules.edged.hostname_override.clone();
+        }
+        nix::unistd::gethostname().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default()
+    }
+
+    /// The folder of our store.
+    pub fn store_dir(&self) -> PathBuf {
+        self.database.data_source.parent().unwrap_or(Path::new("/")).join("store")
+    }
+}
+
+/// serde-saphyr's texts may draw the source below the message; a log line has no room for it.
+fn one_line(error: &serde_saphyr::Error) -> String {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    match error.location() {
+        Some(location) if !first.contains("line") => format!("line {}: {first}", location.line()),
+        _ => first.to_string(),
+    }
+}

@@ -1,0 +1,34 @@
+//! Upper bounds of edgecore, and what happens when one is reached.
+
+use std::time::Duration;
+
+/// Messages that wait for one subscriber of the bus; then the bus waits for the reader.
+pub const BUS_QUEUE_LEN: usize = 64;
+/// Keys in the outbox; then a report with a new key is refused and logged (reports of known keys still merge).
+pub const OUTBOX_KEYS_MAX: usize = 1024;
+/// Commands (reports, sends, requests) that wait for the hub's task; then the caller of `report` drops the oldest news by
+/// merging later, `send` drops, and `request` is refused.
+pub const HUB_QUEUE_LEN: usize = 256;
+/// Requests to the cloud that wait for an answer; then a new one is refused.
+pub const REQUESTS_MAX: usize = 128;
+/// Object messages from the cloud that wait for the store; then the hub stops reading the link, and TCP holds the cloud back.
+pub const INBOX_QUEUE_LEN: usize = 16;
+/// Answer of the join endpoint; a longer one is refused.
+pub const JOIN_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// The whole of one exchange with the join endpoint, connecting included.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long `fetch` waits for an object from the cloud.
+pub const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
+/// Configuration file; a longer one is refused.
+pub const CONFIG_BYTES_MAX: u64 = 256 * 1024;
+/// Conditions that modules may raise; a further type is refused and logged.
+pub const CONDITIONS_MAX: usize = 32;
+/// Modules get this long to stop after SIGTERM, then the process ends without them (containers keep running).
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
+/// First delay before a lost link is dialled again; doubles up to [`RECONNECT_DELAY_MAX`], and the wait is drawn evenly
+/// between zero and the delay, so that a thousand nodes do not return in the same second.
+pub const RECONNECT_DELAY_FIRST: Duration = Duration::from_secs(1);
+pub const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(30);
+
+const _: () = assert!(RECONNECT_DELAY_FIRST.as_millis() < RECONNECT_DELAY_MAX.as_millis());
+const _: () = assert!(REQUESTS_MAX <= HUB_QUEUE_LEN);
