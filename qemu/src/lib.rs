@@ -1,1 +1,17 @@
-//! (being written)
+//! Starts an image in QEMU's `virt` machine and drives it from outside, as a bench technician would: console, power, GPIO lines,
+//! serial cables, forwarded ports. Nothing inside the guest is asked to help.
+//!
+//! Is not: a judge of what the guest does; tests are. It knows no Kinglet program.
+//! Invariants: a [`Machine`] that is dropped has no process left; no fixed port and no fixed path is used.
+//! Start at [`Machine::start`]; [`disk::provision`] prepares the image first.
+
+mod console;
+pub mod disk;
+mod gpio;
+mod machine;
+mod qmp;
+
+pub use console::Console;
+pub use gpio::Gpio;
+pub use machine::{Config, Machine, Programs};
+pub use qmp::Qmp;
