@@ -6,11 +6,12 @@
 //! but for the order of keys. Every length is bounded before it is allocated ([`limits`]).
 //!
 //! Start at [`message::Message`]; resources (`default/pod/web`) are [`resource::Resource`]; what the
-//! cloud owes a node is [`delivery::Delivery`].
+//! cloud owes a node is [`delivery::Delivery`], the node's end is [`link::Link`].
 
 pub mod delivery;
 pub mod headers;
 pub mod limits;
+pub mod link;
 pub mod message;
 pub mod resource;
 

@@ -9,3 +9,22 @@ pub const PUSH_RESEND_MS: u64 = 5_000;
 
 /// How often one push is sent before the other waiting objects get their turn (KubeEdge: first send and 4 more).
 pub const PUSH_SENDS_MAX: u32 = 5;
+
+/// A link on which nothing was heard for this many heartbeats is closed. Every heartbeat carries a ping, so a live peer is
+/// heard once per heartbeat.
+pub const SILENCE_BEATS_MAX: u64 = 3;
+
+/// A link must live this long before the next loss starts again with the shortest wait.
+pub const LINK_STABLE_MS: u64 = 10_000;
+
+/// Requests of a node that wait for an answer; a further one fails at once.
+pub const REQUESTS_MAX: usize = 128;
+
+/// Keys in a node's outbox; a report with a new key is then refused, reports of known keys still merge.
+pub const OUTBOX_KEYS_MAX: usize = 1024;
+
+/// Reports sent and not answered at one time; the others wait their turn.
+pub const REPORTS_IN_FLIGHT_MAX: usize = 16;
+
+/// How long a report waits for its answer before it is sent again, in milliseconds (KubeEdge: about 60 s of idle).
+pub const REPORT_RESEND_MS: u64 = 30_000;

@@ -16,6 +16,8 @@ pub mod source {
     pub const BUS: &str = "bus";
     pub const EDGE_CONTROLLER: &str = "edgecontroller";
     pub const DEVICE_CONTROLLER: &str = "devicecontroller";
+    pub const POLICY_CONTROLLER: &str = "policycontroller";
+    pub const DYNAMIC_CONTROLLER: &str = "dynamiccontroller";
 }
 
 /// Values of `route.operation`. Kept as text in [`Route`], since a peer may send one that we do not know.

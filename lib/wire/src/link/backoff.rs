@@ -1,0 +1,30 @@
+//! Waits between attempts: full jitter under a doubling limit.
+
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    first_ms: u64,
+    max_ms: u64,
+    limit_ms: u64,
+    random: u64,
+}
+
+impl Backoff {
+    pub fn new(first_ms: u64, max_ms: u64, seed: u64) -> Backoff {
+        // A xorshift generator stays at zero for ever.
+        Backoff { first_ms, max_ms, limit_ms: first_ms, random: seed | 1 }
+    }
+
+    pub fn reset(&mut self) {
+        self.limit_ms = self.first_ms;
+    }
+
+    /// Evenly from zero to the limit, which doubles.
+    pub fn next_ms(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let wait = self.random % (self.limit_ms + 1);
+        self.limit_ms = (self.limit_ms * 2).min(self.max_ms);
+        wait
+    }
+}
