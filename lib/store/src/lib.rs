@@ -6,6 +6,30 @@
 //! - No revision is ever seen twice with different content, also across power cuts.
 //! - What was acknowledged under [`Durability::Sync`] is there after a power cut at any point.
 //! - A damaged tail costs at most what was not acknowledged; damage elsewhere is reported, never read as "no objects".
+//! - A commit of several operations is there whole or not at all.
+//!
+//! Start at [`Store`]; what is on the disk is described in docs/disk.md and written by `format`. The decisions are in
+//! `engine` (a plain value driven by one writer thread), everything that touches a disk goes through [`Backend`], and
+//! [`sim::SimDisk`] is the backend that cuts the power.
+
+mod backend;
+mod engine;
+mod error;
+mod format;
+pub mod limits;
+mod memory;
+mod plan;
+mod replay;
+pub mod sim;
+mod store;
+mod watch;
+
+pub use backend::{Backend, FileBackend};
+pub use error::{CommitError, Compacted, OpenError};
+pub use format::fuzz_log;
+pub use replay::{Damage, Recovery};
+pub use store::{Committed, Options, Stats, Store};
+pub use watch::Watch;
 
 use std::sync::Arc;
 
@@ -18,6 +42,21 @@ pub struct Key {
     pub kind: Arc<str>,
     pub namespace: Arc<str>,
     pub name: Arc<str>,
+}
+
+impl Key {
+    pub fn new(kind: &str, namespace: &str, name: &str) -> Key {
+        Key { kind: kind.into(), namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.namespace.is_empty() {
+            true => write!(f, "{}/{}", self.kind, self.name),
+            false => write!(f, "{}/{}/{}", self.kind, self.namespace, self.name),
+        }
+    }
 }
 
 /// Where a copy came from: identity of the cloud, the object's uid and resourceVersion there.
@@ -74,16 +113,26 @@ pub struct Put {
 
 pub enum Op {
     Put(Put, Expect),
+    /// Deleting what does not exist with `Expect::Any` is no change: it gets no revision and no event.
     Delete(Key, Expect),
 }
 
-#[derive(Clone, Debug)]
+impl Op {
+    /// The common case: bytes as they are, no upstream, not sealed.
+    pub fn put(key: Key, value: impl Into<Bytes>, expect: Expect) -> Op {
+        let put =
+            Put { key, uid: String::new(), upstream: None, key_id: 0, value: Value::Bytes(value.into()) };
+        Op::Put(put, expect)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
     Put,
     Delete,
 }
 
-/// One change. For `Delete`, `record` is the last state with `revision` set to the deletion's.
+/// One change. A commit of several operations gives as many events, with consecutive revisions. For `Delete`, `record` is the last state with `revision` set to the deletion's.
 #[derive(Clone, Debug)]
 pub struct Event {
     pub kind: EventKind,
@@ -92,6 +141,7 @@ pub struct Event {
     pub previous: Option<Arc<Record>>,
 }
 
+#[derive(Clone, Debug)]
 pub struct Snapshot {
     /// The store's revision that the list is of.
     pub revision: u64,
