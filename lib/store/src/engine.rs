@@ -50,10 +50,12 @@ pub(crate) struct Engine {
     rewrite_at: u64,
 }
 
+type Decided = (Request, Result<Vec<Arc<Event>>, CommitError>);
+
 /// A group that was decided, but not written yet.
 #[derive(Default)]
 struct Group {
-    answers: Vec<(Request, Result<Vec<Arc<Event>>, CommitError>)>,
+    answers: Vec<Decided>,
     bytes: Vec<u8>,
     seq: u64,
     limit: u64,
@@ -297,7 +299,7 @@ impl Engine {
         Ok(())
     }
 
-    fn show(&mut self, answers: Vec<(Request, Result<Vec<Arc<Event>>, CommitError>)>) {
+    fn show(&mut self, answers: Vec<Decided>) {
         let mut memory = self.shared.memory_mut();
         for (_, result) in &answers {
             for event in result.iter().flatten() {

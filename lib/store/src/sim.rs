@@ -18,7 +18,7 @@ impl Rng {
         Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -27,7 +27,7 @@ impl Rng {
 
     /// 0 up to, not including, `end`.
     pub fn below(&mut self, end: u64) -> u64 {
-        (self.next() >> 16) % end.max(1)
+        (self.number() >> 16) % end.max(1)
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use store::{CommitError, Durability, EventKind, Expect, Key, Op, Options, Put, Store, Upstream, Value};
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().build().unwrap()
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
 }
 
 fn pod(name: &str) -> Key {
