@@ -8,7 +8,10 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     process::ExitCode,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -113,10 +116,23 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     }
     let hostname = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let greeting = format!("hello from {}", hostname.trim());
-    let page = format!("<!doctype html><title>{greeting}</title><h1>{greeting}</h1>\n");
+    let page = format!("<!doctype html><title>{greeting}</title><h1>{greeting}</h1><p>{}</p>\n", instance());
     write!(
         stream,
         "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{page}",
         page.len()
     )
+}
+
+/// What tells this run of the program from any other: a random id made at the first use, the process id and the start time. A
+/// restarted container shows another line, so anybody who can fetch the page can see that it was not restarted.
+fn instance() -> &'static str {
+    static INSTANCE: OnceLock<String> = OnceLock::new();
+    INSTANCE.get_or_init(|| {
+        let id = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
+        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        // Field 22 of proc(5): start time in clock ticks since boot; the name before it may hold spaces, so count from its end.
+        let ticks = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19)).unwrap_or("?");
+        format!("instance {}, process {}, started {ticks} ticks after boot", id.trim(), std::process::id())
+    })
 }

@@ -1,1 +1,31 @@
-//! (being written)
+//! End-to-end scenarios: they drive built programs from outside, as a user's hands and eyes would.
+//!
+//! Not here: any product crate (a check in `cargo xtask test` refuses the import). What is seen is seen through kubectl, HTTP,
+//! serial lines, pins and /proc.
+//!
+//! Start at [`guest`] (the release image in QEMU) and [`host`] (the same agent on this machine's containerd).
+//! [`steps`] names, times and bounds every step; [`report`] is what `target/demo/report.json` holds.
+
+pub mod cloud;
+pub mod guest;
+pub mod http;
+pub mod kubectl;
+pub mod process;
+pub mod report;
+pub mod steps;
+pub mod watch;
+
+use std::path::PathBuf;
+
+/// Where the programs under test are. All paths are absolute.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    pub cloudcore: PathBuf,
+    pub edgecore: PathBuf,
+    pub mapper: PathBuf,
+    pub kubectl: PathBuf,
+    /// Folder of the OCI archives for this machine's architecture (pause, hello).
+    pub images: PathBuf,
+    /// `cloud/deploy/samples`.
+    pub samples: PathBuf,
+}

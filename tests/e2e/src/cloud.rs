@@ -1,0 +1,100 @@
+//! A cloudcore on this machine with its embedded API, on free ports that stay its own over restarts.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{kubectl::Kubectl, process::Process, steps::wait_until};
+
+pub struct Cloud {
+    program: PathBuf,
+    dir: PathBuf,
+    advertise: Vec<String>,
+    ports: Option<[u16; 3]>,
+    running: Option<Process>,
+}
+
+impl Cloud {
+    /// `advertise`: the names and addresses that edges reach it by; they go into its certificate.
+    pub fn new(program: &Path, dir: &Path, advertise: &[&str]) -> Result<Cloud> {
+        std::fs::create_dir_all(dir)?;
+        let advertise = advertise.iter().map(|a| a.to_string()).collect();
+        Ok(Cloud { program: program.into(), dir: dir.into(), advertise, ports: None, running: None })
+    }
+
+    pub fn start(&mut self) -> Result<()> {
+        let [api, hub, join] = self.ports.unwrap_or([0; 3]).map(|port| port.to_string());
+        let endpoints = self.dir.join("endpoints.json");
+        let _ = std::fs::remove_file(&endpoints);
+        let mut command = Command::new(&self.program);
+        command.arg("--data-dir").arg(&self.dir).args(["--bind-address", "127.0.0.1"]);
+        command.args(["--api-port", &api, "--hub-port", &hub, "--join-port", &join]);
+        for address in &self.advertise {
+            command.args(["--advertise-address", address]);
+        }
+        let mut process = Process::start("cloudcore", &mut command, &self.log())?;
+        wait_until(Duration::from_secs(30), "cloudcore's listeners", || {
+            if let Some(status) = process.ended() {
+                bail!("cloudcore ended with {status}:\n{}", crate::process::tail(&process.log, 10));
+            }
+            Ok(endpoints.exists().then_some(()))
+        })?;
+        let seen: serde_json::Value = serde_json::from_slice(&std::fs::read(&endpoints)?)?;
+        let port = |key: &str| -> Result<u16> {
+            let text = seen[key].as_str().with_context(|| format!("endpoints.json has no {key}"))?;
+            text.rsplit(':').next().and_then(|p| p.trim_end_matches('/').parse().ok()).with_context(|| format!("no port in {text}"))
+        };
+        self.ports = Some([port("api")?, port("hub")?, port("join")?]);
+        self.running = Some(process);
+        Ok(())
+    }
+
+    pub fn hub_port(&self) -> u16 {
+        self.ports.map_or(0, |ports| ports[1])
+    }
+
+    pub fn join_port(&self) -> u16 {
+        self.ports.map_or(0, |ports| ports[2])
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("cloudcore.log")
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig")
+    }
+
+    pub fn kubectl(&self, program: &Path) -> Kubectl {
+        Kubectl::new(program, &self.kubeconfig(), &self.dir)
+    }
+
+    pub fn token(&self, extra: &[&str]) -> Result<String> {
+        let output = Command::new(&self.program).arg("token").arg("--data-dir").arg(&self.dir).args(extra).output()?;
+        if !output.status.success() {
+            bail!("cloudcore token: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+
+    pub fn rss_kb(&self) -> Result<u64> {
+        let process = self.running.as_ref().context("cloudcore is not running")?;
+        crate::process::proc_status_kb(process.pid(), "VmRSS")
+    }
+
+    /// SIGTERM, and it must end cleanly.
+    pub fn stop(&mut self) -> Result<()> {
+        self.running.take().map_or(Ok(()), |process| process.stop(Duration::from_secs(10)))
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(process) = self.running.take() {
+            process.kill();
+        }
+    }
+}

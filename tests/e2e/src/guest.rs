@@ -1,0 +1,255 @@
+//! The release image in QEMU, byte for byte, driven from outside only: pins through qtest, a serial line through its socket,
+//! kubectl and a forwarded port.
+//!
+//! [`Story`] is the node's life in order: [`Story::join`], [`Story::pod`], [`Story::devices`], [`Story::power_cut`],
+//! [`Story::reconnect`], [`Story::measure`]. The demo stops after the devices; `--check` and the tests go to the end.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use qemu::Machine;
+
+use crate::{
+    Programs,
+    cloud::Cloud,
+    http,
+    kubectl::Kubectl,
+    process::tail,
+    report::Report,
+    steps::{Steps, wait_for, wait_until},
+    watch::{Watch, reported},
+};
+
+/// The names that the samples use (cloud/deploy/samples).
+pub const NODE: &str = "demo-node";
+pub const POD: &str = "hello";
+const BUTTON_LINE: u8 = 5;
+const LAMP_LINE: u8 = 2;
+/// The host port of the sample pod, as the guest sees it.
+pub const POD_PORT: u16 = 8080;
+/// Where the guest finds this machine's loopback (QEMU's user network).
+const HOST_AS_SEEN_BY_GUEST: &str = "10.0.2.2";
+
+/// The card that the image is written to is larger than the image, so that the data partition has to grow.
+const CARD_MB: u64 = 2048;
+
+/// An emulated machine on a busy two-core host is slow; a step that takes longer than this is stuck.
+const BOOT: Duration = Duration::from_secs(240);
+const STEP: Duration = Duration::from_secs(120);
+
+pub struct Setup {
+    pub programs: Programs,
+    /// The finished image. It is copied (sparse), provisioned, and the copy booted.
+    pub image: PathBuf,
+    /// Where QEMU and the image tools are.
+    pub qemu: qemu::Programs,
+    pub dir: PathBuf,
+    pub memory_mb: u32,
+}
+
+pub struct Story {
+    pub cloud: Cloud,
+    pub kubectl: Kubectl,
+    pub report: Report,
+    pub steps: Steps,
+    setup: Setup,
+    disk: PathBuf,
+    machine: Option<Machine>,
+    page: String,
+}
+
+impl Story {
+    /// Starts cloudcore on this machine and provisions a copy of the image for it.
+    pub fn begin(setup: Setup, steps: Steps) -> Result<Story> {
+        let mut cloud = Cloud::new(&setup.programs.cloudcore, &setup.dir.join("cloud"), &["127.0.0.1", HOST_AS_SEEN_BY_GUEST])?;
+        let mut steps = steps;
+        steps.step("cloudcore starts on this machine", || cloud.start())?;
+        let kubectl = cloud.kubectl(&setup.programs.kubectl);
+        let disk = setup.dir.join("card.img");
+        steps.step("card written and provisioned", || {
+            let text = format!(
+                "cloud = \"{HOST_AS_SEEN_BY_GUEST}:{}\"\njoin_port = {}\ntoken = \"{}\"\nnode_name = \"{NODE}\"\n",
+                cloud.hub_port(),
+                cloud.join_port(),
+                cloud.token(&[])?,
+            );
+            qemu::disk::provision(&setup.image, &disk, CARD_MB, &text)
+        })?;
+        Ok(Story { cloud, kubectl, report: Report::default(), steps, setup, disk, machine: None, page: String::new() })
+    }
+
+    fn boot(&mut self, log: &str) -> Result<()> {
+        let mut config = qemu::Config::new(self.setup.qemu.clone(), &self.disk, self.setup.dir.join(log));
+        config.memory_mb = self.setup.memory_mb;
+        config.forward = vec![POD_PORT];
+        config.serial_ports = 1;
+        self.machine = Some(Machine::start(&config)?);
+        Ok(())
+    }
+
+    pub fn machine(&mut self) -> Result<&mut Machine> {
+        self.machine.as_mut().context("the machine is off")
+    }
+
+    /// Port of this machine that leads to the pod's page.
+    pub fn page_port(&self) -> Result<u16> {
+        self.machine.as_ref().context("the machine is off")?.host_port(POD_PORT)
+    }
+
+    /// The first boot, until `kubectl get nodes` says Ready.
+    pub fn join(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        self.boot("boot-1")?;
+        let (mut machine, kubectl) = (self.machine.take().context("just started")?, self.kubectl.clone());
+        let ready = self.steps.step("image boots, joins, node is Ready", || {
+            wait_for(BOOT, "node Ready", || {
+                ensure!(machine.is_running(), "QEMU ended");
+                Ok(kubectl.node_is_ready(NODE)?.then_some(()))
+            })
+        });
+        self.report.seconds("boot_cpu_s", machine.cpu_seconds()?);
+        self.report.seconds("node_ready_s", begun.elapsed().as_secs_f64());
+        self.machine = Some(machine);
+        ready.map(drop)
+    }
+
+    pub fn pod(&mut self) -> Result<()> {
+        let (kubectl, port) = (self.kubectl.clone(), self.page_port()?);
+        let sample = self.setup.programs.samples.join("pod.yaml");
+        let (page, took) = self.steps.step("sample pod runs and its page is fetched through the host port", || {
+            kubectl.apply(&sample)?;
+            wait_for(STEP, "pod Running", || {
+                let pod = kubectl.json(&["get", "pod", POD])?;
+                Ok((pod["status"]["phase"] == "Running").then_some(()))
+            })?;
+            wait_for(STEP, "the pod's page", || http::page(port).map(Some))
+        })?;
+        ensure!(page.contains("hello from hello"), "unexpected page {page:?}");
+        self.page = page;
+        self.report.seconds("pod_running_s", took);
+        Ok(())
+    }
+
+    /// Values from a pin and a serial line to the cloud, and a desired value from kubectl to a pin.
+    pub fn devices(&mut self) -> Result<()> {
+        let (kubectl, sample) = (self.kubectl.clone(), self.setup.programs.samples.join("devices.yaml"));
+        let mut machine = self.machine.take().context("the machine is off")?;
+        let outcome = device_steps(&kubectl, &sample, &mut machine, &mut self.steps, &mut self.report);
+        self.machine = Some(machine);
+        outcome
+    }
+
+    /// Cloud stopped, power cut, boot without a cloud: the pod and the lamp come back from local state.
+    pub fn power_cut(&mut self, memory_mb: u32) -> Result<()> {
+        self.cloud.stop()?;
+        self.machine.take().context("the machine is off")?.power_cut()?;
+        self.setup.memory_mb = memory_mb;
+        self.boot("boot-2")?;
+        let (port, mut machine) = (self.page_port()?, self.machine.take().context("just started")?);
+        let (page, took) = self.steps.step("power cut, boot without cloud: the pod runs from local state", || {
+            wait_for(BOOT, "the pod's page", || {
+                ensure!(machine.is_running(), "QEMU ended");
+                http::page(port).map(Some)
+            })
+        })?;
+        ensure!(page != self.page, "the page says that nothing was restarted, after a power cut");
+        self.page = page;
+        self.report.seconds("offline_pod_running_s", took);
+        self.steps.step("the lamp is as it was", || {
+            wait_for(STEP, "lamp on", || Ok((machine.gpio().output(LAMP_LINE)? == Some(true)).then_some(())))
+        })?;
+        self.machine = Some(machine);
+        Ok(())
+    }
+
+    /// The cloud comes back: the node is Ready and not one container was restarted.
+    pub fn reconnect(&mut self) -> Result<()> {
+        let (kubectl, port) = (self.kubectl.clone(), self.page_port()?);
+        self.cloud.start()?;
+        let (_, took) = self.steps.step("cloud is back: node Ready, pod status fresh", || {
+            let renewed = || -> Result<String> {
+                let lease = kubectl.json(&["get", "lease", NODE, "-n", "kube-node-lease"])?;
+                Ok(lease["spec"]["renewTime"].as_str().unwrap_or_default().to_owned())
+            };
+            let before = renewed()?;
+            wait_for(STEP, "a renewed lease", || Ok((renewed()? != before && kubectl.node_is_ready(NODE)?).then_some(())))
+        })?;
+        self.report.seconds("reconnect_s", took);
+        let container = || -> Result<(String, i64)> {
+            let pod = kubectl.json(&["get", "pod", POD])?;
+            let status = &pod["status"]["containerStatuses"][0];
+            let id = status["containerID"].as_str().context("pod has no container id")?.to_owned();
+            Ok((id, status["restartCount"].as_i64().unwrap_or(0)))
+        };
+        let page = self.page.clone();
+        let (restarts, _) = self.steps.step("no container was restarted by the reconnect", || {
+            let first = wait_for(STEP, "container id", || container().map(Some))?;
+            // Everything that a returning cloud sends has been worked off when a change made after it has arrived.
+            kubectl.run(&["annotate", "pod", POD, "--overwrite", "kinglet.io/seen=after-reconnect"])?;
+            wait_for(STEP, "another renewed lease", || {
+                let lease = kubectl.json(&["get", "lease", NODE, "-n", "kube-node-lease"])?;
+                let at = lease["spec"]["renewTime"].as_str().unwrap_or_default().to_owned();
+                std::thread::sleep(Duration::from_secs(1));
+                let again = kubectl.json(&["get", "lease", NODE, "-n", "kube-node-lease"])?;
+                Ok((again["spec"]["renewTime"] != at.as_str()).then_some(()))
+            })?;
+            let last = container()?;
+            let changed = u64::from(http::page(port)? != page) + u64::from(first.0 != last.0);
+            Ok(changed + last.1.abs_diff(first.1))
+        })?;
+        self.report.set("restarts_on_reconnect", restarts);
+        ensure!(restarts == 0, "{restarts} restart(s) on reconnect");
+        Ok(())
+    }
+
+    /// What the end of a failed run should show.
+    pub fn logs(&self) -> String {
+        let console = self.machine.as_ref().map(|machine| machine.console.tail()).unwrap_or_default();
+        format!("console:\n{console}\ncloudcore:\n{}", tail(&self.cloud.log(), 15))
+    }
+}
+
+fn device_steps(kubectl: &Kubectl, sample: &Path, machine: &mut Machine, steps: &mut Steps, report: &mut Report) -> Result<()> {
+    steps.step("devices applied and reported", || {
+        kubectl.apply(sample)?;
+        wait_for(STEP, "the button's first value", || Ok(kubectl.reported("panel", "button")?))
+    })?;
+    let mut panel = Watch::start(kubectl, &["devicestatus", "panel"])?;
+    let (ms, _) = steps.step("button pressed outside, seen in the cloud", || {
+        // Twice, and only the second counts: the first finds every cache cold.
+        let mut took = 0;
+        for level in [true, false] {
+            machine.gpio().set_input(BUTTON_LINE, level)?;
+            let set = Instant::now();
+            let wanted = level.to_string();
+            let seen = panel.until(STEP, |status| reported(status, "button") == Some(&wanted))?;
+            took = seen.saturating_duration_since(set).as_millis() as u64;
+        }
+        Ok(took)
+    })?;
+    report.set("twin_reported_ms", ms);
+    let (ms, _) = steps.step("lamp switched with kubectl, seen on the line", || {
+        let begun = Instant::now();
+        kubectl.set_desired("panel", "lamp", "true")?;
+        wait_until(STEP, "lamp on", || Ok((machine.gpio().output(LAMP_LINE)? == Some(true)).then_some(())))?;
+        Ok(begun.elapsed().as_millis() as u64)
+    })?;
+    report.set("twin_desired_ms", ms);
+    let (ms, _) = steps.step("thermometer speaks on the serial line, seen in the cloud", || {
+        let mut line = machine.serial(0)?;
+        let mut took = 0;
+        for value in ["20.5", "21.5"] {
+            line.write_all(format!("temperature={value}\n").as_bytes())?;
+            let sent = Instant::now();
+            wait_for(STEP, "device status", || Ok(kubectl.reported("thermometer", "temperature")?.filter(|v| v == value)))?;
+            took = sent.elapsed().as_millis() as u64;
+        }
+        Ok(took)
+    })?;
+    report.set("serial_reported_ms", ms);
+    Ok(())
+}
