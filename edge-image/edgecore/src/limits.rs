@@ -13,6 +13,8 @@ pub const HUB_QUEUE_LEN: usize = 256;
 pub const REQUESTS_MAX: usize = 128;
 /// Object messages from the cloud that wait for the store; then the hub stops reading the link, and TCP holds the cloud back.
 pub const INBOX_QUEUE_LEN: usize = 16;
+/// Bytes of recent changes that the store keeps in memory. The node's own API will resume watches from them.
+pub const STORE_HISTORY_LEN_MAX: usize = 64 * 1024;
 /// Answer of the join endpoint; a longer one is refused.
 pub const JOIN_ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// The whole of one exchange with the join endpoint, connecting included.

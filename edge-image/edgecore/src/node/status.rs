@@ -1,0 +1,296 @@
+//! What the Node object says, and when it is said again.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{Facts, NodeConfig, quantity::parse_milli};
+use crate::contract::{Condition, RuntimeStatus};
+
+/// What a stock scheduler reads as the kubelet's version, and ours behind it.
+pub const KUBELET_VERSION: &str = concat!("v1.32.10-kinglet-v", env!("CARGO_PKG_VERSION"));
+const KUBE_PROXY_VERSION: &str = "v1.32.10";
+
+/// Below this much available memory the node says MemoryPressure (Kubernetes' `memory.available` default).
+const MEMORY_AVAILABLE_MIN_KIB: u64 = 100 * 1024;
+/// Below this share of free disk the node says DiskPressure (Kubernetes' `nodefs.available` default).
+const DISK_AVAILABLE_MIN_PERCENT: u64 = 10;
+/// Above this share of process ids in use the node says PIDPressure.
+const PIDS_USED_MAX_PERCENT: u64 = 90;
+
+/// A patch and what it says, for [`Status::accepted`].
+#[derive(Clone, Debug)]
+pub struct Patch {
+    pub text: Value,
+    told: Value,
+}
+
+#[derive(Debug)]
+pub struct Status {
+    node: String,
+    registered: bool,
+    /// Type -> (status, reason, message, since).
+    conditions: BTreeMap<String, Shown>,
+    /// The status without heartbeat times.
+    current: Value,
+    /// What the cloud has accepted on this link, and when.
+    told: Option<(Value, Instant)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Shown {
+    status: bool,
+    reason: String,
+    message: String,
+    since: String,
+}
+
+impl Status {
+    pub fn new(node: &str) -> Status {
+        Status {
+            node: node.into(),
+            registered: false,
+            conditions: BTreeMap::new(),
+            current: Value::Null,
+            told: None,
+        }
+    }
+
+    pub fn is_registered(&self) -> bool {
+        self.registered
+    }
+
+    pub fn registered(&mut self) {
+        self.registered = true;
+    }
+
+    pub fn unregistered(&mut self) {
+        self.link_lost();
+    }
+
+    /// The cloud behind the next link may know nothing of us.
+    pub fn link_lost(&mut self) {
+        self.registered = false;
+        self.told = None;
+    }
+
+    /// Takes in what is measured now.
+    pub fn measure(
+        &mut self,
+        cfg: &NodeConfig,
+        facts: &Facts,
+        runtime: &RuntimeStatus,
+        raised: &[Condition],
+        now: jiff::Timestamp,
+    ) {
+        for condition in pressures(facts).into_iter().chain([ready(runtime)]).chain(raised.iter().cloned()) {
+            self.show(condition, now);
+        }
+        self.current = render(cfg, facts, runtime, &self.node);
+    }
+
+    fn show(&mut self, condition: Condition, now: jiff::Timestamp) {
+        let Condition { condition_type, status, reason, message } = condition;
+        let before = self.conditions.get(&condition_type).filter(|shown| shown.status == status);
+        let since = before.map_or_else(|| seconds(now), |shown| shown.since.clone());
+        self.conditions.insert(condition_type, Shown { status, reason, message, since });
+    }
+
+    /// Ready last, as Kubernetes lists it.
+    fn condition_list(&self, heartbeat: Option<&str>) -> Value {
+        let mut list: Vec<(&String, &Shown)> = self.conditions.iter().collect();
+        list.sort_by_key(|(name, _)| (*name == "Ready", (*name).clone()));
+        list.into_iter()
+            .map(|(name, shown)| {
+                let mut condition = json!({
+                    "type": name,
+                    "status": if shown.status { "True" } else { "False" },
+                    "reason": shown.reason,
+                    "message": shown.message,
+                    "lastTransitionTime": shown.since,
+                });
+                if let Some(heartbeat) = heartbeat {
+                    condition["lastHeartbeatTime"] = heartbeat.into();
+                }
+                condition
+            })
+            .collect()
+    }
+
+    /// The whole Node for registration.
+    pub fn object(&self, cfg: &NodeConfig, facts: &Facts) -> Value {
+        let mut status = self.current.clone();
+        status["conditions"] = self.condition_list(Some(&seconds(jiff::Timestamp::now())));
+        let mut spec = json!({});
+        if !cfg.schedulable {
+            spec["unschedulable"] = true.into();
+        }
+        json!({
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {
+                "name": self.node,
+                "labels": labels(&self.node, facts.architecture, &cfg.node_labels),
+                "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"},
+            },
+            "spec": spec,
+            "status": status,
+        })
+    }
+
+    /// A patch when something changed, or when the last one is `report_every` old.
+    pub fn patch(&self, now: Instant, report_every: Duration) -> Option<Patch> {
+        let mut said = self.current.clone();
+        said["conditions"] = self.condition_list(None);
+        // Available memory and disk move all the time and are not part of the status; their pressures are.
+        let unchanged =
+            self.told.as_ref().is_some_and(|(told, at)| *told == said && now < *at + report_every);
+        if unchanged {
+            return None;
+        }
+        let mut status = self.current.clone();
+        status["conditions"] = self.condition_list(Some(&seconds(jiff::Timestamp::now())));
+        // Addresses merge by type; old ones would stay without this.
+        if let Some(addresses) = status["addresses"].as_array_mut() {
+            addresses.push(json!({"$patch": "replace"}));
+        }
+        Some(Patch { text: json!({"status": status}), told: said })
+    }
+
+    pub fn accepted(&mut self, patch: Patch, now: Instant) {
+        self.told = Some((patch.told, now));
+    }
+}
+
+/// The labels of a node; the configuration's come last and may replace ours, but not the role that the cloud looks for.
+pub fn labels(
+    node: &str,
+    architecture: &str,
+    configured: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    for key in ["kubernetes.io/arch", "beta.kubernetes.io/arch"] {
+        labels.insert(key.to_string(), architecture.to_string());
+    }
+    for key in ["kubernetes.io/os", "beta.kubernetes.io/os"] {
+        labels.insert(key.to_string(), "linux".to_string());
+    }
+    labels.insert("kubernetes.io/hostname".into(), node.into());
+    labels.extend(configured.clone());
+    for role in ["edge", "agent"] {
+        labels.insert(format!("node-role.kubernetes.io/{role}"), String::new());
+    }
+    labels
+}
+
+fn render(cfg: &NodeConfig, facts: &Facts, runtime: &RuntimeStatus, node: &str) -> Value {
+    let reserved = |resource: &str| -> u64 {
+        let given = cfg.reserved.iter().filter_map(|group| group.get(resource));
+        given.filter_map(|text| parse_milli(text)).sum()
+    };
+    let cpu_milli = (facts.cpus * 1000).saturating_sub(reserved("cpu"));
+    let memory_kib = facts.memory_total_kib.saturating_sub(reserved("memory") / 1000 / 1024);
+    let disk_kib =
+        (facts.disk_total_bytes / 1024).saturating_sub(reserved("ephemeral-storage") / 1000 / 1024);
+    let cpu = if cpu_milli % 1000 == 0 { (cpu_milli / 1000).to_string() } else { format!("{cpu_milli}m") };
+    let pods = cfg.max_pods.to_string();
+    let mut addresses = Vec::new();
+    if let Some(address) = &facts.address {
+        addresses.push(json!({"type": "InternalIP", "address": address}));
+    }
+    addresses.push(json!({"type": "Hostname", "address": node}));
+    let version = match runtime {
+        RuntimeStatus::Ready { version } => version.as_str(),
+        RuntimeStatus::Unknown | RuntimeStatus::Down { .. } => "containerd://Unknown",
+    };
+    json!({
+        "capacity": {
+            "cpu": facts.cpus.to_string(),
+            "memory": format!("{}Ki", facts.memory_total_kib),
+            "ephemeral-storage": format!("{}Ki", facts.disk_total_bytes / 1024),
+            "pods": pods,
+        },
+        "allocatable": {
+            "cpu": cpu,
+            "memory": format!("{memory_kib}Ki"),
+            "ephemeral-storage": format!("{disk_kib}Ki"),
+            "pods": pods,
+        },
+        "addresses": addresses,
+        "nodeInfo": {
+            "machineID": facts.machine_id,
+            "systemUUID": facts.system_uuid,
+            "bootID": facts.boot_id,
+            "kernelVersion": facts.kernel,
+            "osImage": facts.os_image,
+            "containerRuntimeVersion": version,
+            "kubeletVersion": KUBELET_VERSION,
+            "kubeProxyVersion": KUBE_PROXY_VERSION,
+            "operatingSystem": "linux",
+            "architecture": facts.architecture,
+        },
+    })
+}
+
+fn ready(runtime: &RuntimeStatus) -> Condition {
+    let (status, reason, message) = match runtime {
+        RuntimeStatus::Ready { .. } => (true, "EdgeReady", "the node takes pods"),
+        RuntimeStatus::Unknown => {
+            (false, "ContainerRuntimeUnknown", "the container runtime was not asked yet")
+        }
+        RuntimeStatus::Down { message } => (false, "ContainerRuntimeUnavailable", message.as_str()),
+    };
+    condition("Ready", status, reason, message)
+}
+
+fn pressures(facts: &Facts) -> [Condition; 3] {
+    let memory = facts.memory_available_kib < MEMORY_AVAILABLE_MIN_KIB.min(facts.memory_total_kib / 8);
+    let disk = facts.disk_available_bytes < facts.disk_total_bytes / 100 * DISK_AVAILABLE_MIN_PERCENT;
+    let pids = facts.pids > facts.pids_max / 100 * PIDS_USED_MAX_PERCENT;
+    [
+        match memory {
+            true => condition(
+                "MemoryPressure",
+                true,
+                "KubeletHasInsufficientMemory",
+                "little memory is available",
+            ),
+            false => condition(
+                "MemoryPressure",
+                false,
+                "KubeletHasSufficientMemory",
+                "sufficient memory is available",
+            ),
+        },
+        match disk {
+            true => condition(
+                "DiskPressure",
+                true,
+                "KubeletHasDiskPressure",
+                "less than a tenth of the disk is free",
+            ),
+            false => condition("DiskPressure", false, "KubeletHasNoDiskPressure", "the disk has room"),
+        },
+        match pids {
+            true => condition("PIDPressure", true, "KubeletHasInsufficientPID", "few process ids are left"),
+            false => {
+                condition("PIDPressure", false, "KubeletHasSufficientPID", "sufficient process ids are left")
+            }
+        },
+    ]
+}
+
+fn condition(condition_type: &str, status: bool, reason: &str, message: &str) -> Condition {
+    Condition {
+        condition_type: condition_type.into(),
+        status,
+        reason: reason.into(),
+        message: message.into(),
+    }
+}
+
+/// Kubernetes' `Time`: whole seconds, UTC.
+fn seconds(now: jiff::Timestamp) -> String {
+    now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
