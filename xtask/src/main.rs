@@ -1,1 +1,100 @@
-fn main() {}
+//! `cargo xtask`: builds, packs, runs and measures Kinglet. Thin: the work is in mkimage, qemu and e2e.
+
+mod budgets;
+mod checks;
+mod cloud_image;
+mod elf;
+mod prerequisites;
+mod programs;
+mod run;
+mod test;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+cargo xtask: build, run and test Kinglet
+
+  cargo xtask test                      all tests, as .ci/run runs them
+      --suite NAME                      only this suite (cargo xtask test --list shows them); may be repeated
+  cargo xtask cloud-image [--arch A]    cloudcore as an OCI image for amd64 and arm64, without a container engine
+  cargo xtask build-device              edgecore, mapper, init and sample programs for aarch64, size-optimised
+  cargo xtask sizes                     budgets.toml against what was built and measured
+  cargo xtask check                     import rules and other checks of the sources
+
+  Example: cargo xtask test --suite checks
+";
+
+fn main() {
+    if let Err(error) = dispatch() {
+        eprintln!("error: {error:#}");
+        std::process::exit(1);
+    }
+}
+
+fn dispatch() -> Result<()> {
+    use lexopt::prelude::*;
+    let root = root();
+    let mut parser = lexopt::Parser::from_env();
+    let Some(command) = parser.next()? else {
+        print!("{HELP}");
+        return Ok(());
+    };
+    let command = match command {
+        Value(name) => name.string()?,
+        Long("help") | Short('h') => {
+            print!("{HELP}");
+            return Ok(());
+        }
+        other => return Err(other.unexpected().into()),
+    };
+    let mut options = Options::default();
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("help") | Short('h') => {
+                print!("{HELP}");
+                return Ok(());
+            }
+            Long("check") => options.check = true,
+            Long("list") => options.list = true,
+            Long("dev") => options.dev = true,
+            Long("image") => options.image = Some(parser.value()?.into()),
+            Long("out") => options.out = Some(parser.value()?.into()),
+            Long("board") => options.board = Some(parser.value()?.string()?),
+            Long("arch") => options.arch.push(parser.value()?.string()?),
+            Long("suite") => options.suites.push(parser.value()?.string()?),
+            Long("memory") => options.memory_mb = Some(parser.value()?.parse()?),
+            Long("debian-mirror") => options.debian_mirror = Some(parser.value()?.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    match command.as_str() {
+        "test" => test::run(&root, &options),
+        "cloud-image" => cloud_image::run(&root, &options),
+        "build-device" => programs::device(&root, options.debian_mirror.as_deref()).map(drop),
+        "sizes" => budgets::run(&root),
+        "check" => checks::run(&root),
+        other => bail!("no command {other:?}; `cargo xtask --help` lists them"),
+    }
+}
+
+/// Options of all commands; each reads those that HELP gives for it.
+#[derive(Debug, Default)]
+pub struct Options {
+    check: bool,
+    list: bool,
+    dev: bool,
+    image: Option<PathBuf>,
+    out: Option<PathBuf>,
+    board: Option<String>,
+    arch: Vec<String>,
+    suites: Vec<String>,
+    memory_mb: Option<u32>,
+    debian_mirror: Option<String>,
+}
+
+/// The checkout that this xtask was built from.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace").to_path_buf()
+}

@@ -46,7 +46,10 @@ impl Cloud {
         let seen: serde_json::Value = serde_json::from_slice(&std::fs::read(&endpoints)?)?;
         let port = |key: &str| -> Result<u16> {
             let text = seen[key].as_str().with_context(|| format!("endpoints.json has no {key}"))?;
-            text.rsplit(':').next().and_then(|p| p.trim_end_matches('/').parse().ok()).with_context(|| format!("no port in {text}"))
+            text.rsplit(':')
+                .next()
+                .and_then(|p| p.trim_end_matches('/').parse().ok())
+                .with_context(|| format!("no port in {text}"))
         };
         self.ports = Some([port("api")?, port("hub")?, port("join")?]);
         self.running = Some(process);
@@ -74,7 +77,8 @@ impl Cloud {
     }
 
     pub fn token(&self, extra: &[&str]) -> Result<String> {
-        let output = Command::new(&self.program).arg("token").arg("--data-dir").arg(&self.dir).args(extra).output()?;
+        let output =
+            Command::new(&self.program).arg("token").arg("--data-dir").arg(&self.dir).args(extra).output()?;
         if !output.status.success() {
             bail!("cloudcore token: {}", String::from_utf8_lossy(&output.stderr).trim());
         }

@@ -65,7 +65,11 @@ pub struct Story {
 impl Story {
     /// Starts cloudcore on this machine and provisions a copy of the image for it.
     pub fn begin(setup: Setup, steps: Steps) -> Result<Story> {
-        let mut cloud = Cloud::new(&setup.programs.cloudcore, &setup.dir.join("cloud"), &["127.0.0.1", HOST_AS_SEEN_BY_GUEST])?;
+        let mut cloud = Cloud::new(
+            &setup.programs.cloudcore,
+            &setup.dir.join("cloud"),
+            &["127.0.0.1", HOST_AS_SEEN_BY_GUEST],
+        )?;
         let mut steps = steps;
         steps.step("cloudcore starts on this machine", || cloud.start())?;
         let kubectl = cloud.kubectl(&setup.programs.kubectl);
@@ -79,7 +83,16 @@ impl Story {
             );
             qemu::disk::provision(&setup.image, &disk, CARD_MB, &text)
         })?;
-        Ok(Story { cloud, kubectl, report: Report::default(), steps, setup, disk, machine: None, page: String::new() })
+        Ok(Story {
+            cloud,
+            kubectl,
+            report: Report::default(),
+            steps,
+            setup,
+            disk,
+            machine: None,
+            page: String::new(),
+        })
     }
 
     fn boot(&mut self, log: &str) -> Result<()> {
@@ -120,14 +133,15 @@ impl Story {
     pub fn pod(&mut self) -> Result<()> {
         let (kubectl, port) = (self.kubectl.clone(), self.page_port()?);
         let sample = self.setup.programs.samples.join("pod.yaml");
-        let (page, took) = self.steps.step("sample pod runs and its page is fetched through the host port", || {
-            kubectl.apply(&sample)?;
-            wait_for(STEP, "pod Running", || {
-                let pod = kubectl.json(&["get", "pod", POD])?;
-                Ok((pod["status"]["phase"] == "Running").then_some(()))
+        let (page, took) =
+            self.steps.step("sample pod runs and its page is fetched through the host port", || {
+                kubectl.apply(&sample)?;
+                wait_for(STEP, "pod Running", || {
+                    let pod = kubectl.json(&["get", "pod", POD])?;
+                    Ok((pod["status"]["phase"] == "Running").then_some(()))
+                })?;
+                wait_for(STEP, "the pod's page", || http::page(port).map(Some))
             })?;
-            wait_for(STEP, "the pod's page", || http::page(port).map(Some))
-        })?;
         ensure!(page.contains("hello from hello"), "unexpected page {page:?}");
         self.page = page;
         self.report.seconds("pod_running_s", took);
@@ -150,12 +164,13 @@ impl Story {
         self.setup.memory_mb = memory_mb;
         self.boot("boot-2")?;
         let (port, mut machine) = (self.page_port()?, self.machine.take().context("just started")?);
-        let (page, took) = self.steps.step("power cut, boot without cloud: the pod runs from local state", || {
-            wait_for(BOOT, "the pod's page", || {
-                ensure!(machine.is_running(), "QEMU ended");
-                http::page(port).map(Some)
-            })
-        })?;
+        let (page, took) =
+            self.steps.step("power cut, boot without cloud: the pod runs from local state", || {
+                wait_for(BOOT, "the pod's page", || {
+                    ensure!(machine.is_running(), "QEMU ended");
+                    http::page(port).map(Some)
+                })
+            })?;
         ensure!(page != self.page, "the page says that nothing was restarted, after a power cut");
         self.page = page;
         self.report.seconds("offline_pod_running_s", took);
@@ -176,7 +191,9 @@ impl Story {
                 Ok(lease["spec"]["renewTime"].as_str().unwrap_or_default().to_owned())
             };
             let before = renewed()?;
-            wait_for(STEP, "a renewed lease", || Ok((renewed()? != before && kubectl.node_is_ready(NODE)?).then_some(())))
+            wait_for(STEP, "a renewed lease", || {
+                Ok((renewed()? != before && kubectl.node_is_ready(NODE)?).then_some(()))
+            })
         })?;
         self.report.seconds("reconnect_s", took);
         let container = || -> Result<(String, i64)> {
@@ -213,10 +230,16 @@ impl Story {
     }
 }
 
-fn device_steps(kubectl: &Kubectl, sample: &Path, machine: &mut Machine, steps: &mut Steps, report: &mut Report) -> Result<()> {
+fn device_steps(
+    kubectl: &Kubectl,
+    sample: &Path,
+    machine: &mut Machine,
+    steps: &mut Steps,
+    report: &mut Report,
+) -> Result<()> {
     steps.step("devices applied and reported", || {
         kubectl.apply(sample)?;
-        wait_for(STEP, "the button's first value", || Ok(kubectl.reported("panel", "button")?))
+        wait_for(STEP, "the button's first value", || kubectl.reported("panel", "button"))
     })?;
     let mut panel = Watch::start(kubectl, &["devicestatus", "panel"])?;
     let (ms, _) = steps.step("button pressed outside, seen in the cloud", || {
@@ -245,7 +268,9 @@ fn device_steps(kubectl: &Kubectl, sample: &Path, machine: &mut Machine, steps: 
         for value in ["20.5", "21.5"] {
             line.write_all(format!("temperature={value}\n").as_bytes())?;
             let sent = Instant::now();
-            wait_for(STEP, "device status", || Ok(kubectl.reported("thermometer", "temperature")?.filter(|v| v == value)))?;
+            wait_for(STEP, "device status", || {
+                Ok(kubectl.reported("thermometer", "temperature")?.filter(|v| v == value))
+            })?;
             took = sent.elapsed().as_millis() as u64;
         }
         Ok(took)

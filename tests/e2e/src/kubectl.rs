@@ -18,7 +18,16 @@ pub struct Kubectl {
 impl Kubectl {
     /// `scratch` keeps its discovery cache, so that tests do not share one.
     pub fn new(program: &Path, kubeconfig: &Path, scratch: &Path) -> Kubectl {
-        Kubectl { program: program.into(), kubeconfig: kubeconfig.into(), cache: scratch.join("kubectl-cache") }
+        Kubectl {
+            program: program.into(),
+            kubeconfig: kubeconfig.into(),
+            cache: scratch.join("kubectl-cache"),
+        }
+    }
+
+    /// Where it is, for a person who wants to use it too.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
@@ -31,7 +40,8 @@ impl Kubectl {
 
     /// Standard output of `kubectl ARGS`; an error carries what it said.
     pub fn run(&self, args: &[&str]) -> Result<String> {
-        let output = self.command(args).output().with_context(|| format!("run {}", self.program.display()))?;
+        let output =
+            self.command(args).output().with_context(|| format!("run {}", self.program.display()))?;
         if !output.status.success() {
             bail!("kubectl {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
@@ -63,7 +73,10 @@ impl Kubectl {
     pub fn set_desired(&self, device: &str, property: &str, value: &str) -> Result<()> {
         let object = self.json(&["get", "device", device])?;
         let properties = object["spec"]["properties"].as_array().context("device has no properties")?;
-        let index = properties.iter().position(|p| p["name"] == property).with_context(|| format!("no property {property}"))?;
+        let index = properties
+            .iter()
+            .position(|p| p["name"] == property)
+            .with_context(|| format!("no property {property}"))?;
         let patch = serde_json::json!([{"op": "add", "path": format!("/spec/properties/{index}/desired"), "value": {"value": value}}]);
         self.run(&["patch", "device", device, "--type=json", "-p", &patch.to_string()]).map(drop)
     }

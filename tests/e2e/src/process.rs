@@ -22,7 +22,11 @@ pub struct Process {
 impl Process {
     /// Starts `command` with its output appended to `log`.
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Result<Process> {
-        let file = File::options().create(true).append(true).open(log).with_context(|| format!("open {}", log.display()))?;
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("open {}", log.display()))?;
         let child = command
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
@@ -50,8 +54,12 @@ impl Process {
     pub fn stop(mut self, within: Duration) -> Result<()> {
         match self.end(Signal::SIGTERM, within) {
             Some(status) if status.success() => Ok(()),
-            Some(status) => bail!("{} ended with {status} on SIGTERM; log: {}", self.name, self.log.display()),
-            None => bail!("{} did not end within {within:?} of SIGTERM; log: {}", self.name, self.log.display()),
+            Some(status) => {
+                bail!("{} ended with {status} on SIGTERM; log: {}", self.name, self.log.display())
+            }
+            None => {
+                bail!("{} did not end within {within:?} of SIGTERM; log: {}", self.name, self.log.display())
+            }
         }
     }
 
@@ -88,7 +96,11 @@ pub fn tail(log: &Path, lines: usize) -> String {
 
 /// A number of kB from `/proc/<pid>/status`, such as `VmRSS`.
 pub fn proc_status_kb(pid: u32, field: &str) -> Result<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid} is gone"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).with_context(|| format!("no {field}"))?;
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))
+        .with_context(|| format!("process {pid} is gone"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .with_context(|| format!("no {field}"))?;
     Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
 }

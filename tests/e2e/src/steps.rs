@@ -34,7 +34,9 @@ pub fn wait_for<T>(within: Duration, what: &str, mut look: impl FnMut() -> Resul
             Ok(None)
         }
     });
-    seen.with_context(|| last.map_or("nothing went wrong on the way".into(), |last| format!("last error: {last}")))
+    seen.with_context(|| {
+        last.map_or("nothing went wrong on the way".into(), |last| format!("last error: {last}"))
+    })
 }
 
 /// Prints each step when it begins and how long it took when it ends.
@@ -90,7 +92,8 @@ mod tests {
 
     #[test]
     fn an_error_is_final_for_wait_until() {
-        let error = wait_until(Duration::from_secs(60), "x", || -> Result<Option<()>> { bail!("broken") }).unwrap_err();
+        let error = wait_until(Duration::from_secs(60), "x", || -> Result<Option<()>> { bail!("broken") })
+            .unwrap_err();
         assert!(format!("{error:#}").contains("broken"));
     }
 }

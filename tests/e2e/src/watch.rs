@@ -50,7 +50,9 @@ impl Watch {
                 Err(RecvTimeoutError::Timeout) => {
                     bail!("{}: not seen within {} s; last state: {last}", self.what, within.as_secs())
                 }
-                Err(RecvTimeoutError::Disconnected) => bail!("kubectl get -w {} ended; last state: {last}", self.what),
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("kubectl get -w {} ended; last state: {last}", self.what)
+                }
             }
         }
     }

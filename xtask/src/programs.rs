@@ -1,0 +1,76 @@
+//! The programs: which are built how, and where they end up.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use crate::run::{cargo, run, timed};
+
+pub const DEVICE_TARGET: &str = "aarch64-unknown-linux-musl";
+
+/// Static programs for the device, stripped.
+#[derive(Clone, Debug)]
+pub struct Device {
+    pub edgecore: PathBuf,
+    pub mapper: PathBuf,
+    pub init: PathBuf,
+    pub hello: PathBuf,
+    pub pause: PathBuf,
+}
+
+/// Builds the device's programs with fat LTO, for size.
+pub fn device(root: &Path, debian_mirror: Option<&str>) -> Result<Device> {
+    crate::prerequisites::headers(root, debian_mirror)?;
+    timed("build the device's programs", "about 6 minutes the first time", || {
+        let mut command = cargo(root);
+        command.args(["build", "--locked", "--profile", "device", "--target", DEVICE_TARGET]);
+        command.args(["-p", "edgecore", "-p", "mapper", "-p", "init", "-p", "hello"]);
+        run(&mut command)?;
+        let pause = pause(root, DEVICE_TARGET)?;
+        let folder = root.join("target").join(DEVICE_TARGET).join("device");
+        let program = |name: &str| folder.join(name);
+        Ok(Device {
+            edgecore: program("edgecore"),
+            mapper: program("mapper"),
+            init: program("init"),
+            hello: program("hello"),
+            pause,
+        })
+    })
+    .map(|(device, _)| device)
+}
+
+/// The sandbox program; it has a workspace and flags of its own.
+pub fn pause(root: &Path, target: &str) -> Result<PathBuf> {
+    let folder = root.join("edge-image/pause");
+    let mut command = cargo(&folder);
+    command
+        .args(["build", "--quiet", "--locked", "--release", "--target", target])
+        .arg("--target-dir")
+        .arg(folder.join("target"));
+    run(&mut command)?;
+    Ok(folder.join("target").join(target).join("release/pause"))
+}
+
+/// This machine's musl target.
+pub fn host_target() -> Result<&'static str> {
+    match std::env::consts::ARCH {
+        "x86_64" => Ok("x86_64-unknown-linux-musl"),
+        "aarch64" => Ok(DEVICE_TARGET),
+        other => bail!(
+            "no static target for this machine's architecture {other}; x86_64 and aarch64 are supported"
+        ),
+    }
+}
+
+/// cloudcore as it is shipped: static, for the given musl target.
+pub fn cloudcore(root: &Path, target: &str) -> Result<PathBuf> {
+    let what = format!("build cloudcore for {target}");
+    let (path, _) = timed(&what, "about 4 minutes the first time", || {
+        let mut command = cargo(root);
+        command.args(["build", "--locked", "--release", "--target", target, "-p", "cloudcore"]);
+        run(&mut command)?;
+        Ok(root.join("target").join(target).join("release/cloudcore"))
+    })?;
+    Ok(path)
+}

@@ -1,0 +1,132 @@
+//! The suites, in the order in which they run: what fails fast comes first.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::Outcome;
+use crate::{Options, checks, cloud_image, prerequisites, programs, run::cargo};
+
+pub struct Suite {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub run: fn(&Path, &Options) -> Result<Outcome>,
+}
+
+pub const ALL: &[Suite] = &[
+    Suite { name: "checks", about: "import rules, supply chain, rustfmt, clippy", run: check_sources },
+    Suite {
+        name: "unit",
+        about: "all crates' own tests, with kubectl, containerd and mosquitto where they are",
+        run: unit,
+    },
+    Suite { name: "device", about: "the device's programs: build for aarch64 musl, static", run: device },
+    Suite { name: "cloud", about: "cloudcore as a static program and as OCI images", run: cloud },
+];
+
+fn check_sources(root: &Path, _: &Options) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let mut case = |name: &str, result: Result<()>| match result {
+        Ok(()) => outcome.passed += 1,
+        Err(error) => outcome.failed.push(format!("{name}: {error:#}")),
+    };
+    case("sources", checks::run(root));
+    case("rustfmt", command(cargo(root).args(["fmt", "--all", "--check"])));
+    let clippy = ["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    case("clippy", command(cargo(root).args(clippy)));
+    Ok(outcome)
+}
+
+fn unit(root: &Path, options: &Options) -> Result<Outcome> {
+    let tools = prerequisites::tools(root, options.debian_mirror.as_deref())?;
+    let mut command = cargo(root);
+    command
+        .args(["test", "--locked", "--workspace", "--no-fail-fast"])
+        .env("KINGLET_KUBECTL", tools.program("kubectl"));
+    count_tests(root, &mut command)
+}
+
+/// Runs a test command and counts by libtest's result lines and our own `NOT RUN` lines. All output goes to
+/// target/test-unit.log; results, failures and what did not run are shown.
+fn count_tests(root: &Path, command: &mut Command) -> Result<Outcome> {
+    let mut log =
+        std::fs::File::create(root.join("target/test-unit.log")).context("create target/test-unit.log")?;
+    let mut child =
+        command.args(["--", "--show-output"]).stdout(Stdio::piped()).spawn().context("start cargo test")?;
+    let output = BufReader::new(child.stdout.take().context("stdout is piped")?);
+    let (mut outcome, mut in_failures) = (Outcome::default(), false);
+    for line in output.lines() {
+        let line = line?;
+        writeln!(log, "{line}")?;
+        in_failures = (in_failures || line == "failures:") && !line.starts_with("test result");
+        if in_failures || ["test result: ", "NOT RUN "].iter().any(|start| line.starts_with(start)) {
+            println!("{line}");
+        }
+        read_line(&line, &mut outcome);
+    }
+    let status = child.wait()?;
+    if !status.success() && outcome.failed.is_empty() {
+        bail!("cargo test ended with {status} before a test failed: it did not build");
+    }
+    outcome.passed = outcome.passed.saturating_sub(outcome.not_run.len() as u32);
+    if outcome.passed == 0 {
+        bail!("cargo test ran no test");
+    }
+    Ok(outcome)
+}
+
+fn read_line(line: &str, outcome: &mut Outcome) {
+    if let Some(rest) = line.strip_prefix("test result: ") {
+        let passed = rest.split([';', '.']).find_map(|part| part.trim().strip_suffix(" passed"));
+        outcome.passed += passed.and_then(|number| number.parse::<u32>().ok()).unwrap_or(0);
+    } else if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
+        outcome.failed.push(format!("{name} (again: cargo test --workspace {name})"));
+    } else if let Some(what) = line.strip_prefix("NOT RUN ") {
+        outcome.not_run.push(what.to_owned());
+    }
+}
+
+fn device(root: &Path, options: &Options) -> Result<Outcome> {
+    let programs = programs::device(root, options.debian_mirror.as_deref())?;
+    let mut outcome = Outcome::default();
+    for program in [&programs.edgecore, &programs.mapper, &programs.init, &programs.hello, &programs.pause] {
+        match crate::elf::check_static(program) {
+            Ok(()) => outcome.passed += 1,
+            Err(error) => outcome.failed.push(format!("{error:#}")),
+        }
+    }
+    Ok(outcome)
+}
+
+fn cloud(root: &Path, options: &Options) -> Result<Outcome> {
+    let program = programs::cloudcore(root, programs::host_target()?)?;
+    crate::elf::check_static(&program)?;
+    cloud_image::build(root, programs::host_target()?, &program, options)?;
+    Ok(Outcome { passed: 2, ..Outcome::default() })
+}
+
+fn command(command: &mut Command) -> Result<()> {
+    crate::run::run(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_are_read() {
+        let mut outcome = Outcome::default();
+        for line in [
+            "NOT RUN edged::containerd: needs root",
+            "test a::b ... FAILED",
+            "test result: FAILED. 7 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+        ] {
+            read_line(line, &mut outcome);
+        }
+        assert_eq!((outcome.passed, outcome.failed.len(), outcome.not_run.len()), (7, 1, 1));
+    }
+}
