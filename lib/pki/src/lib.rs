@@ -1,1 +1,41 @@
-//! (being written)
+//! Keys, certificates, join tokens and TLS settings of both ends, compatible with KubeEdge's.
+//!
+//! Not here: sockets, HTTP, who may do what. All keys are ECDSA P-256, all signatures SHA-256; randomness and arithmetic are
+//! ring's, verification of peers is rustls' webpki. What we write ourselves is only the DER around them (`der`, `x509`):
+//! rcgen and x509-parser together cost the device more than this whole crate, and re-encode an imported CA's name.
+//!
+//! Invariants
+//! - A node's certificate takes only the public key from the request; subject and usages are written here.
+//! - Verification of a peer is never off: the one exception, [`tls::first_contact`], is for a file that is then checked
+//!   against the token's hash.
+//! - Times are Unix seconds and handed in; nothing here reads a clock.
+//!
+//! Start at [`Ca`] (cloud), [`JoinToken`] (both), [`Bundle`] (edge), [`tls`].
+
+mod bundle;
+mod ca;
+mod der;
+mod error;
+mod jwt;
+mod key;
+pub mod limits;
+mod pem;
+mod time;
+pub mod tls;
+mod token;
+mod x509;
+
+pub use bundle::{Bundle, BundleError};
+pub use ca::{Ca, Names};
+pub use error::PkiError;
+pub use jwt::{sign_es256, verify_es256};
+pub use key::Key;
+pub use pem::{pem_decode, pem_encode};
+pub use time::{Fit, Validity, format_utc};
+pub use token::{Claims, JoinToken, NewToken, TokenError, issue_token, verify_bearer};
+pub use x509::{CertInfo, Csr, Identity, fuzz_certificate, fuzz_csr, new_csr};
+
+/// SHA-256 in lower-case hex: how KubeEdge's tokens name a CA.
+pub fn sha256_hex(data: &[u8]) -> String {
+    hex::encode(ring::digest::digest(&ring::digest::SHA256, data))
+}
