@@ -19,7 +19,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
             "arm64" => programs::DEVICE_TARGET,
             other => bail!("no architecture {other:?}; there are amd64 and arm64"),
         };
-        crate::prerequisites::headers(root, options.debian_mirror.as_deref())?;
+        crate::prerequisites::device_compiler(root, options.debian_mirror.as_deref())?;
         let program = programs::cloudcore(root, target)?;
         build(root, target, &program, options)?;
     }

@@ -18,7 +18,7 @@ struct Row {
 
 /// Prints the table that a demo or a test run begins with. An error when something is missing.
 pub fn table(root: &Path) -> Result<()> {
-    let rows = [system(), rust_target(), c_compiler(root), disk(root)];
+    let rows = [system(), rust_target(), c_compiler(), disk(root)];
     println!("What this needs and what is here\n");
     for row in &rows {
         println!("  {:<12} {:<58} {}", row.what, row.found, row.remedy.map_or("ok", |_| "MISSING"));
@@ -65,7 +65,7 @@ fn rust_target() -> Row {
     }
 }
 
-fn c_compiler(root: &Path) -> Row {
+fn c_compiler() -> Row {
     let host = ["cc", "gcc", "clang"].into_iter().find(|name| answers(Command::new(name).arg("--version")));
     let found =
         host.map_or("none".into(), |name| format!("{name} (and {} for ring)", root.join("cross").display()));
@@ -89,14 +89,19 @@ fn answers(command: &mut Command) -> bool {
 
 /// Everything that building, packing and running need, fetched into target/tools when it is not there yet.
 pub fn tools(root: &Path, debian_mirror: Option<&str>) -> Result<Tools> {
-    let options =
-        Options { target_dir: root.join("target"), debian_mirror: debian_mirror.map(str::to_owned) };
-    ensure(&Group::ALL, &options)
+    ensure(&[Group::Kubectl, Group::Qemu, Group::Image], &options(root, debian_mirror))
 }
 
-/// musl's headers, which ring's C code needs on the way to the device.
-pub fn headers(root: &Path, debian_mirror: Option<&str>) -> Result<Tools> {
-    let options =
-        Options { target_dir: root.join("target"), debian_mirror: debian_mirror.map(str::to_owned) };
-    ensure(&[Group::Musl], &options)
+/// A C compiler for the device's architecture, fetched only where the host has none.
+pub fn device_compiler(root: &Path, debian_mirror: Option<&str>) -> Result<()> {
+    let own = std::env::consts::ARCH == "aarch64" || std::env::var_os("KINGLET_CC").is_some();
+    let there = |name: &str| answers(Command::new(name).arg("--version"));
+    if own || there("clang") || there("aarch64-linux-gnu-gcc") {
+        return Ok(());
+    }
+    ensure(&[Group::Compiler], &options(root, debian_mirror)).map(drop)
+}
+
+fn options(root: &Path, debian_mirror: Option<&str>) -> Options {
+    Options { target_dir: root.join("target"), debian_mirror: debian_mirror.map(str::to_owned) }
 }

@@ -20,7 +20,7 @@ pub struct Device {
 
 /// Builds the device's programs with fat LTO, for size.
 pub fn device(root: &Path, debian_mirror: Option<&str>) -> Result<Device> {
-    crate::prerequisites::headers(root, debian_mirror)?;
+    crate::prerequisites::device_compiler(root, debian_mirror)?;
     timed("build the device's programs", "about 6 minutes the first time", || {
         let mut command = cargo(root);
         command.args(["build", "--locked", "--profile", "device", "--target", DEVICE_TARGET]);

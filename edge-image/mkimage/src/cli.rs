@@ -9,7 +9,7 @@ use crate::oci;
 use crate::tools::{self, Group};
 
 const USAGE: &str = "usage:
-  mkimage tools [--group kubectl|qemu|image|musl]... [--debian-mirror URL]
+  mkimage tools [--group kubectl|qemu|image|compiler]... [--debian-mirror URL]
   mkimage oci --name docker.io/kinglet/hello:1 --arch aarch64|x86_64 --file FROM:TO... --entrypoint ARG... [--env K=V]... [--port N]... --out FILE";
 
 pub fn run() -> Result<()> {

@@ -1,6 +1,6 @@
 //! Programs that the host may lack, fetched and run without installing anything.
 //!
-//! Is: QEMU, kubectl, image tools and musl's headers from one Debian release, unpacked under `target/tools` together with that
+//! Is: QEMU, kubectl, image tools and a C compiler from one Debian release, unpacked under `target/tools` together with that
 //! release's own C library and loader, so that the same files run on Debian 12, 13 or Ubuntu.
 //! Is not: part of any image. What goes into an image is in `board/lock.toml`.
 //! Invariant: a group's stamp is written only when all of it is in place; two processes may call [`ensure`] at once.
@@ -23,7 +23,7 @@ const SUITES: [Suite; 3] = [
 ];
 
 /// Raised when the layout of the directory changes, so that an old one is made anew.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
@@ -32,19 +32,19 @@ pub enum Group {
     Qemu,
     /// `mksquashfs`, `unsquashfs`, `mke2fs`, `e2fsck`, `debugfs`, `xz`, `zstd`.
     Image,
-    /// C headers for both musl targets; nothing to run.
-    Musl,
+    /// `clang`, for hosts whose own compiler does not know the device's architecture (cross/cc).
+    Compiler,
 }
 
 impl Group {
-    pub const ALL: [Group; 4] = [Group::Kubectl, Group::Qemu, Group::Image, Group::Musl];
+    pub const ALL: [Group; 4] = [Group::Kubectl, Group::Qemu, Group::Image, Group::Compiler];
 
     fn name(self) -> &'static str {
         match self {
             Group::Kubectl => "kubectl",
             Group::Qemu => "qemu",
             Group::Image => "image",
-            Group::Musl => "musl",
+            Group::Compiler => "compiler",
         }
     }
 
@@ -53,7 +53,7 @@ impl Group {
             Group::Kubectl => &["kubectl"],
             Group::Qemu => &["qemu-system-arm", "qemu-utils", "u-boot-qemu"],
             Group::Image => &["squashfs-tools", "e2fsprogs", "xz-utils", "zstd"],
-            Group::Musl => &[],
+            Group::Compiler => &["clang-19"],
         }
     }
 
@@ -62,14 +62,31 @@ impl Group {
             Group::Kubectl => &["kubectl"],
             Group::Qemu => &["qemu-system-aarch64", "qemu-img"],
             Group::Image => &["mksquashfs", "unsquashfs", "mke2fs", "e2fsck", "debugfs", "xz", "zstd"],
-            Group::Musl => &[],
+            Group::Compiler => &["clang-19"],
         }
     }
 }
 
 /// Packages that apt would bring for a whole system and that no tool here loads.
-const NOT_NEEDED: [&str; 14] = [
+const NOT_NEEDED: &[&str] = &[
     "adduser",
+    // What a compiler would link with; cross/cc only compiles.
+    "binutils",
+    "binutils-common",
+    "binutils-x86-64-linux-gnu",
+    "gcc-14",
+    "gcc-14-base",
+    "libc-dev-bin",
+    "libc6-dev",
+    "libgcc-14-dev",
+    "libobjc-14-dev",
+    "libstdc++-14-dev",
+    "linux-libc-dev",
+    "llvm-19",
+    "llvm-19-dev",
+    "llvm-19-runtime",
+    "libllvm19-dev",
+    "rpcsvc-proto",
     "base-passwd",
     "debconf",
     "libaudit-common",
@@ -116,11 +133,6 @@ impl Tools {
         self.dir.join("root").join(path)
     }
 
-    /// musl's C headers for a target architecture (`aarch64` or `x86_64`).
-    pub fn musl_include(&self, arch: &str) -> PathBuf {
-        self.dir.join("musl").join(arch).join("usr/include").join(format!("{arch}-linux-musl"))
-    }
-
     pub fn u_boot_virt(&self) -> PathBuf {
         self.file("usr/lib/u-boot/qemu_arm64/u-boot.bin")
     }
@@ -165,8 +177,7 @@ pub fn ensure(groups: &[Group], options: &Options) -> Result<Tools> {
 }
 
 fn bring(dir: &Path, group: Group, mirror: &Mirror) -> Result<()> {
-    let mut taken =
-        if group == Group::Musl { bring_musl(dir, mirror)? } else { bring_programs(dir, group, mirror)? };
+    let mut taken = bring_programs(dir, group, mirror)?;
     taken.sort();
     let stamp = format!("layout {LAYOUT}\n{}\n", taken.join("\n"));
     let path = stamp_path(dir, group);
@@ -190,20 +201,6 @@ fn bring_programs(dir: &Path, group: Group, mirror: &Mirror) -> Result<Vec<Strin
         wrap(dir, program)?;
     }
     Ok(debs.iter().map(|deb| format!("{} {}", deb.name, deb.version)).collect())
-}
-
-fn bring_musl(dir: &Path, mirror: &Mirror) -> Result<Vec<String>> {
-    let mut taken = Vec::new();
-    for (arch, debian) in [("aarch64", "arm64"), ("x86_64", "amd64")] {
-        let root =
-            Root::open(&dir.join(format!("apt-{debian}")), &dir.join("debs"), debian, mirror, &SUITES)?;
-        let offers = root.offers(&["musl-dev"])?;
-        let newest = offers.first().context("the archive has no musl-dev")?;
-        let debs = root.describe(&[("musl-dev".to_owned(), newest.version.clone())])?;
-        unpack_all(&root, &debs, &dir.join("musl").join(arch), "musl")?;
-        taken.push(format!("musl-dev:{debian} {}", newest.version));
-    }
-    Ok(taken)
 }
 
 fn unpack_all(root: &Root, debs: &[Deb], into: &Path, what: &str) -> Result<()> {
@@ -230,7 +227,12 @@ fn wrap(dir: &Path, program: &str) -> Result<()> {
         .find(|path| root.join(path).exists())
         .context("the packages did not bring a loader")?;
     let libs = format!("{}-linux-gnu", std::env::consts::ARCH);
-    let more = if program.starts_with("qemu-system") { " -L \"$root/usr/share/qemu\"" } else { "" };
+    // Programs that look for their data beside their own path, which is the loader's here.
+    let more = match program {
+        "qemu-system-aarch64" => " -L \"$root/usr/share/qemu\"",
+        "clang-19" => " -resource-dir \"$root/usr/lib/llvm-19/lib/clang/19\"",
+        _ => "",
+    };
     let script = format!(
         "#!/bin/sh\n# Runs {program} from the unpacked packages, with their own C library.\nroot=\"$(cd \"${{0%/*}}/../root\" && pwd)\" || exit 127\nexec \"$root/{loader}\" --library-path \"$root/usr/lib/{libs}:$root/lib/{libs}\" \"$root/{place}/{program}\"{more} \"$@\"\n"
     );
