@@ -34,3 +34,21 @@ pub const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(30);
 
 const _: () = assert!(RECONNECT_DELAY_FIRST.as_millis() < RECONNECT_DELAY_MAX.as_millis());
 const _: () = assert!(REQUESTS_MAX <= HUB_QUEUE_LEN);
+
+/// Connections to the internal broker; a further client is refused and the log says so.
+pub const BUS_CONNECTIONS_MAX: usize = 128;
+/// Tasks of the bus: two per broker, and at most two brokers.
+pub const BUS_TASKS_MAX: usize = 4;
+/// Pause before the internal broker tries again to listen or to accept.
+pub const BUS_RETRY_DELAY_MIN: Duration = Duration::from_millis(200);
+pub const BUS_RETRY_DELAY_MAX: Duration = Duration::from_secs(10);
+/// Devices of one node; further ones are named in the node's condition `DeviceConfigInvalid`.
+pub const DEVICES_MAX: usize = 256;
+/// Properties of one device's twin; an update that would add more is refused with code 400.
+pub const TWINS_PER_DEVICE_MAX: usize = 128;
+/// Reported values are kept this long in memory before they are written; a power cut loses no more (flash wears).
+pub const TWIN_PERSIST_MS: i64 = 60_000;
+/// A first value, and everything after the link came up, is reported once more after this time.
+pub const TWIN_REPEAT_MS: i64 = 3_000;
+/// Longest reason of a device's state; the rest is cut.
+pub const REASON_BYTES_MAX: usize = 512;

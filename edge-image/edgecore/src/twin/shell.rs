@@ -1,0 +1,165 @@
+//! The shell around the machine: store, bus, uplink and clock.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+use wire::{Message, Operation, source};
+
+use super::{
+    machine::{Action, Input, Machine, Stored},
+    upload,
+};
+use crate::{
+    config::Config,
+    contract::{Condition, Handles, LinkState, Publish, Report},
+};
+
+const RECORD_KIND: &str = "twin";
+const FILTERS: [&str; 3] = [
+    "$hw/events/device/+/+/state/update",
+    "$hw/events/device/+/+/twin/+",
+    "$hw/events/node/+/membership/get",
+];
+/// Node condition that lists the devices whose objects make no sense.
+const CONDITION: &str = "DeviceConfigInvalid";
+
+/// Runs until the drain. Everything that changed is then kept.
+pub async fn run(handles: Handles, _cfg: Arc<Config>, drain: rt::Drain) -> anyhow::Result<()> {
+    let records = handles.meta.list_local(RECORD_KIND);
+    let machine = Machine::new(
+        &handles.node_name,
+        records,
+        Box::new(|| uuid::Uuid::new_v4().to_string()),
+        Box::new(|now_ms| {
+            jiff::Timestamp::from_millisecond(now_ms / 1000 * 1000).unwrap_or_default().to_string()
+        }),
+    );
+    let mut shell = Shell { machine, handles };
+    shell.run(&drain).await;
+    Ok(())
+}
+
+struct Shell {
+    machine: Machine,
+    handles: Handles,
+}
+
+/// Wall clock, because it goes into messages; a step of it only moves a repetition.
+fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+impl Shell {
+    async fn run(&mut self, drain: &rt::Drain) {
+        let mut messages = merged(&self.handles, &FILTERS);
+        let mut uploads = merged(&self.handles, &upload::FILTERS);
+        let mut changes = self.handles.meta.changes();
+        let mut link = self.handles.uplink.state();
+        changes.mark_changed();
+        loop {
+            let deadline = self.machine.deadline_ms();
+            let pause = deadline.map_or(3_600_000, |at| (at - now_ms()).clamp(0, 3_600_000));
+            tokio::select! {
+                () = drain.wait() => break,
+                Ok(()) = changes.changed() => {
+                    changes.borrow_and_update();
+                    let input = Input::Objects { devices: self.objects("device"), models: self.objects("devicemodel") };
+                    self.handle(input).await;
+                }
+                Ok(()) = link.changed() => {
+                    let connected = *link.borrow_and_update() == LinkState::Connected;
+                    if connected {
+                        self.handle(Input::Connected).await;
+                    }
+                }
+                Some(publish) = next(&mut messages) => {
+                    self.handle(Input::Mqtt { topic: &publish.topic, payload: &publish.payload }).await;
+                }
+                Some(publish) = next(&mut uploads) => upload::upload(&*self.handles.uplink, now_ms(), &publish),
+                () = tokio::time::sleep(Duration::from_millis(pause as u64)) => self.handle(Input::Tick).await,
+            }
+        }
+        self.handle(Input::Drain).await;
+    }
+
+    fn objects(&self, kind: &str) -> Vec<Stored> {
+        let objects = self.handles.meta.list(kind).into_iter();
+        objects
+            .map(|object| (format!("{}/{}", object.resource.namespace, object.resource.name), object.body))
+            .collect()
+    }
+
+    async fn handle(&mut self, input: Input<'_>) {
+        for action in self.machine.handle(now_ms(), input) {
+            act(&self.handles, action).await;
+        }
+    }
+}
+
+async fn act(handles: &Handles, action: Action) {
+    match action {
+        Action::Publish { topic, payload, retain } => {
+            if let Err(error) = handles.bus.publish(&topic, payload, retain).await {
+                tracing::debug!("not published to {topic}: {error:#}");
+            }
+        }
+        Action::Report { key, resource, content } => {
+            let message = Message::new(now_ms(), source::TWIN, "resource", Operation::UPDATE, &resource);
+            let content: Box<RawValue> = content.0;
+            // Not durable: after a start everything is reported anew from the records.
+            handles.uplink.report(Report { key, message: message.with_raw_content(content), durable: false });
+        }
+        Action::Persist { id, record } => {
+            if let Err(error) = handles.meta.put_local(RECORD_KIND, &id, record, false).await {
+                tracing::error!("the twins of {id} are not kept: {}", rt::error_chain(&error));
+            }
+        }
+        Action::Forget { id } => {
+            if let Err(error) = handles.meta.delete_local(RECORD_KIND, &id).await {
+                tracing::error!(
+                    "the twins of the deleted device {id} stay in the store: {}",
+                    rt::error_chain(&error)
+                );
+            }
+        }
+        Action::Faults(faults) => {
+            let lines: Vec<String> =
+                faults.iter().map(|(id, reason)| format!("device {id}: {reason}")).collect();
+            for line in &lines {
+                tracing::error!("{line}");
+            }
+            handles.conditions.set(Condition {
+                condition_type: CONDITION.into(),
+                status: !lines.is_empty(),
+                reason: if lines.is_empty() { "DevicesValid".into() } else { "DeviceInvalid".into() },
+                message: if lines.is_empty() {
+                    "every device of this node makes sense".into()
+                } else {
+                    lines.join("; ")
+                },
+            });
+        }
+    }
+}
+
+/// Several subscriptions, read in turn.
+fn merged(handles: &Handles, filters: &[&str]) -> Vec<mpsc::Receiver<Publish>> {
+    filters.iter().map(|filter| handles.bus.subscribe(filter)).collect()
+}
+
+/// The next message of any of the receivers. Safe to drop: a message is taken only when it is returned.
+async fn next(receivers: &mut [mpsc::Receiver<Publish>]) -> Option<Publish> {
+    std::future::poll_fn(|cx| {
+        let mut open = false;
+        for receiver in receivers.iter_mut() {
+            match receiver.poll_recv(cx) {
+                std::task::Poll::Ready(Some(publish)) => return std::task::Poll::Ready(Some(publish)),
+                std::task::Poll::Ready(None) => {}
+                std::task::Poll::Pending => open = true,
+            }
+        }
+        if open { std::task::Poll::Pending } else { std::task::Poll::Ready(None) }
+    })
+    .await
+}
