@@ -1,8 +1,25 @@
 //! edgecore: the agent of a Kinglet node, as a library so that tests build what ships.
+//!
+//! `config` says what to do; `hub` brings the cloud's objects to `meta`, where everything starts from; `edged` runs pods,
+//! `twin` mirrors devices over `bus`, `node` shows the node. Modules meet in [`contract`] only; this file is the wiring.
+//!
+//! Invariants
+//! - What the cloud delivered is durable before it is acknowledged, and goes only by an explicit delete.
+//! - Being offline is not a special case: every module works from `meta`, whether the hub has a link or not.
+//! - A store that cannot be read is not an empty one: no module that acts on objects is started on it.
+//!
+//! Start at [`run`].
 
+pub mod cli;
 pub mod config;
 pub mod contract;
 pub mod limits;
+
+pub mod credentials;
+pub mod enrol;
+pub mod https;
+pub mod join;
+pub mod status;
 
 pub mod bus;
 pub mod edged;
@@ -10,3 +27,178 @@ pub mod hub;
 pub mod meta;
 pub mod node;
 pub mod twin;
+
+use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
+
+use rt::{Drain, Policy, RestartPolicy, Supervisor};
+use tokio::sync::watch;
+
+use crate::{
+    config::{Config, ConfigError},
+    contract::{Condition, Conditions, Handles, Inbox, Meta, RuntimeStatus, Uplink},
+    hub::{Hub, HubHandle, RotateConfig},
+    limits::DRAIN_TIMEOUT,
+    meta::{BrokenMeta, Front, MetaStore},
+    node::{ConditionBoard, NodeConfig, ProcMachine},
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("{}", rt::error_chain(.0))]
+    Config(ConfigError),
+    #[error("{0:?} cannot be a node's name; set modules.edged.hostnameOverride in {1}")]
+    NodeName(String, String),
+    #[error("the MQTT bus cannot start: {0:#}")]
+    Bus(anyhow::Error),
+    #[error("{0}")]
+    Task(rt::TaskError),
+}
+
+/// The node's memory, or what stands in for one that cannot be read.
+struct Memory {
+    meta: Arc<dyn Meta>,
+    inbox: Arc<dyn Inbox>,
+    store: Option<Arc<MetaStore>>,
+    store_id: String,
+}
+
+/// Runs the agent until the drain, or until something without which nothing works has ended.
+pub async fn run(config: &Path, drain: Drain) -> Result<(), RunError> {
+    let loaded = Config::load(config).map_err(RunError::Config)?;
+    let cfg = Arc::new(loaded.config);
+    let node_name = cfg.node_name();
+    if !join::is_node_name(&node_name) {
+        return Err(RunError::NodeName(node_name, config.display().to_string()));
+    }
+    let board = Arc::new(ConditionBoard::default());
+    report_unknown_keys(config, &loaded.unknown, &*board);
+    let memory = open_memory(&cfg, &*board);
+
+    let hub_handle = HubHandle::new();
+    let uplink: Arc<dyn Uplink> = hub_handle.clone();
+    let runtime = watch::Sender::new(match memory.store {
+        Some(_) => RuntimeStatus::Unknown,
+        None => RuntimeStatus::Down {
+            message: "pods are not touched while the node's store cannot be read".into(),
+        },
+    });
+    let handles = Handles {
+        node_name: node_name.as_str().into(),
+        runtime,
+        meta: Arc::new(Front::new(memory.meta.clone(), uplink.clone())),
+        uplink,
+        bus: bus::start(&cfg, drain.child()).map_err(RunError::Bus)?,
+        conditions: board.clone(),
+    };
+
+    let mut supervisor = Supervisor::new(drain);
+    let status = status::Sources::new(&cfg, &handles, board.subscribe());
+    supervisor.spawn("status", restart(), move |drain| done(status::run(status.clone(), drain)));
+    if cfg.modules.edge_hub.enable {
+        spawn_hub(&mut supervisor, &cfg, hub_handle, &memory, board.clone());
+    }
+    spawn_node(&mut supervisor, &cfg, &handles, &board);
+    if memory.store.is_some() {
+        spawn_workers(&mut supervisor, &cfg, &handles);
+    }
+    let result = supervisor.run(DRAIN_TIMEOUT).await.map_err(RunError::Task);
+    if let Some(store) = &memory.store {
+        store.close();
+    }
+    result
+}
+
+fn spawn_hub(
+    supervisor: &mut Supervisor,
+    cfg: &Arc<Config>,
+    handle: Arc<HubHandle>,
+    memory: &Memory,
+    conditions: Arc<dyn Conditions>,
+) {
+    let endpoint = Hub::endpoint(cfg, &memory.store_id);
+    let hub_cfg = &cfg.modules.edge_hub;
+    if hub_cfg.rotate_certificates
+        && let Some(server) = hub_cfg.http_server.strip_prefix("https://")
+    {
+        let (credentials, node) = (endpoint.credentials.clone(), endpoint.node.clone());
+        let rotate = RotateConfig { credentials, server: server.trim_end_matches('/').into(), node };
+        let handle = handle.clone();
+        supervisor.spawn("rotate", restart(), move |drain| {
+            done(hub::rotate(rotate.clone(), handle.clone(), drain))
+        });
+    }
+    let heartbeat = Duration::from_secs(u64::from(hub_cfg.heartbeat));
+    let (meta, inbox) = (memory.meta.clone(), memory.inbox.clone());
+    supervisor.spawn("hub", restart(), move |drain| {
+        let hub = Hub {
+            handle: handle.clone(),
+            endpoint: endpoint.clone(),
+            heartbeat,
+            meta: meta.clone(),
+            inbox: inbox.clone(),
+            conditions: conditions.clone(),
+        };
+        done(hub.run(drain))
+    });
+}
+
+fn spawn_node(supervisor: &mut Supervisor, cfg: &Config, handles: &Handles, board: &Arc<ConditionBoard>) {
+    let (handles, node_cfg, board) = (handles.clone(), NodeConfig::new(cfg), board.clone());
+    supervisor.spawn("node", restart(), move |drain| {
+        let node = node::run(handles.clone(), node_cfg.clone(), ProcMachine, board.subscribe());
+        done(async move { drain.or(node).await })
+    });
+}
+
+/// The modules that act on objects.
+fn spawn_workers(supervisor: &mut Supervisor, cfg: &Arc<Config>, handles: &Handles) {
+    if cfg.modules.device_twin.enable {
+        let (handles, cfg) = (handles.clone(), cfg.clone());
+        supervisor.spawn("twin", restart(), move |drain| twin::run(handles.clone(), cfg.clone(), drain));
+    }
+}
+
+fn restart() -> Policy {
+    Policy::Restart(RestartPolicy::default())
+}
+
+/// A task that has nothing to fail with.
+async fn done<T>(task: impl Future<Output = T>) -> Result<(), Infallible> {
+    task.await;
+    Ok(())
+}
+
+fn report_unknown_keys(config: &Path, unknown: &[config::Unknown], conditions: &dyn Conditions) {
+    for key in unknown {
+        tracing::warn!("{}: {key}", config.display());
+    }
+    let lines: Vec<String> = unknown.iter().map(|key| key.to_string()).collect();
+    conditions.set(Condition {
+        condition_type: "ConfigurationUnknownKeys".into(),
+        status: !unknown.is_empty(),
+        reason: "UnknownKeys".into(),
+        message: format!("{}: {}", config.display(), lines.join(", ")),
+    });
+}
+
+fn open_memory(cfg: &Config, conditions: &dyn Conditions) -> Memory {
+    match MetaStore::open(&cfg.store_dir(), &cfg.kinglet.cloud_id) {
+        Ok(store) => {
+            let store = Arc::new(store);
+            let store_id = store.store_id().to_owned();
+            Memory { meta: store.clone(), inbox: store.clone(), store: Some(store), store_id }
+        }
+        Err(error) => {
+            let why = rt::error_chain(&error);
+            tracing::error!("{why}");
+            conditions.set(Condition {
+                condition_type: "StoreUnreadable".into(),
+                status: true,
+                reason: "OpenFailed".into(),
+                message: why.clone(),
+            });
+            let broken = Arc::new(BrokenMeta::new(why));
+            Memory { meta: broken.clone(), inbox: broken, store: None, store_id: String::new() }
+        }
+    }
+}

@@ -1,1 +1,105 @@
-fn main() {}
+use std::process::ExitCode;
+
+use edgecore::{
+    cli::{self, Command},
+    config::Config,
+    join,
+    status::{State, Status},
+};
+use rt::Drain;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+fn main() -> ExitCode {
+    let filter = std::env::var("KINGLET_LOG").unwrap_or_else(|_| "info".into());
+    if let Err(error) = rt::log::init(&filter) {
+        eprintln!("edgecore: KINGLET_LOG: {error}");
+        return ExitCode::from(2);
+    }
+    let token = std::env::var("KINGLET_TOKEN").ok();
+    let result = match cli::parse(std::env::args_os().skip(1).collect(), token) {
+        Ok(Command::Help) => print(cli::HELP.trim_end()),
+        Ok(Command::Version) => print(&format!("edgecore {VERSION} ({})", edgecore::node::KUBELET_VERSION)),
+        Ok(Command::ConfigCheck { file }) => check(&file),
+        Ok(Command::Join(options)) => run_join(&options),
+        Ok(Command::Run { config }) => run(&config),
+        Err(error) => {
+            eprintln!("edgecore: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(line) => {
+            eprintln!("edgecore: {line}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One line for the console.
+type Outcome = Result<(), String>;
+
+fn print(text: &str) -> Outcome {
+    println!("{text}");
+    Ok(())
+}
+
+fn check(file: &std::path::Path) -> Outcome {
+    let loaded = Config::load(file).map_err(|error| rt::error_chain(&error))?;
+    for key in &loaded.unknown {
+        println!("{}: {key}", file.display());
+    }
+    match loaded.unknown.len() {
+        0 => print(&format!("{}: all keys are known", file.display())),
+        count => Err(format!("{count} unknown keys in {}", file.display())),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    rt::runtime().map_err(|error| format!("cannot start: {error}"))
+}
+
+fn run_join(options: &join::Options) -> Outcome {
+    let run_dir = options.root.join("run/kinglet");
+    let name = options.node_name.as_deref().unwrap_or_default();
+    Status::new(State::Joining, "", name, &options.cloud).write(&run_dir);
+    match runtime()?.block_on(join::join(options)) {
+        Ok(joined) => {
+            Status::new(State::Starting, "", &joined.node, &options.cloud).write(&run_dir);
+            print(&format!(
+                "node {} has joined {}; configuration in {}",
+                joined.node,
+                options.cloud,
+                joined.config.display()
+            ))
+        }
+        Err(error) => {
+            let line = rt::error_chain(&error);
+            Status::new(State::Failed, &line, name, &options.cloud).write(&run_dir);
+            Err(line)
+        }
+    }
+}
+
+fn run(config: &std::path::Path) -> Outcome {
+    tracing::info!("{}", rt::identity_line("edgecore", VERSION));
+    let runtime = runtime()?;
+    let result = runtime.block_on(async {
+        let drain = Drain::new();
+        let agent = edgecore::run(config, drain.clone());
+        let signal = async {
+            rt::shutdown_signal().await;
+            tracing::info!("stopping; containers go on running");
+            drain.start();
+            std::future::pending().await
+        };
+        tokio::select! {
+            result = agent => result,
+            never = signal => never,
+        }
+    });
+    // Tasks that did not stop in time must not hold the process: init starts it again.
+    runtime.shutdown_background();
+    result.map_err(|error| rt::error_chain(&error))
+}

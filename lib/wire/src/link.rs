@@ -91,9 +91,10 @@ pub enum Action {
         msg_id: String,
         why: RequestFailure,
     },
-    /// The cloud answered the report that stood under this key: forget it.
+    /// The cloud answered this report: forget it, unless a newer one took its key meanwhile.
     Delivered {
         key: String,
+        msg_id: String,
     },
     /// The outbox is full: this report is not kept.
     Refused {
@@ -303,7 +304,7 @@ impl Link {
             }
             Kind::Answer => {
                 if let Some(key) = self.outbox.answered(now.mono_ms, &message) {
-                    actions.push(Action::Delivered { key });
+                    actions.push(Action::Delivered { key, msg_id: parent.to_owned() });
                 }
             }
             Kind::Other => actions.push(Action::Unsupported(message)),

@@ -33,6 +33,7 @@ pub mod Operation {
     pub const RESPONSE: &str = "response";
     pub const ERROR: &str = "error";
     pub const KEEPALIVE: &str = "keepalive";
+    pub const UPDATE_NODE_ACTION_STATUS: &str = "UpdateNodeActionStatus";
 }
 
 /// Content of an acknowledgement.

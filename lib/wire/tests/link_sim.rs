@@ -118,7 +118,11 @@ impl World {
                 Action::Answered { msg_id, .. } | Action::Failed { msg_id, .. } => {
                     *self.requests.get_mut(&msg_id).expect("only what was asked is answered") += 1;
                 }
-                Action::Delivered { key } => drop(self.outbox_disk.remove(&key)),
+                Action::Delivered { key, msg_id } => {
+                    if self.outbox_disk.get(&key).is_some_and(|kept| kept.header.msg_id == msg_id) {
+                        self.outbox_disk.remove(&key);
+                    }
+                }
                 Action::Refused { key } => {
                     panic!("{key} was refused with {} waiting", self.link.outbox_len())
                 }

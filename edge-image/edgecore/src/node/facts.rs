@@ -107,8 +107,8 @@ fn os_image(text: &str) -> String {
 fn disk(path: &Path) -> (u64, u64) {
     let existing = path.ancestors().find_map(|ancestor| nix::sys::statvfs::statvfs(ancestor).ok());
     existing.map_or((0, 0), |vfs| {
-        let block = vfs.fragment_size() as u64;
-        (vfs.blocks() as u64 * block, vfs.blocks_available() as u64 * block)
+        let block = vfs.fragment_size();
+        (vfs.blocks() * block, vfs.blocks_available() * block)
     })
 }
 

@@ -20,7 +20,7 @@ use wire::{Message, Operation, source};
 
 pub use conditions::ConditionBoard;
 pub use facts::{Facts, Machine, ProcMachine};
-pub use status::{Status, labels};
+pub use status::{KUBELET_VERSION, Status, labels};
 
 use crate::contract::{Condition, Handles, LinkState, RuntimeStatus, UplinkError};
 

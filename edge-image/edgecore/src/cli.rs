@@ -1,0 +1,205 @@
+//! The command line: what a person may type, and the help for it.
+
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
+
+use lexopt::prelude::{Long, Short, Value, ValueExt};
+
+use crate::{config::CONFIG_PATH, join};
+
+pub const HELP: &str = "\
+edgecore: the agent of a Kinglet node (KubeEdge's edgecore, small)
+
+  edgecore [--config FILE]
+      Runs the agent. Default: /etc/kubeedge/config/edgecore.yaml
+      Example: edgecore --config /etc/kubeedge/config/edgecore.yaml
+
+  edgecore join --cloudcore-ipport HOST:10000 --token TOKEN
+      Makes this machine a node of a cloud: writes certificates and configuration, then ends.
+      The token is what `cloudcore token` (or `keadm gettoken`) prints.
+      Example: edgecore join --cloudcore-ipport 192.0.2.1:10000 --token 3f...e1 --edgenode-name line3
+        -e, --cloudcore-ipport HOST:PORT        the cloud's hub
+        -t, --token TOKEN                       or in the environment: KINGLET_TOKEN
+        -s, --certport PORT                     the cloud's join port (10002)
+        -i, --edgenode-name NAME                default: the host's name
+        -l, --labels KEY=VALUE[,...]            labels of the node
+        -p, --remote-runtime-endpoint URL       default: unix:///run/containerd/containerd.sock
+            --cgroupdriver cgroupfs|systemd     as containerd is configured (cgroupfs)
+            --adopt                             move a node that has joined already; its pods go on running
+            --root DIR                          put all files below DIR (tests)
+
+  edgecore config check FILE
+      Says which keys of a configuration are wrong or unknown; exit code 1 if there are any.
+      Example: edgecore config check /etc/kubeedge/config/edgecore.yaml
+
+  edgecore --help | --version
+
+Environment: KINGLET_LOG=info,hub=debug sets what is logged.
+";
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    Run { config: PathBuf },
+    Join(join::Options),
+    ConfigCheck { file: PathBuf },
+    Help,
+    Version,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum UsageError {
+    #[error("{0}; edgecore --help shows what there is")]
+    Arguments(lexopt::Error),
+    #[error(
+        "edgecore join needs --{0}; example: edgecore join --cloudcore-ipport 192.0.2.1:10000 --token TOKEN"
+    )]
+    Missing(&'static str),
+    #[error("{0}")]
+    Join(join::JoinError),
+    #[error("edgecore has no command {0:?}; it has join and config check, and runs without one")]
+    Command(String),
+    #[error("--cgroupdriver {0:?} is not known; use cgroupfs or systemd, as containerd is configured")]
+    CgroupDriver(String),
+    #[error("--remote-runtime-endpoint {0:?} must start with unix://")]
+    Runtime(String),
+}
+
+impl From<lexopt::Error> for UsageError {
+    fn from(error: lexopt::Error) -> Self {
+        UsageError::Arguments(error)
+    }
+}
+
+/// `arguments` without the program's name. `token` is the environment's.
+pub fn parse(arguments: Vec<OsString>, token: Option<String>) -> Result<Command, UsageError> {
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let mut root = PathBuf::from("/");
+    let mut config = None;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("config") | Short('c') => config = Some(PathBuf::from(parser.value()?)),
+            Long("root") => root = parser.value()?.into(),
+            Long("help") | Short('h') => return Ok(Command::Help),
+            Long("version") | Short('V') => return Ok(Command::Version),
+            Value(word) if word == "help" => return Ok(Command::Help),
+            Value(word) if word == "version" => return Ok(Command::Version),
+            Value(word) if word == "join" => return parse_join(parser, root, token),
+            Value(word) if word == "config" => return parse_config(parser),
+            Value(word) => return Err(UsageError::Command(word.to_string_lossy().into_owned())),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(Command::Run { config: config.unwrap_or_else(|| root.join(CONFIG_PATH)) })
+}
+
+fn parse_config(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
+    let mut words = Vec::new();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("help") | Short('h') => return Ok(Command::Help),
+            Value(word) => words.push(word),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    match &words[..] {
+        [check, file] if check == "check" => Ok(Command::ConfigCheck { file: file.into() }),
+        _ => Err(UsageError::Command("config without check FILE".into())),
+    }
+}
+
+fn parse_join(
+    mut parser: lexopt::Parser,
+    root: PathBuf,
+    token: Option<String>,
+) -> Result<Command, UsageError> {
+    let mut options = join::Options {
+        cloud: String::new(),
+        token: token.unwrap_or_default(),
+        cert_port: 10002,
+        node_name: None,
+        labels: BTreeMap::new(),
+        runtime_endpoint: None,
+        cgroup_driver: None,
+        root,
+        adopt: false,
+    };
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("cloudcore-ipport") | Short('e') => options.cloud = parser.value()?.string()?,
+            Long("token") | Short('t') => options.token = parser.value()?.string()?,
+            Long("certport") | Short('s') => options.cert_port = parser.value()?.parse()?,
+            Long("edgenode-name") | Short('i') => options.node_name = Some(parser.value()?.string()?),
+            Long("labels") | Short('l') => {
+                let text = parser.value()?.string()?;
+                options.labels.extend(join::parse_labels(&text).map_err(UsageError::Join)?);
+            }
+            Long("remote-runtime-endpoint") | Short('p') => {
+                let endpoint = parser.value()?.string()?;
+                if !endpoint.starts_with("unix://") {
+                    return Err(UsageError::Runtime(endpoint));
+                }
+                options.runtime_endpoint = Some(endpoint);
+            }
+            Long("cgroupdriver") => {
+                let driver = parser.value()?.string()?;
+                if !["cgroupfs", "systemd"].contains(&driver.as_str()) {
+                    return Err(UsageError::CgroupDriver(driver));
+                }
+                options.cgroup_driver = Some(driver);
+            }
+            Long("adopt") => options.adopt = true,
+            Long("root") => options.root = parser.value()?.into(),
+            Long("help") | Short('h') => return Ok(Command::Help),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if options.cloud.is_empty() {
+        return Err(UsageError::Missing("cloudcore-ipport"));
+    }
+    if options.token.is_empty() {
+        return Err(UsageError::Missing("token"));
+    }
+    Ok(Command::Join(options))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_words(line: &str) -> Result<Command, String> {
+        parse(line.split_whitespace().map(OsString::from).collect(), None).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn commands() {
+        assert_eq!(
+            parse_words("").unwrap(),
+            Command::Run { config: "/etc/kubeedge/config/edgecore.yaml".into() }
+        );
+        assert_eq!(parse_words("--config x.yaml").unwrap(), Command::Run { config: "x.yaml".into() });
+        assert_eq!(parse_words("config check f").unwrap(), Command::ConfigCheck { file: "f".into() });
+        assert_eq!(parse_words("join --help").unwrap(), Command::Help);
+        let line = "join --cloudcore-ipport=c:10000 --token t --certport 2 --edgenode-name n --labels a=b,c= \
+                    --remote-runtime-endpoint unix:///s --cgroupdriver systemd --root /r";
+        let Command::Join(options) = parse_words(line).unwrap() else { panic!() };
+        assert_eq!((options.cloud.as_str(), options.cert_port, options.adopt), ("c:10000", 2, false));
+        assert_eq!(options.labels, BTreeMap::from([("a".into(), "b".into()), ("c".into(), String::new())]));
+        assert_eq!(options.root, PathBuf::from("/r"));
+    }
+
+    #[test]
+    fn wrong_lines_say_what_to_do() {
+        for (line, expected) in [
+            ("join --token t", "needs --cloudcore-ipport"),
+            ("join -e c:1", "needs --token"),
+            ("join -e c:1 -t t --labels x", "is not KEY=VALUE"),
+            ("join -e c:1 -t t --cgroupdriver none", "use cgroupfs or systemd"),
+            ("join -e c:1 -t t --remote-runtime-endpoint /run/x", "must start with unix://"),
+            ("join --frobnicate", "--frobnicate"),
+            ("stop", "has no command \"stop\""),
+            ("config", "has no command"),
+        ] {
+            let error = parse_words(line).unwrap_err();
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The hub's task: carries what happens into the link, and out what the link decides.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use futures_util::{SinkExt, StreamExt};
+use rt::Drain;
+use tokio_tungstenite::tungstenite::{self, Message as Frame};
+use wire::{
+    Message, Operation,
+    link::{Action, Input, Link, Now, RequestFailure, Settings},
+};
+
+use super::{
+    ConnectError, Endpoint, Hub,
+    connect::{Socket, connect},
+    disk::{Disk, Write, Written},
+    handle::{Mail, Reply},
+};
+use crate::{
+    contract::{Applied, BoxFuture, Condition, LinkState, UplinkError},
+    limits::{INBOX_QUEUE_LEN, RECONNECT_DELAY_FIRST, RECONNECT_DELAY_MAX},
+};
+
+impl Hub {
+    /// Runs until the drain. Dialling again is part of it: this ends only when it is told to.
+    pub async fn run(self, drain: Drain) {
+        let link = Link::new(Settings {
+            heartbeat_ms: self.heartbeat.as_millis() as u64,
+            reconnect_first_ms: RECONNECT_DELAY_FIRST.as_millis() as u64,
+            reconnect_max_ms: RECONNECT_DELAY_MAX.as_millis() as u64,
+            seed: rt::random_u64(),
+        });
+        let mut disk = Disk::new(self.meta.clone(), self.inbox.clone());
+        let kept = disk.load().await;
+        let mut pump = Pump {
+            link,
+            disk,
+            socket: None,
+            dial: None,
+            waiters: HashMap::new(),
+            inputs: kept.into_iter().map(|(key, message)| Input::Report { key, message }).collect(),
+            started: Instant::now(),
+            last_down: String::new(),
+            store_failed: false,
+            hub: self,
+        };
+        pump.run(drain).await;
+    }
+}
+
+struct Pump {
+    hub: Hub,
+    link: Link,
+    disk: Disk,
+    socket: Option<Socket>,
+    dial: Option<BoxFuture<'static, Result<Socket, ConnectError>>>,
+    waiters: HashMap<String, Reply>,
+    inputs: VecDeque<Input>,
+    started: Instant,
+    /// The last reason in the log: a cloud that stays away costs one line, not one per dial.
+    last_down: String,
+    store_failed: bool,
+}
+
+impl Pump {
+    async fn run(&mut self, drain: Drain) {
+        self.inputs.push_back(Input::Tick);
+        self.process().await;
+        while !drain.is_draining() {
+            let deadline = self.link.next_deadline_ms().map(|at| self.started + Duration::from_millis(at));
+            let may_read = self.disk.len() < INBOX_QUEUE_LEN;
+            tokio::select! {
+                () = drain.wait() => {}
+                () = self.hub.handle.arrived.notified() => {
+                    let mail = self.hub.handle.take();
+                    self.mail(mail);
+                }
+                dialled = finish(&mut self.dial) => {
+                    self.dial = None;
+                    self.dialled(dialled);
+                }
+                frame = read(&mut self.socket), if may_read => self.frame(frame),
+                written = self.disk.next() => self.written(written),
+                () = sleep_until(deadline) => self.inputs.push_back(Input::Tick),
+            }
+            self.process().await;
+        }
+        self.inputs.push_back(Input::Hangup("edgecore is stopping".into()));
+        self.process().await;
+    }
+
+    fn mail(&mut self, mail: Mail) {
+        for report in mail.reports {
+            let (key, message) = (report.key, Box::new(report.message));
+            match report.durable {
+                true => self.disk.push(Write::Keep { key, message }),
+                false => self.inputs.push_back(Input::Report { key, message }),
+            }
+        }
+        self.inputs.extend(mail.sends.into_iter().map(|message| Input::Send(Box::new(message))));
+        for request in mail.requests {
+            let timeout_ms = request.timeout.as_millis() as u64;
+            self.waiters.insert(request.message.header.msg_id.clone(), request.reply);
+            self.inputs.push_back(Input::Request { message: Box::new(request.message), timeout_ms });
+        }
+        self.inputs.extend(mail.hangup.map(Input::Hangup));
+    }
+
+    fn dialled(&mut self, dialled: Result<Socket, ConnectError>) {
+        match dialled {
+            Ok(socket) => {
+                self.socket = Some(socket);
+                self.other_cloud(None);
+                self.inputs.push_back(Input::Connected);
+            }
+            Err(error) => {
+                self.other_cloud(Some(&error));
+                self.inputs.push_back(Input::Lost(error.to_string()));
+            }
+        }
+    }
+
+    fn other_cloud(&self, error: Option<&ConnectError>) {
+        let found = error.filter(|error| matches!(error, ConnectError::OtherCloud { .. }));
+        self.hub.conditions.set(Condition {
+            condition_type: "CloudIdentityChanged".into(),
+            status: found.is_some(),
+            reason: if found.is_some() { "AnotherCloud" } else { "SameCloud" }.into(),
+            message: found
+                .map_or_else(|| "the cloud is the one that this node joined".into(), |e| e.to_string()),
+        });
+    }
+
+    fn frame(&mut self, frame: Option<Result<Frame, tungstenite::Error>>) {
+        let bytes = match frame {
+            Some(Ok(Frame::Text(text))) => bytes::Bytes::from(text),
+            Some(Ok(Frame::Binary(bytes))) => bytes,
+            Some(Ok(Frame::Ping(_) | Frame::Pong(_) | Frame::Frame(_))) => {
+                return self.inputs.push_back(Input::Heard);
+            }
+            Some(Ok(Frame::Close(_))) | None => return self.lost("the cloud closed the link".into()),
+            Some(Err(error)) => return self.lost(format!("the link to the cloud broke: {error}")),
+        };
+        match Message::decode(&bytes) {
+            Ok(message) => {
+                tracing::trace!(target: "hub", "< {} {}", message.route.operation, message.route.resource);
+                self.inputs.push_back(Input::Received(Box::new(message)));
+            }
+            Err(error) => {
+                tracing::warn!(target: "hub", "a frame of the cloud is skipped: {}", rt::error_chain(&error));
+                self.inputs.push_back(Input::Heard);
+            }
+        }
+    }
+
+    fn lost(&mut self, reason: String) {
+        self.socket = None;
+        self.inputs.push_back(Input::Lost(reason));
+    }
+
+    fn written(&mut self, written: Written) {
+        match written {
+            Written::Applied(message, result) => self.applied(message, result),
+            Written::Kept { key, message, result } => {
+                if let Err(error) = result {
+                    tracing::error!(target: "hub", "report {key} will not survive a restart: {}", rt::error_chain(&error));
+                }
+                self.inputs.push_back(Input::Report { key, message });
+            }
+            Written::Dropped => {}
+        }
+    }
+
+    fn applied(&mut self, message: Box<Message>, result: Result<Applied, crate::contract::MetaError>) {
+        let resource = &message.route.resource;
+        let failure = match result {
+            Ok(Applied::Ignored(why)) => {
+                tracing::warn!(target: "hub", "{} {resource} of the cloud is ignored: {why}", message.route.operation);
+                None
+            }
+            Ok(applied) => {
+                tracing::debug!(target: "hub", "{} {resource}: {applied:?}", message.route.operation);
+                None
+            }
+            Err(error) => Some(format!("{resource} is not acknowledged: {}", rt::error_chain(&error))),
+        };
+        if failure.is_some() != self.store_failed {
+            self.store_failed = failure.is_some();
+            self.hub.conditions.set(Condition {
+                condition_type: "StoreUnwritable".into(),
+                status: failure.is_some(),
+                reason: if failure.is_some() { "WriteFailed" } else { "WriteSucceeded" }.into(),
+                message: failure.clone().unwrap_or_else(|| "the node's store takes changes again".into()),
+            });
+        }
+        self.inputs.push_back(match failure {
+            None => Input::Stored(message),
+            Some(_) => Input::NotStored(message),
+        });
+    }
+
+    /// Feeds the link until it has nothing more to say, then sends what was collected.
+    async fn process(&mut self) {
+        while let Some(input) = self.inputs.pop_front() {
+            let now = Now {
+                mono_ms: self.started.elapsed().as_millis() as u64,
+                unix_ms: jiff::Timestamp::now().as_millisecond(),
+            };
+            for action in self.link.handle(now, input) {
+                self.act(action).await;
+            }
+            if self.inputs.is_empty() {
+                self.write(None).await;
+            }
+        }
+    }
+
+    async fn act(&mut self, action: Action) {
+        match action {
+            Action::Dial => {
+                let endpoint: Endpoint = self.hub.endpoint.clone();
+                self.dial = Some(Box::pin(async move { connect(&endpoint).await }));
+            }
+            Action::Close => {
+                self.dial = None;
+                if let Some(mut socket) = self.socket.take() {
+                    // Politeness, with the same bound as any write; the cloud notices the end of TCP as well.
+                    let _ = tokio::time::timeout(self.hub.endpoint.write_timeout, socket.close(None)).await;
+                }
+            }
+            Action::Transmit(message) => {
+                tracing::trace!(target: "hub", "> {} {}", message.route.operation, message.route.resource);
+                self.write(Some(Frame::Text(message.encode().into()))).await;
+            }
+            Action::Ping => self.write(Some(Frame::Ping(bytes::Bytes::new()))).await,
+            Action::Store(message) => self.disk.push(Write::Apply(message)),
+            Action::Answered { msg_id, answer } => self.reply(&msg_id, Ok(*answer)),
+            Action::Failed { msg_id, why } => {
+                let error = match why {
+                    RequestFailure::Disconnected(why) => UplinkError::Disconnected(why),
+                    RequestFailure::Busy => {
+                        UplinkError::Disconnected("too many requests wait; try again".into())
+                    }
+                    RequestFailure::Timeout => UplinkError::Timeout(crate::limits::FETCH_TIMEOUT),
+                };
+                self.reply(&msg_id, Err(error));
+            }
+            Action::Delivered { key, msg_id } => {
+                if self.hub.meta.get_local(super::disk::OUTBOX, &key).is_some() {
+                    self.disk.push(Write::Drop { key, msg_id });
+                }
+            }
+            Action::Refused { key } => {
+                tracing::error!(target: "hub", "report {key} is lost: the outbox is full, since the cloud answers nothing");
+            }
+            Action::Unsupported(message) => self.unsupported(&message).await,
+            Action::Up => {
+                tracing::info!(target: "hub", "connected to the cloud at {}", self.hub.endpoint.server);
+                self.last_down.clear();
+                self.hub.handle.state.send_replace(LinkState::Connected);
+            }
+            Action::Down(reason) => {
+                if reason != self.last_down {
+                    tracing::warn!(target: "hub", "{reason}");
+                    self.last_down = reason.clone();
+                }
+                self.hub.handle.state.send_replace(LinkState::Disconnected(reason));
+            }
+        }
+    }
+
+    fn reply(&mut self, msg_id: &str, result: Result<Message, UplinkError>) {
+        if let Some(reply) = self.waiters.remove(msg_id) {
+            // The asker may have gone; then nobody misses the answer.
+            let _ = reply.send(result);
+        }
+    }
+
+    /// A node task is answered with a refusal, so that its job in the cloud ends; everything else that a stock cloud sends
+    /// beside objects (membership, router calls) needs no answer.
+    async fn unsupported(&mut self, message: &Message) {
+        let route = &message.route;
+        tracing::debug!(target: "hub", "{} {} from {} is not supported", route.operation, route.resource, route.source);
+        if route.group != "taskmanager" || !route.resource.starts_with("operations.kubeedge.io/") {
+            return;
+        }
+        let now = jiff::Timestamp::now();
+        let refusal = serde_json::json!({
+            "action": route.operation,
+            "succ": false,
+            "finishTime": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            "reason": format!("this node does not do {}; a Kinglet node is updated by its image", route.operation),
+        });
+        let answer = Message::new(
+            now.as_millisecond(),
+            wire::source::WEBSOCKET,
+            "hub",
+            Operation::UPDATE_NODE_ACTION_STATUS,
+            &route.resource,
+        );
+        self.write(Some(Frame::Text(answer.with_content(&refusal).encode().into()))).await;
+    }
+
+    /// Queues a frame, or flushes with `None`. A peer that takes nothing for the write deadline loses the link.
+    async fn write(&mut self, frame: Option<Frame>) {
+        let Some(socket) = self.socket.as_mut() else { return };
+        let write = async {
+            match frame {
+                Some(frame) => socket.feed(frame).await,
+                None => socket.flush().await,
+            }
+        };
+        let timeout = self.hub.endpoint.write_timeout;
+        match tokio::time::timeout(timeout, write).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.lost(format!("the link to the cloud broke: {error}")),
+            Err(_) => self
+                .lost(format!("the cloud took nothing for {} s; check the network to it", timeout.as_secs())),
+        }
+    }
+}
+
+async fn finish(
+    dial: &mut Option<BoxFuture<'static, Result<Socket, ConnectError>>>,
+) -> Result<Socket, ConnectError> {
+    match dial {
+        Some(dial) => dial.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn read(socket: &mut Option<Socket>) -> Option<Result<Frame, tungstenite::Error>> {
+    match socket {
+        Some(socket) => socket.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
