@@ -59,3 +59,20 @@ fn split<'a>(token: &'a str, algorithm: &str) -> Option<(&'a str, Vec<u8>, Vec<u
     let parts = (signed, decode(claims)?, decode(signature)?);
     (header.alg == algorithm).then_some(parts)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 7515, appendix A.1.
+    #[test]
+    fn the_published_hs256_example_is_accepted() {
+        let key = "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow";
+        let secret = URL_SAFE_NO_PAD.decode(key).unwrap();
+        let token = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.\
+            eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.\
+            dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+        assert!(verify_hs256(&secret, token).unwrap().starts_with(br#"{"iss":"joe","#));
+        assert_eq!(verify_hs256(&secret[1..], token), Err(JwtError::Signature));
+    }
+}

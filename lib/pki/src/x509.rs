@@ -278,9 +278,9 @@ fn extensions(cert: &NewCert<'_>, issuer: Option<&IssuerName<'_>>) -> Vec<u8> {
         let critical: &[u8] = if critical { &[BOOLEAN, 1, 0xff] } else { &[] };
         der::tlv(SEQUENCE, &[&der::tlv(OID, &[oid]), critical, &der::tlv(OCTET_STRING, &[value])])
     };
-    // Bits from the left: digitalSignature 0, keyEncipherment 2, keyCertSign 5, cRLSign 6.
+    // Bits from the left: digitalSignature 0, keyEncipherment 2, keyCertSign 5; before them the number of unused bits.
     let usage: &[u8] =
-        if cert.is_ca { &[BIT_STRING, 2, 1, 0b1010_0110] } else { &[BIT_STRING, 2, 5, 0b1010_0000] };
+        if cert.is_ca { &[BIT_STRING, 2, 2, 0b1010_0100] } else { &[BIT_STRING, 2, 5, 0b1010_0000] };
     let mut out = extension(OID_KEY_USAGE, true, usage);
     let purposes = [(cert.server, OID_SERVER_AUTH), (cert.client, OID_CLIENT_AUTH)];
     let purposes: Vec<u8> =
