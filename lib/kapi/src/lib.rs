@@ -12,11 +12,14 @@ pub mod kinds;
 pub mod schema;
 
 pub mod decode;
+pub mod defaults;
 pub mod discovery;
 pub mod error;
 pub mod limits;
 pub mod meta;
+pub mod openapi;
 pub mod patch;
+pub mod protobuf;
 pub mod selector;
 pub mod table;
 pub mod time;
