@@ -11,10 +11,7 @@ use std::path::Path;
 
 /// What the table starts from; everything reachable from these is added.
 const ROOTS: &[(&str, &[&str])] = &[
-    (
-        "core/v1",
-        &["Namespace", "Node", "Pod", "ConfigMap", "Secret", "Event", "ServiceAccount", "Binding"],
-    ),
+    ("core/v1", &["Namespace", "Node", "Pod", "ConfigMap", "Secret", "Event", "ServiceAccount", "Binding"]),
     ("coordination/v1", &["Lease"]),
     ("authentication/v1", &["TokenRequest", "SelfSubjectReview"]),
     ("authorization/v1", &["SelfSubjectAccessReview", "SelfSubjectRulesReview"]),
@@ -172,7 +169,9 @@ fn resolve(packages: &BTreeMap<String, Package>, package: &str, go: &str) -> Res
         _ => {}
     }
     let (target_package, name) = match go.split_once('.') {
-        Some(("metav1" | "v1", name)) if package != "core/v1" || go.starts_with("metav1") => ("meta/v1", name),
+        Some(("metav1" | "v1", name)) if package != "core/v1" || go.starts_with("metav1") => {
+            ("meta/v1", name)
+        }
         Some(("v1", name)) => ("core/v1", name),
         Some((other, name)) => panic!("unknown package {other} of {name} in {package}"),
         None => (package, go),

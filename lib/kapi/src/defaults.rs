@@ -117,9 +117,12 @@ fn container(container: &mut Map<String, Value>, host_network: bool) {
     }
     for key in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(probe) = container.get_mut(key).and_then(Value::as_object_mut) {
-            for (field, value) in
-                [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
-            {
+            for (field, value) in [
+                ("timeoutSeconds", 1),
+                ("periodSeconds", 10),
+                ("successThreshold", 1),
+                ("failureThreshold", 3),
+            ] {
                 default(probe, field, value);
             }
             if let Some(get) = probe.get_mut("httpGet").and_then(Value::as_object_mut) {

@@ -105,8 +105,7 @@ pub fn group_list() -> Value {
 
 /// `/apis/<group>`.
 pub fn one_group(name: &str) -> Option<Value> {
-    let (name, version) =
-        all_groups().into_iter().find(|(group, _)| *group == name && !name.is_empty())?;
+    let (name, version) = all_groups().into_iter().find(|(group, _)| *group == name && !name.is_empty())?;
     let mut out = group(name, version);
     out["kind"] = "APIGroup".into();
     out["apiVersion"] = "v1".into();

@@ -12,13 +12,9 @@ pub struct Cause {
     pub field: String,
 }
 
-/// A failed request. `Display` is the message that the client prints.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct ApiError {
-    pub code: u16,
-    pub reason: &'static str,
-    pub message: String,
+/// What a Status says beside its message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Details {
     pub name: String,
     pub group: &'static str,
     /// The resource's plural name, as upstream has it; for `Invalid` the kind.
@@ -29,25 +25,30 @@ pub struct ApiError {
     pub continue_token: Option<String>,
 }
 
+/// A failed request. `Display` is the message that the client prints.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    pub code: u16,
+    pub reason: &'static str,
+    pub message: String,
+    pub details: Box<Details>,
+}
+
 impl ApiError {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> ApiError {
-        ApiError {
-            code,
-            reason,
-            message: message.into(),
-            name: String::new(),
-            group: "",
-            kind: "",
-            causes: Vec::new(),
-            retry_after_s: 0,
-            continue_token: None,
-        }
+        ApiError { code, reason, message: message.into(), details: Box::default() }
     }
 
     fn of(mut self, kind: &Kind, name: &str) -> ApiError {
-        self.group = kind.group;
-        self.kind = kind.plural;
-        self.name = name.to_string();
+        self.details.group = kind.group;
+        self.details.kind = kind.plural;
+        self.details.name = name.to_string();
+        self
+    }
+
+    fn retry(mut self) -> ApiError {
+        self.details.retry_after_s = 1;
         self
     }
 
@@ -62,7 +63,8 @@ impl ApiError {
     pub fn forbidden(kind: Option<&Kind>, name: &str, why: impl std::fmt::Display) -> ApiError {
         let Some(kind) = kind else { return ApiError::new(403, "Forbidden", format!("forbidden: {why}")) };
         let shown = if name.is_empty() { String::new() } else { format!(" \"{name}\"") };
-        ApiError::new(403, "Forbidden", format!("{}{shown} is forbidden: {why}", kind.resource())).of(kind, name)
+        ApiError::new(403, "Forbidden", format!("{}{shown} is forbidden: {why}", kind.resource()))
+            .of(kind, name)
     }
 
     pub fn not_found(kind: &Kind, name: &str) -> ApiError {
@@ -75,15 +77,15 @@ impl ApiError {
     }
 
     pub fn method_not_allowed() -> ApiError {
-        ApiError::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+        ApiError::new(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        )
     }
 
     pub fn not_acceptable(can: &str) -> ApiError {
-        ApiError::new(
-            406,
-            "NotAcceptable",
-            format!("only the following media types are accepted: {can}"),
-        )
+        ApiError::new(406, "NotAcceptable", format!("only the following media types are accepted: {can}"))
     }
 
     pub fn already_exists(kind: &Kind, name: &str) -> ApiError {
@@ -139,8 +141,11 @@ impl ApiError {
             format!("{}.{}", kind.kind, kind.group)
         };
         let mut error = ApiError::new(422, "Invalid", format!("{what} \"{name}\" is invalid: {list}"));
-        error.causes = causes;
-        ApiError { group: kind.group, kind: kind.kind, name: name.to_string(), ..error }
+        error.details.causes = causes;
+        error.details.group = kind.group;
+        error.details.kind = kind.kind;
+        error.details.name = name.to_string();
+        error
     }
 
     /// A request that breaks a rule of the API, not of an object.
@@ -149,7 +154,7 @@ impl ApiError {
     }
 
     pub fn too_many_requests(message: impl Into<String>) -> ApiError {
-        ApiError { retry_after_s: 1, ..ApiError::new(429, "TooManyRequests", message) }
+        ApiError::new(429, "TooManyRequests", message).retry()
     }
 
     pub fn internal(message: impl std::fmt::Display) -> ApiError {
@@ -157,7 +162,7 @@ impl ApiError {
     }
 
     pub fn unavailable(message: impl Into<String>) -> ApiError {
-        ApiError { retry_after_s: 1, ..ApiError::new(503, "ServiceUnavailable", message) }
+        ApiError::new(503, "ServiceUnavailable", message).retry()
     }
 
     /// The client asked for a version that is not reached yet.
@@ -167,23 +172,21 @@ impl ApiError {
             "Timeout",
             format!("Timeout: Too large resource version: {asked}, current: {current}"),
         );
-        error.causes =
-            vec![Cause {
-                reason: "ResourceVersionTooLarge",
-                message: "Too large resource version".into(),
-                field: String::new(),
-            }];
-        error.retry_after_s = 1;
+        error.details.causes = vec![Cause {
+            reason: "ResourceVersionTooLarge",
+            message: "Too large resource version".into(),
+            field: String::new(),
+        }];
+        error.details.retry_after_s = 1;
         error
     }
 
     /// Creation in a namespace that is going away.
     pub fn namespace_terminating(kind: &Kind, name: &str, namespace: &str) -> ApiError {
-        let why = format!(
-            "unable to create new content in namespace {namespace} because it is being terminated"
-        );
+        let why =
+            format!("unable to create new content in namespace {namespace} because it is being terminated");
         let mut error = ApiError::forbidden(Some(kind), name, &why);
-        error.causes = vec![Cause {
+        error.details.causes = vec![Cause {
             reason: "NamespaceTerminating",
             message: format!("namespace {namespace} is being terminated"),
             field: "metadata.namespace".into(),
@@ -193,13 +196,16 @@ impl ApiError {
 
     pub fn status(&self) -> Value {
         let mut details = serde_json::Map::new();
-        for (key, text) in [("name", self.name.as_str()), ("group", self.group), ("kind", self.kind)] {
+        for (key, text) in
+            [("name", self.details.name.as_str()), ("group", self.details.group), ("kind", self.details.kind)]
+        {
             if !text.is_empty() {
                 details.insert(key.into(), text.into());
             }
         }
-        if !self.causes.is_empty() {
+        if !self.details.causes.is_empty() {
             let causes: Vec<Value> = self
+                .details
                 .causes
                 .iter()
                 .map(|cause| {
@@ -212,11 +218,11 @@ impl ApiError {
                 .collect();
             details.insert("causes".into(), causes.into());
         }
-        if self.retry_after_s > 0 {
-            details.insert("retryAfterSeconds".into(), self.retry_after_s.into());
+        if self.details.retry_after_s > 0 {
+            details.insert("retryAfterSeconds".into(), self.details.retry_after_s.into());
         }
         let mut metadata = json!({});
-        if let Some(token) = &self.continue_token {
+        if let Some(token) = &self.details.continue_token {
             metadata["continue"] = token.as_str().into();
         }
         let mut status = json!({

@@ -37,7 +37,11 @@ pub struct Kind {
 impl Kind {
     /// `devices.devices.kubeedge.io`, or `pods` in the core group: the name in errors and the key in the store.
     pub fn resource(&self) -> String {
-        if self.group.is_empty() { self.plural.to_string() } else { format!("{}.{}", self.plural, self.group) }
+        if self.group.is_empty() {
+            self.plural.to_string()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
     }
 
     pub fn api_version(&self) -> String {
@@ -61,7 +65,13 @@ impl Kind {
     pub fn subresources(&self) -> &'static [Subresource] {
         match self.plural {
             "pods" => &[
-                Subresource { name: "binding", kind: "Binding", group: "", version: "v1", verbs: &["create"] },
+                Subresource {
+                    name: "binding",
+                    kind: "Binding",
+                    group: "",
+                    version: "v1",
+                    verbs: &["create"],
+                },
                 Subresource {
                     name: "eviction",
                     kind: "Eviction",
@@ -91,7 +101,8 @@ pub struct Subresource {
     pub verbs: &'static [&'static str],
 }
 
-pub const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+pub const VERBS: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 const CORE: Kind = Kind {
     group: "",

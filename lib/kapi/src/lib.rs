@@ -25,5 +25,5 @@ pub mod table;
 pub mod time;
 pub mod validate;
 
-pub use error::{ApiError, Cause};
+pub use error::{ApiError, Cause, Details};
 pub use kinds::{Durability, Kind};

@@ -126,7 +126,9 @@ fn type_schema(what: Type, schemas: &mut BTreeMap<&'static str, Value>) -> Value
         Type::Int => json!({"type": "integer", "format": "int64"}),
         Type::Double => json!({"type": "number", "format": "double"}),
         Type::Quantity => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
-        Type::IntOrString => json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]}),
+        Type::IntOrString => {
+            json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]})
+        }
         Type::Time | Type::MicroTime => json!({"type": "string", "format": "date-time"}),
         Type::Any => json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
         Type::Fields => json!({"type": "object"}),
@@ -138,7 +140,8 @@ fn add_paths(kind: &Kind, paths: &mut Map<String, Value>) {
     let scope = if kind.namespaced { "/namespaces/{namespace}" } else { "" };
     let base = format!("/{}{scope}/{}", kind.api_path(), kind.plural);
     let gvk = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
-    let parameter = |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
+    let parameter =
+        |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
     let write = |action: &str, media: &[&str]| {
         let content: Map<String, Value> = media
             .iter()

@@ -36,7 +36,9 @@ fn message(api_version: &str, kind: &str) -> Option<&'static Message> {
         (_, "DeleteOptions") => return Some(&schema::META_V1_DELETE_OPTIONS),
         ("v1", "Binding") => return Some(&schema::CORE_V1_BINDING),
         ("policy/v1", "Eviction") => return Some(&schema::POLICY_V1_EVICTION),
-        ("authentication.k8s.io/v1", "TokenRequest") => return Some(&schema::AUTHENTICATION_V1_TOKEN_REQUEST),
+        ("authentication.k8s.io/v1", "TokenRequest") => {
+            return Some(&schema::AUTHENTICATION_V1_TOKEN_REQUEST);
+        }
         ("authentication.k8s.io/v1", "SelfSubjectReview") => {
             return Some(&schema::AUTHENTICATION_V1_SELF_SUBJECT_REVIEW);
         }
@@ -48,7 +50,8 @@ fn message(api_version: &str, kind: &str) -> Option<&'static Message> {
         }
         _ => {}
     }
-    let found = KINDS.iter().find(|entry| entry.kind == kind && entry.builtin && entry.api_version() == api_version);
+    let found =
+        KINDS.iter().find(|entry| entry.kind == kind && entry.builtin && entry.api_version() == api_version);
     found.map(|entry| entry.schema)
 }
 
@@ -69,7 +72,9 @@ fn envelope(body: &[u8]) -> Decoded<(String, String, &[u8])> {
                 }
             }
             (2, Wire::Bytes(inner)) => raw = inner,
-            (3, Wire::Bytes(encoding)) if !encoding.is_empty() => return Err("its content encoding is unknown".into()),
+            (3, Wire::Bytes(encoding)) if !encoding.is_empty() => {
+                return Err("its content encoding is unknown".into());
+            }
             _ => {}
         }
     }
@@ -95,13 +100,19 @@ fn read_message(
     let mut reader = Reader { bytes };
     while let Some((tag, wire)) = reader.field()? {
         let Some(field) = message.fields.iter().find(|field| field.tag == tag && tag != 0) else { continue };
-        read_field(field, wire, map, depth)
-            .map_err(|why| if why.contains(" in ") { why } else { format!("{why} in {}.{}", message.name, field.name) })?;
+        read_field(field, wire, map, depth).map_err(|why| {
+            if why.contains(" in ") { why } else { format!("{why} in {}.{}", message.name, field.name) }
+        })?;
     }
     Ok(())
 }
 
-fn read_field(field: &'static Field, wire: Wire<'_>, map: &mut Map<String, Value>, depth: usize) -> Decoded<()> {
+fn read_field(
+    field: &'static Field,
+    wire: Wire<'_>,
+    map: &mut Map<String, Value>,
+    depth: usize,
+) -> Decoded<()> {
     if field.inline
         && let (Type::Message(inner), Wire::Bytes(bytes)) = (field.what, &wire)
     {
@@ -168,7 +179,9 @@ fn value(field: &'static Field, wire: &Wire<'_>, depth: usize) -> Decoded<Option
 fn scalar(what: Type, wire: &Wire<'_>, depth: usize) -> Decoded<Value> {
     match (what, wire) {
         (Type::String, Wire::Bytes(text)) => Ok(Value::String(utf8(text)?)),
-        (Type::Bytes, Wire::Bytes(bytes)) => Ok(base64::engine::general_purpose::STANDARD.encode(bytes).into()),
+        (Type::Bytes, Wire::Bytes(bytes)) => {
+            Ok(base64::engine::general_purpose::STANDARD.encode(bytes).into())
+        }
         (Type::Bool, Wire::Varint(number)) => Ok((*number != 0).into()),
         // int32 and int64 alike: negative numbers are sign-extended to 64 bits.
         (Type::Int, Wire::Varint(number)) => Ok((*number as i64).into()),
@@ -183,7 +196,9 @@ fn scalar(what: Type, wire: &Wire<'_>, depth: usize) -> Decoded<Value> {
             Ok(if inner.is_empty() { "0".into() } else { inner.into() })
         }
         (Type::IntOrString, Wire::Bytes(bytes)) => int_or_string(bytes),
-        (Type::Time, Wire::Bytes(bytes)) => Ok(time_of(bytes)?.map_or(Value::Null, |(s, _)| time::rfc3339(s).into())),
+        (Type::Time, Wire::Bytes(bytes)) => {
+            Ok(time_of(bytes)?.map_or(Value::Null, |(s, _)| time::rfc3339(s).into()))
+        }
         (Type::MicroTime, Wire::Bytes(bytes)) => {
             Ok(time_of(bytes)?.map_or(Value::Null, |(s, nanos)| time::rfc3339_micro(s, nanos).into()))
         }
@@ -242,7 +257,8 @@ fn time_of(bytes: &[u8]) -> Decoded<Option<(i64, i32)>> {
     let seconds = number_at(bytes, 1)?.unwrap_or(0) as i64;
     let nanos = number_at(bytes, 2)?.unwrap_or(0) as i32;
     // Go's zero time is in the year 1.
-    Ok((!bytes.is_empty() && (seconds != 0 || nanos != 0) && seconds > -62_135_596_800).then_some((seconds, nanos)))
+    Ok((!bytes.is_empty() && (seconds != 0 || nanos != 0) && seconds > -62_135_596_800)
+        .then_some((seconds, nanos)))
 }
 
 /// `{1: type (1 is string), 2: int, 3: string}`.

@@ -39,7 +39,9 @@ impl Labels {
             }
             let (key, test) = term(part).map_err(bad)?;
             if !is_qualified_name(&key) {
-                return Err(bad("a key is an optional DNS prefix, a slash, and a name of at most 63 characters"));
+                return Err(bad(
+                    "a key is an optional DNS prefix, a slash, and a name of at most 63 characters",
+                ));
             }
             terms.push((key, test));
         }
@@ -83,7 +85,11 @@ fn split_outside_parentheses(text: &str) -> Vec<&str> {
 fn term(part: &str) -> Result<(String, Test), &'static str> {
     let value = |text: &str| {
         let text = text.trim();
-        if is_label_value(text) { Ok(text.to_string()) } else { Err("a value has at most 63 letters, digits, - _ .") }
+        if is_label_value(text) {
+            Ok(text.to_string())
+        } else {
+            Err("a value has at most 63 letters, digits, - _ .")
+        }
     };
     if let Some(key) = part.strip_prefix('!') {
         return Ok((key.trim().to_string(), Test::Absent));
@@ -172,7 +178,10 @@ impl Fields {
 
     /// The name that the selector pins, so that one object is read instead of all.
     pub fn exact_name(&self) -> Option<&str> {
-        self.0.iter().find(|(path, _, equal)| *equal && path == "metadata.name").map(|(_, value, _)| value.as_str())
+        self.0
+            .iter()
+            .find(|(path, _, equal)| *equal && path == "metadata.name")
+            .map(|(_, value, _)| value.as_str())
     }
 
     /// Whether name and namespace are all that is asked: then the object's bytes need not be read.
@@ -252,7 +261,9 @@ mod tests {
         ] {
             assert_eq!(Labels::parse(text).unwrap().matches(Some(&labels)), expected, "{text}");
         }
-        for bad in ["=a", "a in", "a in (b", "a b c", "a=b,,c=d", "-a=b", "a=b c", "a is (b)", "UP/x/y=1", ","] {
+        for bad in
+            ["=a", "a in", "a in (b", "a b c", "a=b,,c=d", "-a=b", "a=b c", "a is (b)", "UP/x/y=1", ","]
+        {
             assert!(Labels::parse(bad).is_err(), "{bad}");
         }
     }

@@ -191,7 +191,8 @@ fn data(object: &Value, causes: &mut Vec<Cause>) {
         let Some(Value::Object(map)) = object.get(field) else { continue };
         for (key, value) in map {
             let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            let ok = !key.is_empty() && key.len() <= 253 && key.chars().all(inner) && key != "." && key != "..";
+            let ok =
+                !key.is_empty() && key.len() <= 253 && key.chars().all(inner) && key != "." && key != "..";
             if !ok {
                 causes.push(invalid(
                     &format!("{field}[{key}]"),
@@ -275,7 +276,8 @@ fn container_parts(container: &Value, path: &str, volumes: &[&str], causes: &mut
                 }
                 continue;
             };
-            if !(1..=65535).contains(&number) && !(number == 0 && field == "hostPort") {
+            let allowed = (1..=65535).contains(&number) || number == 0 && field == "hostPort";
+            if !allowed {
                 causes.push(Cause {
                     reason: "FieldValueInvalid",
                     message: format!("Invalid value: {number}: must be between 1 and 65535, inclusive"),
@@ -352,7 +354,8 @@ mod tests {
                 "spec.containers[1].name",
             ]
         );
-        let good = json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "a", "image": "i"}]}});
+        let good =
+            json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "a", "image": "i"}]}});
         assert_eq!(object(pods, &good), []);
         let mut moved = good.clone();
         moved["spec"]["containers"][0]["image"] = "j".into();

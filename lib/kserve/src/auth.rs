@@ -72,7 +72,10 @@ impl Authorize for MastersOnly {
             } else {
                 format!("in the namespace \"{}\"", attributes.namespace)
             };
-            format!("cannot {} resource \"{sub}\" in API group \"{}\" {scope}", attributes.verb, attributes.group)
+            format!(
+                "cannot {} resource \"{sub}\" in API group \"{}\" {scope}",
+                attributes.verb, attributes.group
+            )
         };
         Decision::Deny(format!("User \"{}\" {what}", identity.user))
     }

@@ -46,8 +46,8 @@ pub(crate) fn text(code: StatusCode, text: &str) -> Response<Body> {
 pub(crate) fn failure(error: &ApiError) -> Response<Body> {
     let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json(code, &error.status());
-    if error.retry_after_s > 0 && matches!(error.code, 429 | 503) {
-        response.headers_mut().insert(http::header::RETRY_AFTER, error.retry_after_s.into());
+    if error.details.retry_after_s > 0 && matches!(error.code, 429 | 503) {
+        response.headers_mut().insert(http::header::RETRY_AFTER, error.details.retry_after_s.into());
     }
     response
 }

@@ -58,7 +58,9 @@ impl DeleteOptions {
         let text = |path: &str| Some(meta::text(body, path).to_string()).filter(|text| !text.is_empty());
         let grace_seconds = match body.get("gracePeriodSeconds").and_then(Value::as_i64) {
             Some(seconds) => Some(seconds),
-            None => query.number("gracePeriodSeconds")?.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX)),
+            None => {
+                query.number("gracePeriodSeconds")?.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX))
+            }
         };
         if grace_seconds.is_some_and(|seconds| seconds < 0) {
             return Err(ApiError::unprocessable("gracePeriodSeconds must be 0 or more"));
@@ -116,12 +118,12 @@ impl<B: Backend> Server<B> {
         let mut findings = Findings::default();
         let mut body = read_any(&call.parts.headers, call.body, &mut findings)?;
         decode::conform_to(&schema::POLICY_V1_EVICTION, "Eviction", "policy/v1", &mut body, &mut findings)?;
-        let options =
-            DeleteOptions::read(body.get("deleteOptions").unwrap_or(&Value::Null), call.query)?;
+        let options = DeleteOptions::read(body.get("deleteOptions").unwrap_or(&Value::Null), call.query)?;
         let record = self.inner.backend.get(&self.key(call.target));
         let record = record.ok_or_else(|| ApiError::not_found(kind, call.target.name()))?;
         self.delete_one(kind, record, &options).await?;
-        let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+        let status =
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         Ok(json_response(StatusCode::CREATED, &status))
     }
 
@@ -157,7 +159,8 @@ impl<B: Backend> Server<B> {
                     return Ok(Deleted::Gone(new));
                 }
                 Ok(records) => {
-                    let record = records.first().ok_or_else(|| ApiError::internal("the store returned no record"))?;
+                    let record =
+                        records.first().ok_or_else(|| ApiError::internal("the store returned no record"))?;
                     return Ok(Deleted::Marked(record.value.clone()));
                 }
                 Err(store::CommitError::Conflict { current, .. }) if attempts < PATCH_ATTEMPTS_MAX => {
@@ -233,7 +236,9 @@ fn check(kind: &Kind, name: &str, object: &Value, options: &DeleteOptions) -> Re
     ] {
         let found = meta::text(object, path);
         if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != found) {
-            let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+            let why = format!(
+                "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
+            );
             return Err(ApiError::conflict(kind, name, why));
         }
     }

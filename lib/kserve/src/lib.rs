@@ -30,5 +30,6 @@ mod write;
 pub use auth::{Attributes, Authorize, Decision, Identity, MastersOnly};
 pub use backend::{Backend, WatchStream};
 pub use body::Body;
+pub use pages::fuzz_token;
 pub use server::{Options, Server};
 pub use service::InProcess;

@@ -82,7 +82,8 @@ fn either(parts: &Parts, core: bool, plain: impl Fn() -> Value) -> Response<Body
         for version in ["v2", "v2beta1"] {
             if words.contains(&format!("v={version}").as_str()) {
                 let document = discovery::aggregated(core, version).to_string();
-                let media = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+                let media =
+                    format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
                 let mut response = cached(parts, document);
                 if let Ok(media) = HeaderValue::from_str(&media) {
                     response.headers_mut().insert(CONTENT_TYPE, media);

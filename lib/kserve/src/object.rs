@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use kapi::decode::{self, Findings};
-use kapi::{ApiError, Kind, kinds, meta, protobuf};
+use kapi::{ApiError, Kind, meta, protobuf};
 use serde_json::Value;
 use store::{CommitError, Key, Record};
 
@@ -63,7 +63,11 @@ pub(crate) fn media_type(headers: &HeaderMap) -> String {
 }
 
 /// A body of any type that we read, as a value with `apiVersion` and `kind` where given.
-pub(crate) fn read_any(headers: &HeaderMap, body: &Bytes, findings: &mut Findings) -> Result<Value, ApiError> {
+pub(crate) fn read_any(
+    headers: &HeaderMap,
+    body: &Bytes,
+    findings: &mut Findings,
+) -> Result<Value, ApiError> {
     match media_type(headers).as_str() {
         "application/json" | "" | "*/*" => decode::json(body, findings),
         protobuf::MEDIA_TYPE => protobuf::decode(body),
@@ -114,11 +118,6 @@ pub(crate) fn commit_error(kind: &Kind, name: &str, error: &CommitError) -> ApiE
         CommitError::Closed => ApiError::unavailable("the server is shutting down"),
         CommitError::Full { .. } | CommitError::Io { .. } => ApiError::internal(error),
     }
-}
-
-/// The kind in an owner reference, if it is served.
-pub(crate) fn owner_kind(api_version: &str, kind: &str) -> Option<&'static Kind> {
-    kinds::by_name(api_version, kind)
 }
 
 pub(crate) fn durability(kind: &Kind, subresource: &str) -> store::Durability {

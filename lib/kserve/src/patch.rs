@@ -59,7 +59,8 @@ impl<B: Backend> Server<B> {
                 dry_run: call.query.dry_run()?,
             };
             match self.change(change).await {
-                Err(error) if error.reason == "Conflict" && !names_a_version && attempts < PATCH_ATTEMPTS_MAX => {}
+                Err(error)
+                    if error.reason == "Conflict" && !names_a_version && attempts < PATCH_ATTEMPTS_MAX => {}
                 outcome => {
                     let mut response = self.show(StatusCode::OK, call, outcome?)?;
                     warn(&mut response, &warnings);

@@ -82,7 +82,8 @@ mod tests {
 
     #[test]
     fn percent_and_plus() {
-        let query = Query::parse(Some("labelSelector=a%3Db%2Cc+in+%28x%29&watch=true&limit=5&bad=%zz&end=%4"));
+        let query =
+            Query::parse(Some("labelSelector=a%3Db%2Cc+in+%28x%29&watch=true&limit=5&bad=%zz&end=%4"));
         assert_eq!(query.text("labelSelector"), "a=b,c in (x)");
         assert!(query.flag("watch"));
         assert_eq!(query.number("limit").unwrap(), Some(5));

@@ -115,7 +115,7 @@ impl<B: Backend> Server<B> {
             let id = self.inner.pages.keep(&kind.resource(), rest);
             metadata["continue"] = Token { rv: revision, id, ns, name }.encode().into();
         }
-        Ok(self.show_list(kind, call, &metadata, records)?)
+        self.show_list(kind, call, &metadata, records)
     }
 
     fn first_page(
@@ -145,8 +145,9 @@ impl<B: Backend> Server<B> {
         selection: &Selection,
         token: &str,
     ) -> Result<(u64, Vec<Arc<Record>>), ApiError> {
-        let token = Token::decode(token)
-            .ok_or_else(|| ApiError::bad_request("continue key is not valid: it was not made by this server"))?;
+        let token = Token::decode(token).ok_or_else(|| {
+            ApiError::bad_request("continue key is not valid: it was not made by this server")
+        })?;
         let after = |record: &Arc<Record>| {
             (&*record.key.namespace, &*record.key.name) > (token.ns.as_str(), token.name.as_str())
         };
@@ -165,7 +166,7 @@ impl<B: Backend> Server<B> {
              results. Continuing with the provided token results in an inconsistent list - objects that were created, \
              modified, or deleted between the time the first chunk was returned and now may show up in the list.",
         );
-        error.continue_token = Some(Token { rv: 0, ..token }.encode());
+        error.details.continue_token = Some(Token { rv: 0, ..token }.encode());
         Err(error)
     }
 
@@ -192,13 +193,17 @@ impl<B: Backend> Server<B> {
                      \"metadata\":{metadata},\"items\":["
                 );
                 let items = items.filter_map(|record| parse(&record).ok());
-                ListBody::boxed(head, items.map(|object| Bytes::from(table::partial(&object).to_string())), "]}")
+                ListBody::boxed(
+                    head,
+                    items.map(|object| Bytes::from(table::partial(&object).to_string())),
+                    "]}",
+                )
             }
             Format::Table => {
                 let (include, now) = (include(call.query)?, self.now());
                 let items = items.filter_map(|record| parse(&record).ok());
-                let rows = items
-                    .map(move |object| Bytes::from(table::row(kind, &object, include, now).to_string()));
+                let rows =
+                    items.map(move |object| Bytes::from(table::row(kind, &object, include, now).to_string()));
                 ListBody::boxed(table::head(kind, metadata, true), rows, "]}")
             }
         };
@@ -208,33 +213,41 @@ impl<B: Backend> Server<B> {
 
 pub(crate) fn include(query: &Query) -> Result<Include, ApiError> {
     let text = query.text("includeObject");
-    Include::parse(text).ok_or_else(|| {
-        ApiError::bad_request(format!("unrecognized includeObject value: \"{text}\""))
-    })
+    Include::parse(text)
+        .ok_or_else(|| ApiError::bad_request(format!("unrecognized includeObject value: \"{text}\"")))
 }
 
 /// The rules between the version parameters of a list. Returns the version asked for, 0 for any.
 fn check_version_rules(query: &Query) -> Result<u64, ApiError> {
     let version = query.text("resourceVersion");
     let matching = query.text("resourceVersionMatch");
-    let rule = |why: &str| Err(ApiError::unprocessable(format!("ListOptions.meta.k8s.io \"\" is invalid: {why}")));
+    let rule =
+        |why: &str| Err(ApiError::unprocessable(format!("ListOptions.meta.k8s.io \"\" is invalid: {why}")));
     if query.get("sendInitialEvents").is_some() {
         return rule("sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list");
     }
     match matching {
         "" => {}
         _ if version.is_empty() => {
-            return rule("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided");
+            return rule(
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+            );
         }
         _ if !query.text("continue").is_empty() => {
-            return rule("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided");
+            return rule(
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided",
+            );
         }
         "Exact" if version == "0" => {
-            return rule("resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+            return rule(
+                "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+            );
         }
         "Exact" | "NotOlderThan" => {}
         _ => {
-            return rule("resourceVersionMatch: Unsupported value: supported values: \"Exact\", \"NotOlderThan\"");
+            return rule(
+                "resourceVersionMatch: Unsupported value: supported values: \"Exact\", \"NotOlderThan\"",
+            );
         }
     }
     Ok(query.number("resourceVersion")?.unwrap_or(0))

@@ -93,7 +93,13 @@ mod tests {
     fn paths() {
         let show = |path: &str| match route(path) {
             Some(Route::Objects(target)) => {
-                format!("{} {} {} {}", target.kind.kind, target.namespace(), target.name(), target.subresource())
+                format!(
+                    "{} {} {} {}",
+                    target.kind.kind,
+                    target.namespace(),
+                    target.name(),
+                    target.subresource()
+                )
             }
             Some(Route::Review { resource, .. }) => format!("review {resource}"),
             Some(Route::Path(path)) => format!("path {path}"),

@@ -141,7 +141,9 @@ impl<B: Backend> Server<B> {
     pub(crate) fn allow(&self, attributes: &Attributes<'_>) -> Result<(), ApiError> {
         match self.inner.options.authorizer.authorize(attributes) {
             Decision::Allow => Ok(()),
-            Decision::Deny(_) if attributes.identity.groups.iter().any(|group| group == "system:unauthenticated") => {
+            Decision::Deny(_)
+                if attributes.identity.groups.iter().any(|group| group == "system:unauthenticated") =>
+            {
                 Err(ApiError::unauthorized())
             }
             Decision::Deny(why) => {

@@ -112,7 +112,8 @@ fn initial_events(call: &Call<'_>) -> Result<Option<bool>, ApiError> {
     let query = call.query;
     let matching = query.text("resourceVersionMatch");
     let wanted = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
-    let rule = |why: &str| Err(ApiError::unprocessable(format!("ListOptions.meta.k8s.io \"\" is invalid: {why}")));
+    let rule =
+        |why: &str| Err(ApiError::unprocessable(format!("ListOptions.meta.k8s.io \"\" is invalid: {why}")));
     match wanted {
         Some(true) if matching != "NotOlderThan" => rule(
             "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
@@ -204,7 +205,8 @@ struct Lines {
 impl Lines {
     fn event(&mut self, frame: &mut BytesMut, event: &Event, selection: &Selection) {
         let before = event.previous.as_ref().filter(|record| selection.matches(record));
-        let after = (event.kind == EventKind::Put && selection.matches(&event.record)).then_some(&event.record);
+        let after =
+            (event.kind == EventKind::Put && selection.matches(&event.record)).then_some(&event.record);
         match (before, after) {
             (None, Some(record)) => self.object(frame, "ADDED", record),
             (Some(_), Some(record)) => self.object(frame, "MODIFIED", record),

@@ -62,7 +62,9 @@ impl<B: Backend> Server<B> {
         let namespace = call.target.namespace();
         if !given.is_empty() && given != namespace {
             return Err(ApiError::bad_request(if call.target.kind.namespaced {
-                format!("the namespace of the provided object does not match the namespace sent on the request: \"{given}\", \"{namespace}\"")
+                format!(
+                    "the namespace of the provided object does not match the namespace sent on the request: \"{given}\", \"{namespace}\""
+                )
             } else {
                 "namespace is not allowed on this type".to_string()
             }));
@@ -106,7 +108,12 @@ impl<B: Backend> Server<B> {
             metadata.insert("name".into(), generated_name(&prefix, &(self.inner.options.uid)()).into());
         }
         for server_side in [
-            "resourceVersion", "selfLink", "managedFields", "deletionTimestamp", "deletionGracePeriodSeconds", "generation",
+            "resourceVersion",
+            "selfLink",
+            "managedFields",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "generation",
         ] {
             metadata.remove(server_side);
         }
@@ -119,7 +126,11 @@ impl<B: Backend> Server<B> {
         defaults::apply(kind, object);
         defaults::initial_status(kind, object);
         let causes = validate::object(kind, object);
-        if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind, meta::text(object, "metadata.name"), causes)) }
+        if causes.is_empty() {
+            Ok(())
+        } else {
+            Err(ApiError::invalid(kind, meta::text(object, "metadata.name"), causes))
+        }
     }
 
     async fn store_new(&self, kind: &'static Kind, object: Value, dry_run: bool) -> Result<Bytes, ApiError> {
@@ -188,10 +199,10 @@ impl<B: Backend> Server<B> {
         }
         if finished(kind, &new) {
             // The last finalizer went away: so does the object. The answer is its last state.
-            let commit = self
-                .inner
-                .backend
-                .commit(vec![Op::Delete(record.key.clone(), Expect::Revision(record.revision))], store::Durability::Sync);
+            let commit = self.inner.backend.commit(
+                vec![Op::Delete(record.key.clone(), Expect::Revision(record.revision))],
+                store::Durability::Sync,
+            );
             commit.await.map_err(|error| commit_error(kind, &name, &error))?;
             return Ok(new.to_string().into());
         }
@@ -220,11 +231,19 @@ impl<B: Backend> Server<B> {
             return Err(ApiError::conflict(kind, name, format!("the pod with uid {uid} is gone")));
         }
         if !meta::text(&pod, "metadata.deletionTimestamp").is_empty() {
-            return Err(ApiError::conflict(kind, name, format!("pod {name} is being deleted, cannot be assigned to a host")));
+            return Err(ApiError::conflict(
+                kind,
+                name,
+                format!("pod {name} is being deleted, cannot be assigned to a host"),
+            ));
         }
         let current = meta::text(&pod, "spec.nodeName");
         if !current.is_empty() {
-            return Err(ApiError::conflict(kind, name, format!("pod {name} is already assigned to node \"{current}\"")));
+            return Err(ApiError::conflict(
+                kind,
+                name,
+                format!("pod {name} is already assigned to node \"{current}\""),
+            ));
         }
         meta::child(&mut pod, "spec").insert("nodeName".into(), node.into());
         let scheduled = json!({"type": "PodScheduled", "status": "True",
@@ -239,7 +258,8 @@ impl<B: Backend> Server<B> {
             let commit = self.inner.backend.commit(vec![op], store::Durability::Sync);
             commit.await.map_err(|error| commit_error(kind, name, &error))?;
         }
-        let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+        let status =
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         Ok(json_response(StatusCode::CREATED, &status))
     }
 }
@@ -312,8 +332,15 @@ fn keep_server_fields(kind: &Kind, subresource: &str, old: &Value, new: &mut Val
     }
     let metadata = meta::metadata(new);
     let mut fixed = vec![
-        "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "resourceVersion",
-        "namespace", "name", "generateName",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "resourceVersion",
+        "namespace",
+        "name",
+        "generateName",
     ];
     if subresource == "status" {
         fixed.extend(["ownerReferences", "finalizers"]);
@@ -371,7 +398,9 @@ pub(crate) fn finished(kind: &Kind, object: &Value) -> bool {
     match kind.kind {
         "Namespace" => list_empty("spec.finalizers"),
         // The node ends a pod by a deletion with no grace.
-        "Pod" => meta::at(object, "metadata.deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0) == 0,
+        "Pod" => {
+            meta::at(object, "metadata.deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0) == 0
+        }
         _ => true,
     }
 }

@@ -7,7 +7,8 @@ use crate::limits::JSON_PATCH_OPS_MAX;
 
 /// Applies `patch`, or leaves `target` in an undefined state and says why not. A `test` that fails is 422 as upstream.
 pub fn apply(target: &mut Value, patch: &Value) -> Result<(), ApiError> {
-    let ops = patch.as_array().ok_or_else(|| ApiError::bad_request("a JSON patch is a list of operations"))?;
+    let ops =
+        patch.as_array().ok_or_else(|| ApiError::bad_request("a JSON patch is a list of operations"))?;
     if ops.len() > JSON_PATCH_OPS_MAX {
         return Err(ApiError::bad_request(format!(
             "The allowed maximum operations in a JSON patch is {JSON_PATCH_OPS_MAX}, got {}",

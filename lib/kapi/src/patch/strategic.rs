@@ -187,7 +187,8 @@ fn reorder(list: &mut Vec<Value>, order: &[Value], field: Option<&'static Field>
     };
     let rank: HashMap<String, usize> =
         order.iter().enumerate().map(|(at, item)| (id(item).to_string(), at)).collect();
-    let ranks: Vec<Option<usize>> = list.iter().map(|item| rank.get(&id(item).to_string()).copied()).collect();
+    let ranks: Vec<Option<usize>> =
+        list.iter().map(|item| rank.get(&id(item).to_string()).copied()).collect();
     let mut named: Vec<(usize, Value)> = Vec::new();
     let mut others: Vec<(usize, Value)> = Vec::new();
     for (at, item) in list.drain(..).enumerate() {
@@ -223,7 +224,9 @@ fn strip_object(map: Map<String, Value>) -> Map<String, Value> {
 fn strings<'a>(value: &'a Value, what: &str) -> Result<Vec<&'a str>, ApiError> {
     let list = value.as_array().ok_or_else(|| ApiError::bad_request(format!("{what} is a list")))?;
     list.iter()
-        .map(|item| item.as_str().ok_or_else(|| ApiError::bad_request(format!("{what} is a list of strings"))))
+        .map(|item| {
+            item.as_str().ok_or_else(|| ApiError::bad_request(format!("{what} is a list of strings")))
+        })
         .collect()
 }
 

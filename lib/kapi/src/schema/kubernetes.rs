@@ -25,9 +25,7 @@ pub static AUTHENTICATION_V1_SELF_SUBJECT_REVIEW: Message = Message {
 
 pub static AUTHENTICATION_V1_SELF_SUBJECT_REVIEW_STATUS: Message = Message {
     name: "io.k8s.api.authentication.v1.SelfSubjectReviewStatus",
-    fields: &[
-        Field::new("userInfo", 1, One, Message(&AUTHENTICATION_V1_USER_INFO), Atomic),
-    ],
+    fields: &[Field::new("userInfo", 1, One, Message(&AUTHENTICATION_V1_USER_INFO), Atomic)],
 };
 
 pub static AUTHENTICATION_V1_TOKEN_REQUEST: Message = Message {
@@ -44,7 +42,9 @@ pub static AUTHENTICATION_V1_TOKEN_REQUEST_SPEC: Message = Message {
     fields: &[
         Field::new("audiences", 1, List, String, Atomic).required(),
         Field::new("expirationSeconds", 4, One, Int, Atomic).pointer().required(),
-        Field::new("boundObjectRef", 3, One, Message(&AUTHENTICATION_V1_BOUND_OBJECT_REFERENCE), Atomic).pointer().required(),
+        Field::new("boundObjectRef", 3, One, Message(&AUTHENTICATION_V1_BOUND_OBJECT_REFERENCE), Atomic)
+            .pointer()
+            .required(),
         Field::new("attestations", 5, Map, String, Atomic),
     ],
 };
@@ -85,10 +85,7 @@ pub static AUTHORIZATION_V1_LABEL_SELECTOR_ATTRIBUTES: Message = Message {
 
 pub static AUTHORIZATION_V1_NON_RESOURCE_ATTRIBUTES: Message = Message {
     name: "io.k8s.api.authorization.v1.NonResourceAttributes",
-    fields: &[
-        Field::new("path", 1, One, String, Atomic),
-        Field::new("verb", 2, One, String, Atomic),
-    ],
+    fields: &[Field::new("path", 1, One, String, Atomic), Field::new("verb", 2, One, String, Atomic)],
 };
 
 pub static AUTHORIZATION_V1_NON_RESOURCE_RULE: Message = Message {
@@ -109,8 +106,10 @@ pub static AUTHORIZATION_V1_RESOURCE_ATTRIBUTES: Message = Message {
         Field::new("resource", 5, One, String, Atomic),
         Field::new("subresource", 6, One, String, Atomic),
         Field::new("name", 7, One, String, Atomic),
-        Field::new("fieldSelector", 8, One, Message(&AUTHORIZATION_V1_FIELD_SELECTOR_ATTRIBUTES), Atomic).pointer(),
-        Field::new("labelSelector", 9, One, Message(&AUTHORIZATION_V1_LABEL_SELECTOR_ATTRIBUTES), Atomic).pointer(),
+        Field::new("fieldSelector", 8, One, Message(&AUTHORIZATION_V1_FIELD_SELECTOR_ATTRIBUTES), Atomic)
+            .pointer(),
+        Field::new("labelSelector", 9, One, Message(&AUTHORIZATION_V1_LABEL_SELECTOR_ATTRIBUTES), Atomic)
+            .pointer(),
     ],
 };
 
@@ -128,7 +127,8 @@ pub static AUTHORIZATION_V1_SELF_SUBJECT_ACCESS_REVIEW: Message = Message {
     name: "io.k8s.api.authorization.v1.SelfSubjectAccessReview",
     fields: &[
         Field::new("metadata", 1, One, Message(&META_V1_OBJECT_META), Atomic),
-        Field::new("spec", 2, One, Message(&AUTHORIZATION_V1_SELF_SUBJECT_ACCESS_REVIEW_SPEC), Atomic).required(),
+        Field::new("spec", 2, One, Message(&AUTHORIZATION_V1_SELF_SUBJECT_ACCESS_REVIEW_SPEC), Atomic)
+            .required(),
         Field::new("status", 3, One, Message(&AUTHORIZATION_V1_SUBJECT_ACCESS_REVIEW_STATUS), Atomic),
     ],
 };
@@ -136,8 +136,16 @@ pub static AUTHORIZATION_V1_SELF_SUBJECT_ACCESS_REVIEW: Message = Message {
 pub static AUTHORIZATION_V1_SELF_SUBJECT_ACCESS_REVIEW_SPEC: Message = Message {
     name: "io.k8s.api.authorization.v1.SelfSubjectAccessReviewSpec",
     fields: &[
-        Field::new("resourceAttributes", 1, One, Message(&AUTHORIZATION_V1_RESOURCE_ATTRIBUTES), Atomic).pointer(),
-        Field::new("nonResourceAttributes", 2, One, Message(&AUTHORIZATION_V1_NON_RESOURCE_ATTRIBUTES), Atomic).pointer(),
+        Field::new("resourceAttributes", 1, One, Message(&AUTHORIZATION_V1_RESOURCE_ATTRIBUTES), Atomic)
+            .pointer(),
+        Field::new(
+            "nonResourceAttributes",
+            2,
+            One,
+            Message(&AUTHORIZATION_V1_NON_RESOURCE_ATTRIBUTES),
+            Atomic,
+        )
+        .pointer(),
     ],
 };
 
@@ -145,16 +153,15 @@ pub static AUTHORIZATION_V1_SELF_SUBJECT_RULES_REVIEW: Message = Message {
     name: "io.k8s.api.authorization.v1.SelfSubjectRulesReview",
     fields: &[
         Field::new("metadata", 1, One, Message(&META_V1_OBJECT_META), Atomic),
-        Field::new("spec", 2, One, Message(&AUTHORIZATION_V1_SELF_SUBJECT_RULES_REVIEW_SPEC), Atomic).required(),
+        Field::new("spec", 2, One, Message(&AUTHORIZATION_V1_SELF_SUBJECT_RULES_REVIEW_SPEC), Atomic)
+            .required(),
         Field::new("status", 3, One, Message(&AUTHORIZATION_V1_SUBJECT_RULES_REVIEW_STATUS), Atomic),
     ],
 };
 
 pub static AUTHORIZATION_V1_SELF_SUBJECT_RULES_REVIEW_SPEC: Message = Message {
     name: "io.k8s.api.authorization.v1.SelfSubjectRulesReviewSpec",
-    fields: &[
-        Field::new("namespace", 1, One, String, Atomic),
-    ],
+    fields: &[Field::new("namespace", 1, One, String, Atomic)],
 };
 
 pub static AUTHORIZATION_V1_SUBJECT_ACCESS_REVIEW_STATUS: Message = Message {
@@ -171,7 +178,8 @@ pub static AUTHORIZATION_V1_SUBJECT_RULES_REVIEW_STATUS: Message = Message {
     name: "io.k8s.api.authorization.v1.SubjectRulesReviewStatus",
     fields: &[
         Field::new("resourceRules", 1, List, Message(&AUTHORIZATION_V1_RESOURCE_RULE), Atomic).required(),
-        Field::new("nonResourceRules", 2, List, Message(&AUTHORIZATION_V1_NON_RESOURCE_RULE), Atomic).required(),
+        Field::new("nonResourceRules", 2, List, Message(&AUTHORIZATION_V1_NON_RESOURCE_RULE), Atomic)
+            .required(),
         Field::new("incomplete", 3, One, Bool, Atomic).required(),
         Field::new("evaluationError", 4, One, String, Atomic),
     ],
@@ -269,16 +277,14 @@ pub static CORE_V1_CSIVOLUME_SOURCE: Message = Message {
         Field::new("readOnly", 2, One, Bool, Atomic).pointer(),
         Field::new("fsType", 3, One, String, Atomic).pointer(),
         Field::new("volumeAttributes", 4, Map, String, Atomic),
-        Field::new("nodePublishSecretRef", 5, One, Message(&CORE_V1_LOCAL_OBJECT_REFERENCE), Atomic).pointer(),
+        Field::new("nodePublishSecretRef", 5, One, Message(&CORE_V1_LOCAL_OBJECT_REFERENCE), Atomic)
+            .pointer(),
     ],
 };
 
 pub static CORE_V1_CAPABILITIES: Message = Message {
     name: "io.k8s.api.core.v1.Capabilities",
-    fields: &[
-        Field::new("add", 1, List, String, Atomic),
-        Field::new("drop", 2, List, String, Atomic),
-    ],
+    fields: &[Field::new("add", 1, List, String, Atomic), Field::new("drop", 2, List, String, Atomic)],
 };
 
 pub static CORE_V1_CEPH_FSVOLUME_SOURCE: Message = Message {
@@ -444,16 +450,14 @@ pub static CORE_V1_CONTAINER_RESTART_RULE: Message = Message {
     name: "io.k8s.api.core.v1.ContainerRestartRule",
     fields: &[
         Field::new("action", 1, One, String, Atomic),
-        Field::new("exitCodes", 2, One, Message(&CORE_V1_CONTAINER_RESTART_RULE_ON_EXIT_CODES), Atomic).pointer(),
+        Field::new("exitCodes", 2, One, Message(&CORE_V1_CONTAINER_RESTART_RULE_ON_EXIT_CODES), Atomic)
+            .pointer(),
     ],
 };
 
 pub static CORE_V1_CONTAINER_RESTART_RULE_ON_EXIT_CODES: Message = Message {
     name: "io.k8s.api.core.v1.ContainerRestartRuleOnExitCodes",
-    fields: &[
-        Field::new("operator", 1, One, String, Atomic),
-        Field::new("values", 2, List, Int, Atomic),
-    ],
+    fields: &[Field::new("operator", 1, One, String, Atomic), Field::new("values", 2, List, Int, Atomic)],
 };
 
 pub static CORE_V1_CONTAINER_STATE: Message = Message {
@@ -467,9 +471,7 @@ pub static CORE_V1_CONTAINER_STATE: Message = Message {
 
 pub static CORE_V1_CONTAINER_STATE_RUNNING: Message = Message {
     name: "io.k8s.api.core.v1.ContainerStateRunning",
-    fields: &[
-        Field::new("startedAt", 1, One, Time, Atomic),
-    ],
+    fields: &[Field::new("startedAt", 1, One, Time, Atomic)],
 };
 
 pub static CORE_V1_CONTAINER_STATE_TERMINATED: Message = Message {
@@ -487,10 +489,7 @@ pub static CORE_V1_CONTAINER_STATE_TERMINATED: Message = Message {
 
 pub static CORE_V1_CONTAINER_STATE_WAITING: Message = Message {
     name: "io.k8s.api.core.v1.ContainerStateWaiting",
-    fields: &[
-        Field::new("reason", 1, One, String, Atomic),
-        Field::new("message", 2, One, String, Atomic),
-    ],
+    fields: &[Field::new("reason", 1, One, String, Atomic), Field::new("message", 2, One, String, Atomic)],
 };
 
 pub static CORE_V1_CONTAINER_STATUS: Message = Message {
@@ -516,23 +515,17 @@ pub static CORE_V1_CONTAINER_STATUS: Message = Message {
 
 pub static CORE_V1_CONTAINER_USER: Message = Message {
     name: "io.k8s.api.core.v1.ContainerUser",
-    fields: &[
-        Field::new("linux", 1, One, Message(&CORE_V1_LINUX_CONTAINER_USER), Atomic).pointer(),
-    ],
+    fields: &[Field::new("linux", 1, One, Message(&CORE_V1_LINUX_CONTAINER_USER), Atomic).pointer()],
 };
 
 pub static CORE_V1_DAEMON_ENDPOINT: Message = Message {
     name: "io.k8s.api.core.v1.DaemonEndpoint",
-    fields: &[
-        Field::new("Port", 1, One, Int, Atomic).required(),
-    ],
+    fields: &[Field::new("Port", 1, One, Int, Atomic).required()],
 };
 
 pub static CORE_V1_DOWNWARD_APIPROJECTION: Message = Message {
     name: "io.k8s.api.core.v1.DownwardAPIProjection",
-    fields: &[
-        Field::new("items", 1, List, Message(&CORE_V1_DOWNWARD_APIVOLUME_FILE), Atomic),
-    ],
+    fields: &[Field::new("items", 1, List, Message(&CORE_V1_DOWNWARD_APIVOLUME_FILE), Atomic)],
 };
 
 pub static CORE_V1_DOWNWARD_APIVOLUME_FILE: Message = Message {
@@ -596,7 +589,8 @@ pub static CORE_V1_ENV_VAR_SOURCE: Message = Message {
 pub static CORE_V1_EPHEMERAL_CONTAINER: Message = Message {
     name: "io.k8s.api.core.v1.EphemeralContainer",
     fields: &[
-        Field::new("EphemeralContainerCommon", 1, One, Message(&CORE_V1_EPHEMERAL_CONTAINER_COMMON), Atomic).inline(),
+        Field::new("EphemeralContainerCommon", 1, One, Message(&CORE_V1_EPHEMERAL_CONTAINER_COMMON), Atomic)
+            .inline(),
         Field::new("targetContainerName", 2, One, String, Atomic),
     ],
 };
@@ -634,9 +628,14 @@ pub static CORE_V1_EPHEMERAL_CONTAINER_COMMON: Message = Message {
 
 pub static CORE_V1_EPHEMERAL_VOLUME_SOURCE: Message = Message {
     name: "io.k8s.api.core.v1.EphemeralVolumeSource",
-    fields: &[
-        Field::new("volumeClaimTemplate", 1, One, Message(&CORE_V1_PERSISTENT_VOLUME_CLAIM_TEMPLATE), Atomic).pointer(),
-    ],
+    fields: &[Field::new(
+        "volumeClaimTemplate",
+        1,
+        One,
+        Message(&CORE_V1_PERSISTENT_VOLUME_CLAIM_TEMPLATE),
+        Atomic,
+    )
+    .pointer()],
 };
 
 pub static CORE_V1_EVENT: Message = Message {
@@ -670,10 +669,7 @@ pub static CORE_V1_EVENT_SERIES: Message = Message {
 
 pub static CORE_V1_EVENT_SOURCE: Message = Message {
     name: "io.k8s.api.core.v1.EventSource",
-    fields: &[
-        Field::new("component", 1, One, String, Atomic),
-        Field::new("host", 2, One, String, Atomic),
-    ],
+    fields: &[Field::new("component", 1, One, String, Atomic), Field::new("host", 2, One, String, Atomic)],
 };
 
 pub static CORE_V1_EVICTION_RESPONDER: Message = Message {
@@ -686,9 +682,7 @@ pub static CORE_V1_EVICTION_RESPONDER: Message = Message {
 
 pub static CORE_V1_EXEC_ACTION: Message = Message {
     name: "io.k8s.api.core.v1.ExecAction",
-    fields: &[
-        Field::new("command", 1, List, String, Atomic),
-    ],
+    fields: &[Field::new("command", 1, List, String, Atomic)],
 };
 
 pub static CORE_V1_FCVOLUME_SOURCE: Message = Message {
@@ -798,9 +792,7 @@ pub static CORE_V1_HOST_ALIAS: Message = Message {
 
 pub static CORE_V1_HOST_IP: Message = Message {
     name: "io.k8s.api.core.v1.HostIP",
-    fields: &[
-        Field::new("ip", 1, One, String, Atomic).required(),
-    ],
+    fields: &[Field::new("ip", 1, One, String, Atomic).required()],
 };
 
 pub static CORE_V1_HOST_PATH_VOLUME_SOURCE: Message = Message {
@@ -838,9 +830,7 @@ pub static CORE_V1_IMAGE_VOLUME_SOURCE: Message = Message {
 
 pub static CORE_V1_IMAGE_VOLUME_STATUS: Message = Message {
     name: "io.k8s.api.core.v1.ImageVolumeStatus",
-    fields: &[
-        Field::new("imageRef", 1, One, String, Atomic),
-    ],
+    fields: &[Field::new("imageRef", 1, One, String, Atomic)],
 };
 
 pub static CORE_V1_KEY_TO_PATH: Message = Message {
@@ -883,9 +873,7 @@ pub static CORE_V1_LINUX_CONTAINER_USER: Message = Message {
 
 pub static CORE_V1_LOCAL_OBJECT_REFERENCE: Message = Message {
     name: "io.k8s.api.core.v1.LocalObjectReference",
-    fields: &[
-        Field::new("name", 1, One, String, Atomic),
-    ],
+    fields: &[Field::new("name", 1, One, String, Atomic)],
 };
 
 pub static CORE_V1_NFSVOLUME_SOURCE: Message = Message {
@@ -919,9 +907,7 @@ pub static CORE_V1_NAMESPACE_CONDITION: Message = Message {
 
 pub static CORE_V1_NAMESPACE_SPEC: Message = Message {
     name: "io.k8s.api.core.v1.NamespaceSpec",
-    fields: &[
-        Field::new("finalizers", 1, List, String, Atomic),
-    ],
+    fields: &[Field::new("finalizers", 1, List, String, Atomic)],
 };
 
 pub static CORE_V1_NAMESPACE_STATUS: Message = Message {
@@ -952,8 +938,21 @@ pub static CORE_V1_NODE_ADDRESS: Message = Message {
 pub static CORE_V1_NODE_AFFINITY: Message = Message {
     name: "io.k8s.api.core.v1.NodeAffinity",
     fields: &[
-        Field::new("requiredDuringSchedulingIgnoredDuringExecution", 1, One, Message(&CORE_V1_NODE_SELECTOR), Atomic).pointer(),
-        Field::new("preferredDuringSchedulingIgnoredDuringExecution", 2, List, Message(&CORE_V1_PREFERRED_SCHEDULING_TERM), Atomic),
+        Field::new(
+            "requiredDuringSchedulingIgnoredDuringExecution",
+            1,
+            One,
+            Message(&CORE_V1_NODE_SELECTOR),
+            Atomic,
+        )
+        .pointer(),
+        Field::new(
+            "preferredDuringSchedulingIgnoredDuringExecution",
+            2,
+            List,
+            Message(&CORE_V1_PREFERRED_SCHEDULING_TERM),
+            Atomic,
+        ),
     ],
 };
 
@@ -999,7 +998,7 @@ pub static CORE_V1_NODE_CONDITION: Message = Message {
 pub static CORE_V1_NODE_CONFIG_SOURCE: Message = Message {
     name: "io.k8s.api.core.v1.NodeConfigSource",
     fields: &[
-        Field::new("configMap", 2, One, Message(&CORE_V1_CONFIG_MAP_NODE_CONFIG_SOURCE), Atomic).pointer(),
+        Field::new("configMap", 2, One, Message(&CORE_V1_CONFIG_MAP_NODE_CONFIG_SOURCE), Atomic).pointer()
     ],
 };
 
@@ -1015,23 +1014,17 @@ pub static CORE_V1_NODE_CONFIG_STATUS: Message = Message {
 
 pub static CORE_V1_NODE_DAEMON_ENDPOINTS: Message = Message {
     name: "io.k8s.api.core.v1.NodeDaemonEndpoints",
-    fields: &[
-        Field::new("kubeletEndpoint", 1, One, Message(&CORE_V1_DAEMON_ENDPOINT), Atomic),
-    ],
+    fields: &[Field::new("kubeletEndpoint", 1, One, Message(&CORE_V1_DAEMON_ENDPOINT), Atomic)],
 };
 
 pub static CORE_V1_NODE_FEATURES: Message = Message {
     name: "io.k8s.api.core.v1.NodeFeatures",
-    fields: &[
-        Field::new("supplementalGroupsPolicy", 1, One, Bool, Atomic).pointer(),
-    ],
+    fields: &[Field::new("supplementalGroupsPolicy", 1, One, Bool, Atomic).pointer()],
 };
 
 pub static CORE_V1_NODE_POD_PREEMPTION_POLICY: Message = Message {
     name: "io.k8s.api.core.v1.NodePodPreemptionPolicy",
-    fields: &[
-        Field::new("disableResizePreemption", 1, List, String, Atomic),
-    ],
+    fields: &[Field::new("disableResizePreemption", 1, List, String, Atomic)],
 };
 
 pub static CORE_V1_NODE_RUNTIME_HANDLER: Message = Message {
@@ -1053,7 +1046,7 @@ pub static CORE_V1_NODE_RUNTIME_HANDLER_FEATURES: Message = Message {
 pub static CORE_V1_NODE_SELECTOR: Message = Message {
     name: "io.k8s.api.core.v1.NodeSelector",
     fields: &[
-        Field::new("nodeSelectorTerms", 1, List, Message(&CORE_V1_NODE_SELECTOR_TERM), Atomic).required(),
+        Field::new("nodeSelectorTerms", 1, List, Message(&CORE_V1_NODE_SELECTOR_TERM), Atomic).required()
     ],
 };
 
@@ -1084,7 +1077,8 @@ pub static CORE_V1_NODE_SPEC: Message = Message {
         Field::new("taints", 5, List, Message(&CORE_V1_TAINT), Atomic),
         Field::new("configSource", 6, One, Message(&CORE_V1_NODE_CONFIG_SOURCE), Atomic).pointer(),
         Field::new("externalID", 2, One, String, Atomic),
-        Field::new("podPreemptionPolicy", 8, One, Message(&CORE_V1_NODE_POD_PREEMPTION_POLICY), Atomic).pointer(),
+        Field::new("podPreemptionPolicy", 8, One, Message(&CORE_V1_NODE_POD_PREEMPTION_POLICY), Atomic)
+            .pointer(),
     ],
 };
 
@@ -1110,9 +1104,7 @@ pub static CORE_V1_NODE_STATUS: Message = Message {
 
 pub static CORE_V1_NODE_SWAP_STATUS: Message = Message {
     name: "io.k8s.api.core.v1.NodeSwapStatus",
-    fields: &[
-        Field::new("capacity", 1, One, Int, Atomic).pointer(),
-    ],
+    fields: &[Field::new("capacity", 1, One, Int, Atomic).pointer()],
 };
 
 pub static CORE_V1_NODE_SYSTEM_INFO: Message = Message {
@@ -1204,8 +1196,20 @@ pub static CORE_V1_POD: Message = Message {
 pub static CORE_V1_POD_AFFINITY: Message = Message {
     name: "io.k8s.api.core.v1.PodAffinity",
     fields: &[
-        Field::new("requiredDuringSchedulingIgnoredDuringExecution", 1, List, Message(&CORE_V1_POD_AFFINITY_TERM), Atomic),
-        Field::new("preferredDuringSchedulingIgnoredDuringExecution", 2, List, Message(&CORE_V1_WEIGHTED_POD_AFFINITY_TERM), Atomic),
+        Field::new(
+            "requiredDuringSchedulingIgnoredDuringExecution",
+            1,
+            List,
+            Message(&CORE_V1_POD_AFFINITY_TERM),
+            Atomic,
+        ),
+        Field::new(
+            "preferredDuringSchedulingIgnoredDuringExecution",
+            2,
+            List,
+            Message(&CORE_V1_WEIGHTED_POD_AFFINITY_TERM),
+            Atomic,
+        ),
     ],
 };
 
@@ -1224,8 +1228,20 @@ pub static CORE_V1_POD_AFFINITY_TERM: Message = Message {
 pub static CORE_V1_POD_ANTI_AFFINITY: Message = Message {
     name: "io.k8s.api.core.v1.PodAntiAffinity",
     fields: &[
-        Field::new("requiredDuringSchedulingIgnoredDuringExecution", 1, List, Message(&CORE_V1_POD_AFFINITY_TERM), Atomic),
-        Field::new("preferredDuringSchedulingIgnoredDuringExecution", 2, List, Message(&CORE_V1_WEIGHTED_POD_AFFINITY_TERM), Atomic),
+        Field::new(
+            "requiredDuringSchedulingIgnoredDuringExecution",
+            1,
+            List,
+            Message(&CORE_V1_POD_AFFINITY_TERM),
+            Atomic,
+        ),
+        Field::new(
+            "preferredDuringSchedulingIgnoredDuringExecution",
+            2,
+            List,
+            Message(&CORE_V1_WEIGHTED_POD_AFFINITY_TERM),
+            Atomic,
+        ),
     ],
 };
 
@@ -1276,30 +1292,25 @@ pub static CORE_V1_POD_DNSCONFIG_OPTION: Message = Message {
 pub static CORE_V1_POD_EXTENDED_RESOURCE_CLAIM_STATUS: Message = Message {
     name: "io.k8s.api.core.v1.PodExtendedResourceClaimStatus",
     fields: &[
-        Field::new("requestMappings", 1, List, Message(&CORE_V1_CONTAINER_EXTENDED_RESOURCE_REQUEST), Atomic).required(),
+        Field::new("requestMappings", 1, List, Message(&CORE_V1_CONTAINER_EXTENDED_RESOURCE_REQUEST), Atomic)
+            .required(),
         Field::new("resourceClaimName", 2, One, String, Atomic).required(),
     ],
 };
 
 pub static CORE_V1_POD_IP: Message = Message {
     name: "io.k8s.api.core.v1.PodIP",
-    fields: &[
-        Field::new("ip", 1, One, String, Atomic).required(),
-    ],
+    fields: &[Field::new("ip", 1, One, String, Atomic).required()],
 };
 
 pub static CORE_V1_POD_OS: Message = Message {
     name: "io.k8s.api.core.v1.PodOS",
-    fields: &[
-        Field::new("name", 1, One, String, Atomic).required(),
-    ],
+    fields: &[Field::new("name", 1, One, String, Atomic).required()],
 };
 
 pub static CORE_V1_POD_READINESS_GATE: Message = Message {
     name: "io.k8s.api.core.v1.PodReadinessGate",
-    fields: &[
-        Field::new("conditionType", 1, One, String, Atomic).required(),
-    ],
+    fields: &[Field::new("conditionType", 1, One, String, Atomic).required()],
 };
 
 pub static CORE_V1_POD_RESOURCE_CLAIM: Message = Message {
@@ -1321,23 +1332,20 @@ pub static CORE_V1_POD_RESOURCE_CLAIM_STATUS: Message = Message {
 
 pub static CORE_V1_POD_SCHEDULING_GATE: Message = Message {
     name: "io.k8s.api.core.v1.PodSchedulingGate",
-    fields: &[
-        Field::new("name", 1, One, String, Atomic).required(),
-    ],
+    fields: &[Field::new("name", 1, One, String, Atomic).required()],
 };
 
 pub static CORE_V1_POD_SCHEDULING_GROUP: Message = Message {
     name: "io.k8s.api.core.v1.PodSchedulingGroup",
-    fields: &[
-        Field::new("podGroupName", 1, One, String, Atomic).pointer(),
-    ],
+    fields: &[Field::new("podGroupName", 1, One, String, Atomic).pointer()],
 };
 
 pub static CORE_V1_POD_SECURITY_CONTEXT: Message = Message {
     name: "io.k8s.api.core.v1.PodSecurityContext",
     fields: &[
         Field::new("seLinuxOptions", 1, One, Message(&CORE_V1_SELINUX_OPTIONS), Atomic).pointer(),
-        Field::new("windowsOptions", 8, One, Message(&CORE_V1_WINDOWS_SECURITY_CONTEXT_OPTIONS), Atomic).pointer(),
+        Field::new("windowsOptions", 8, One, Message(&CORE_V1_WINDOWS_SECURITY_CONTEXT_OPTIONS), Atomic)
+            .pointer(),
         Field::new("runAsUser", 2, One, Int, Atomic).pointer(),
         Field::new("runAsGroup", 6, One, Int, Atomic).pointer(),
         Field::new("runAsNonRoot", 3, One, Bool, Atomic).pointer(),
@@ -1388,12 +1396,19 @@ pub static CORE_V1_POD_SPEC: Message = Message {
         Field::new("enableServiceLinks", 30, One, Bool, Atomic).pointer(),
         Field::new("preemptionPolicy", 31, One, String, Atomic).pointer(),
         Field::new("overhead", 32, Map, Quantity, Atomic),
-        Field::new("topologySpreadConstraints", 33, List, Message(&CORE_V1_TOPOLOGY_SPREAD_CONSTRAINT), Key("topologyKey")),
+        Field::new(
+            "topologySpreadConstraints",
+            33,
+            List,
+            Message(&CORE_V1_TOPOLOGY_SPREAD_CONSTRAINT),
+            Key("topologyKey"),
+        ),
         Field::new("setHostnameAsFQDN", 35, One, Bool, Atomic).pointer(),
         Field::new("os", 36, One, Message(&CORE_V1_POD_OS), Atomic).pointer(),
         Field::new("hostUsers", 37, One, Bool, Atomic).pointer(),
         Field::new("schedulingGates", 38, List, Message(&CORE_V1_POD_SCHEDULING_GATE), Key("name")),
-        Field::new("resourceClaims", 39, List, Message(&CORE_V1_POD_RESOURCE_CLAIM), Key("name")).retain_keys(),
+        Field::new("resourceClaims", 39, List, Message(&CORE_V1_POD_RESOURCE_CLAIM), Key("name"))
+            .retain_keys(),
         Field::new("resources", 40, One, Message(&CORE_V1_RESOURCE_REQUIREMENTS), Atomic).pointer(),
         Field::new("hostnameOverride", 41, One, String, Atomic).pointer(),
         Field::new("schedulingGroup", 43, One, Message(&CORE_V1_POD_SCHEDULING_GROUP), Atomic).pointer(),
@@ -1420,11 +1435,31 @@ pub static CORE_V1_POD_STATUS: Message = Message {
         Field::new("qosClass", 9, One, String, Atomic),
         Field::new("ephemeralContainerStatuses", 13, List, Message(&CORE_V1_CONTAINER_STATUS), Atomic),
         Field::new("resize", 14, One, String, Atomic),
-        Field::new("resourceClaimStatuses", 15, List, Message(&CORE_V1_POD_RESOURCE_CLAIM_STATUS), Key("name")).retain_keys(),
-        Field::new("extendedResourceClaimStatus", 18, One, Message(&CORE_V1_POD_EXTENDED_RESOURCE_CLAIM_STATUS), Atomic).pointer(),
+        Field::new(
+            "resourceClaimStatuses",
+            15,
+            List,
+            Message(&CORE_V1_POD_RESOURCE_CLAIM_STATUS),
+            Key("name"),
+        )
+        .retain_keys(),
+        Field::new(
+            "extendedResourceClaimStatus",
+            18,
+            One,
+            Message(&CORE_V1_POD_EXTENDED_RESOURCE_CLAIM_STATUS),
+            Atomic,
+        )
+        .pointer(),
         Field::new("allocatedResources", 19, Map, Quantity, Atomic),
         Field::new("resources", 20, One, Message(&CORE_V1_RESOURCE_REQUIREMENTS), Atomic).pointer(),
-        Field::new("nodeAllocatableResourceClaimStatuses", 21, List, Message(&CORE_V1_NODE_ALLOCATABLE_RESOURCE_CLAIM_STATUS), Key("resourceClaimName")),
+        Field::new(
+            "nodeAllocatableResourceClaimStatuses",
+            21,
+            List,
+            Message(&CORE_V1_NODE_ALLOCATABLE_RESOURCE_CLAIM_STATUS),
+            Key("resourceClaimName"),
+        ),
         Field::new("volumeHealth", 22, List, Message(&CORE_V1_POD_VOLUME_HEALTH), Atomic),
     ],
 };
@@ -1571,7 +1606,9 @@ pub static CORE_V1_SCALE_IOVOLUME_SOURCE: Message = Message {
     fields: &[
         Field::new("gateway", 1, One, String, Atomic).required(),
         Field::new("system", 2, One, String, Atomic).required(),
-        Field::new("secretRef", 3, One, Message(&CORE_V1_LOCAL_OBJECT_REFERENCE), Atomic).pointer().required(),
+        Field::new("secretRef", 3, One, Message(&CORE_V1_LOCAL_OBJECT_REFERENCE), Atomic)
+            .pointer()
+            .required(),
         Field::new("sslEnabled", 4, One, Bool, Atomic),
         Field::new("protectionDomain", 5, One, String, Atomic),
         Field::new("storagePool", 6, One, String, Atomic),
@@ -1644,7 +1681,8 @@ pub static CORE_V1_SECURITY_CONTEXT: Message = Message {
         Field::new("capabilities", 1, One, Message(&CORE_V1_CAPABILITIES), Atomic).pointer(),
         Field::new("privileged", 2, One, Bool, Atomic).pointer(),
         Field::new("seLinuxOptions", 3, One, Message(&CORE_V1_SELINUX_OPTIONS), Atomic).pointer(),
-        Field::new("windowsOptions", 10, One, Message(&CORE_V1_WINDOWS_SECURITY_CONTEXT_OPTIONS), Atomic).pointer(),
+        Field::new("windowsOptions", 10, One, Message(&CORE_V1_WINDOWS_SECURITY_CONTEXT_OPTIONS), Atomic)
+            .pointer(),
         Field::new("runAsUser", 4, One, Int, Atomic).pointer(),
         Field::new("runAsGroup", 8, One, Int, Atomic).pointer(),
         Field::new("runAsNonRoot", 5, One, Bool, Atomic).pointer(),
@@ -1678,9 +1716,7 @@ pub static CORE_V1_SERVICE_ACCOUNT_TOKEN_PROJECTION: Message = Message {
 
 pub static CORE_V1_SLEEP_ACTION: Message = Message {
     name: "io.k8s.api.core.v1.SleepAction",
-    fields: &[
-        Field::new("seconds", 1, One, Int, Atomic).required(),
-    ],
+    fields: &[Field::new("seconds", 1, One, Int, Atomic).required()],
 };
 
 pub static CORE_V1_STORAGE_OSVOLUME_SOURCE: Message = Message {
@@ -1820,8 +1856,10 @@ pub static CORE_V1_VOLUME_PROJECTION: Message = Message {
         Field::new("secret", 1, One, Message(&CORE_V1_SECRET_PROJECTION), Atomic).pointer(),
         Field::new("downwardAPI", 2, One, Message(&CORE_V1_DOWNWARD_APIPROJECTION), Atomic).pointer(),
         Field::new("configMap", 3, One, Message(&CORE_V1_CONFIG_MAP_PROJECTION), Atomic).pointer(),
-        Field::new("serviceAccountToken", 4, One, Message(&CORE_V1_SERVICE_ACCOUNT_TOKEN_PROJECTION), Atomic).pointer(),
-        Field::new("clusterTrustBundle", 5, One, Message(&CORE_V1_CLUSTER_TRUST_BUNDLE_PROJECTION), Atomic).pointer(),
+        Field::new("serviceAccountToken", 4, One, Message(&CORE_V1_SERVICE_ACCOUNT_TOKEN_PROJECTION), Atomic)
+            .pointer(),
+        Field::new("clusterTrustBundle", 5, One, Message(&CORE_V1_CLUSTER_TRUST_BUNDLE_PROJECTION), Atomic)
+            .pointer(),
         Field::new("podCertificate", 6, One, Message(&CORE_V1_POD_CERTIFICATE_PROJECTION), Atomic).pointer(),
     ],
 };
@@ -1839,14 +1877,29 @@ pub static CORE_V1_VOLUME_SOURCE: Message = Message {
     fields: &[
         Field::new("hostPath", 1, One, Message(&CORE_V1_HOST_PATH_VOLUME_SOURCE), Atomic).pointer(),
         Field::new("emptyDir", 2, One, Message(&CORE_V1_EMPTY_DIR_VOLUME_SOURCE), Atomic).pointer(),
-        Field::new("gcePersistentDisk", 3, One, Message(&CORE_V1_GCEPERSISTENT_DISK_VOLUME_SOURCE), Atomic).pointer(),
-        Field::new("awsElasticBlockStore", 4, One, Message(&CORE_V1_AWSELASTIC_BLOCK_STORE_VOLUME_SOURCE), Atomic).pointer(),
+        Field::new("gcePersistentDisk", 3, One, Message(&CORE_V1_GCEPERSISTENT_DISK_VOLUME_SOURCE), Atomic)
+            .pointer(),
+        Field::new(
+            "awsElasticBlockStore",
+            4,
+            One,
+            Message(&CORE_V1_AWSELASTIC_BLOCK_STORE_VOLUME_SOURCE),
+            Atomic,
+        )
+        .pointer(),
         Field::new("gitRepo", 5, One, Message(&CORE_V1_GIT_REPO_VOLUME_SOURCE), Atomic).pointer(),
         Field::new("secret", 6, One, Message(&CORE_V1_SECRET_VOLUME_SOURCE), Atomic).pointer(),
         Field::new("nfs", 7, One, Message(&CORE_V1_NFSVOLUME_SOURCE), Atomic).pointer(),
         Field::new("iscsi", 8, One, Message(&CORE_V1_ISCSIVOLUME_SOURCE), Atomic).pointer(),
         Field::new("glusterfs", 9, One, Message(&CORE_V1_GLUSTERFS_VOLUME_SOURCE), Atomic).pointer(),
-        Field::new("persistentVolumeClaim", 10, One, Message(&CORE_V1_PERSISTENT_VOLUME_CLAIM_VOLUME_SOURCE), Atomic).pointer(),
+        Field::new(
+            "persistentVolumeClaim",
+            10,
+            One,
+            Message(&CORE_V1_PERSISTENT_VOLUME_CLAIM_VOLUME_SOURCE),
+            Atomic,
+        )
+        .pointer(),
         Field::new("rbd", 11, One, Message(&CORE_V1_RBDVOLUME_SOURCE), Atomic).pointer(),
         Field::new("flexVolume", 12, One, Message(&CORE_V1_FLEX_VOLUME_SOURCE), Atomic).pointer(),
         Field::new("cinder", 13, One, Message(&CORE_V1_CINDER_VOLUME_SOURCE), Atomic).pointer(),
@@ -1856,10 +1909,18 @@ pub static CORE_V1_VOLUME_SOURCE: Message = Message {
         Field::new("fc", 17, One, Message(&CORE_V1_FCVOLUME_SOURCE), Atomic).pointer(),
         Field::new("azureFile", 18, One, Message(&CORE_V1_AZURE_FILE_VOLUME_SOURCE), Atomic).pointer(),
         Field::new("configMap", 19, One, Message(&CORE_V1_CONFIG_MAP_VOLUME_SOURCE), Atomic).pointer(),
-        Field::new("vsphereVolume", 20, One, Message(&CORE_V1_VSPHERE_VIRTUAL_DISK_VOLUME_SOURCE), Atomic).pointer(),
+        Field::new("vsphereVolume", 20, One, Message(&CORE_V1_VSPHERE_VIRTUAL_DISK_VOLUME_SOURCE), Atomic)
+            .pointer(),
         Field::new("quobyte", 21, One, Message(&CORE_V1_QUOBYTE_VOLUME_SOURCE), Atomic).pointer(),
         Field::new("azureDisk", 22, One, Message(&CORE_V1_AZURE_DISK_VOLUME_SOURCE), Atomic).pointer(),
-        Field::new("photonPersistentDisk", 23, One, Message(&CORE_V1_PHOTON_PERSISTENT_DISK_VOLUME_SOURCE), Atomic).pointer(),
+        Field::new(
+            "photonPersistentDisk",
+            23,
+            One,
+            Message(&CORE_V1_PHOTON_PERSISTENT_DISK_VOLUME_SOURCE),
+            Atomic,
+        )
+        .pointer(),
         Field::new("projected", 26, One, Message(&CORE_V1_PROJECTED_VOLUME_SOURCE), Atomic).pointer(),
         Field::new("portworxVolume", 24, One, Message(&CORE_V1_PORTWORX_VOLUME_SOURCE), Atomic).pointer(),
         Field::new("scaleIO", 25, One, Message(&CORE_V1_SCALE_IOVOLUME_SOURCE), Atomic).pointer(),
@@ -1872,9 +1933,7 @@ pub static CORE_V1_VOLUME_SOURCE: Message = Message {
 
 pub static CORE_V1_VOLUME_STATUS: Message = Message {
     name: "io.k8s.api.core.v1.VolumeStatus",
-    fields: &[
-        Field::new("image", 1, One, Message(&CORE_V1_IMAGE_VOLUME_STATUS), Atomic).pointer(),
-    ],
+    fields: &[Field::new("image", 1, One, Message(&CORE_V1_IMAGE_VOLUME_STATUS), Atomic).pointer()],
 };
 
 pub static CORE_V1_VSPHERE_VIRTUAL_DISK_VOLUME_SOURCE: Message = Message {
@@ -2010,9 +2069,7 @@ pub static META_V1_PRECONDITIONS: Message = Message {
 
 pub static META_V1_SHARD_INFO: Message = Message {
     name: "io.k8s.apimachinery.pkg.apis.meta.v1.ShardInfo",
-    fields: &[
-        Field::new("selector", 1, One, String, Atomic).required(),
-    ],
+    fields: &[Field::new("selector", 1, One, String, Atomic).required()],
 };
 
 pub static POLICY_V1_EVICTION: Message = Message {
@@ -2022,4 +2079,3 @@ pub static POLICY_V1_EVICTION: Message = Message {
         Field::new("deleteOptions", 2, One, Message(&META_V1_DELETE_OPTIONS), Atomic).pointer(),
     ],
 };
-

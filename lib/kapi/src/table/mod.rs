@@ -56,29 +56,57 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
         "ConfigMap" => const { &[NAME, column("Data", "integer"), AGE] },
         "Secret" => const { &[NAME, column("Type", "string"), column("Data", "integer"), AGE] },
         "ServiceAccount" => const { &[NAME, column("Secrets", "integer"), AGE] },
-        "Event" => const { &[
-            column("Last Seen", "string"),
-            column("Type", "string"),
-            column("Reason", "string"),
-            column("Object", "string"),
-            wide("Subobject"),
-            wide("Source"),
-            column("Message", "string"),
-            wide("First Seen"),
-            wide("Count"),
-            Column { name: "Name", what: "string", format: "name", priority: 1 },
-        ] },
+        "Event" => {
+            const {
+                &[
+                    column("Last Seen", "string"),
+                    column("Type", "string"),
+                    column("Reason", "string"),
+                    column("Object", "string"),
+                    wide("Subobject"),
+                    wide("Source"),
+                    column("Message", "string"),
+                    wide("First Seen"),
+                    wide("Count"),
+                    Column { name: "Name", what: "string", format: "name", priority: 1 },
+                ]
+            }
+        }
         "Lease" => const { &[NAME, column("Holder", "string"), AGE] },
-        "Device" => const { &[NAME, column("Model", "string"), column("Node", "string"), AGE, wide("Protocol"), wide("Properties")] },
-        "DeviceModel" => const { &[NAME, column("Protocol", "string"), column("Properties", "integer"), AGE] },
-        "DeviceStatus" => const { &[NAME, column("State", "string"), column("Twins", "string"), column("Last Online", "string"), AGE] },
+        "Device" => {
+            const {
+                &[
+                    NAME,
+                    column("Model", "string"),
+                    column("Node", "string"),
+                    AGE,
+                    wide("Protocol"),
+                    wide("Properties"),
+                ]
+            }
+        }
+        "DeviceModel" => {
+            const { &[NAME, column("Protocol", "string"), column("Properties", "integer"), AGE] }
+        }
+        "DeviceStatus" => {
+            const {
+                &[
+                    NAME,
+                    column("State", "string"),
+                    column("Twins", "string"),
+                    column("Last Online", "string"),
+                    AGE,
+                ]
+            }
+        }
         _ => const { &[NAME, AGE] },
     }
 }
 
 fn cells(kind: &Kind, object: &Value, now: i64) -> Vec<Value> {
     let name = || Value::from(meta::text(object, "metadata.name"));
-    let created = || Value::from(age(meta::at(object, "metadata.creationTimestamp").and_then(Value::as_str), now));
+    let created =
+        || Value::from(age(meta::at(object, "metadata.creationTimestamp").and_then(Value::as_str), now));
     let text = |path: &str| Value::from(meta::text(object, path));
     let count = |key: &str| match meta::at(object, key) {
         Some(Value::Object(map)) => map.len(),
@@ -104,7 +132,13 @@ fn cells(kind: &Kind, object: &Value, now: i64) -> Vec<Value> {
         ],
         "DeviceModel" => vec![name(), text("spec.protocol"), count("spec.properties").into(), created()],
         "DeviceStatus" => {
-            vec![name(), text("status.state"), twins(object).into(), last_online(object, now).into(), created()]
+            vec![
+                name(),
+                text("status.state"),
+                twins(object).into(),
+                last_online(object, now).into(),
+                created(),
+            ]
         }
         _ => vec![name(), created()],
     }
@@ -137,16 +171,16 @@ fn event(object: &Value, now: i64) -> Vec<Value> {
     let text = |path: &str| meta::text(object, path);
     let first_of = |paths: &[&str]| paths.iter().map(|path| text(path)).find(|text| !text.is_empty());
     let seen = |paths: &[&str]| age(first_of(paths), now);
-    let count = meta::at(object, "count").or_else(|| meta::at(object, "series.count")).and_then(Value::as_i64);
-    let source = match (first_of(&["source.component", "reportingComponent"]).unwrap_or_default(), text("source.host")) {
+    let count =
+        meta::at(object, "count").or_else(|| meta::at(object, "series.count")).and_then(Value::as_i64);
+    let source = match (
+        first_of(&["source.component", "reportingComponent"]).unwrap_or_default(),
+        text("source.host"),
+    ) {
         (component, "") => component.to_string(),
         (component, host) => format!("{component}, {host}"),
     };
-    let involved = format!(
-        "{}/{}",
-        text("involvedObject.kind").to_lowercase(),
-        text("involvedObject.name")
-    );
+    let involved = format!("{}/{}", text("involvedObject.kind").to_lowercase(), text("involvedObject.name"));
     let last = seen(&["series.lastObservedTime", "lastTimestamp", "eventTime", "firstTimestamp"]);
     let first = seen(&["firstTimestamp", "eventTime"]);
     vec![

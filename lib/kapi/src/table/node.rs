@@ -55,7 +55,9 @@ fn roles(node: &Value) -> String {
         for (key, value) in labels {
             match key.strip_prefix("node-role.kubernetes.io/") {
                 Some(role) if !role.is_empty() => roles.push(role),
-                _ if key == "kubernetes.io/role" => roles.extend(value.as_str().filter(|role| !role.is_empty())),
+                _ if key == "kubernetes.io/role" => {
+                    roles.extend(value.as_str().filter(|role| !role.is_empty()))
+                }
                 _ => {}
             }
         }

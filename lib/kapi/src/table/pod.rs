@@ -88,7 +88,9 @@ fn summarize(pod: &Value) -> Summary {
         match (exit_code, text(container, "state.waiting.reason")) {
             (Some(0), _) => continue,
             (Some(code), _) => status = format!("Init:{}", ended(container, code)),
-            (None, reason) if !reason.is_empty() && reason != "PodInitializing" => status = format!("Init:{reason}"),
+            (None, reason) if !reason.is_empty() && reason != "PodInitializing" => {
+                status = format!("Init:{reason}")
+            }
             _ => status = format!("Init:{index}/{}", inits.len()),
         }
         initializing = true;
@@ -104,7 +106,9 @@ fn summarize(pod: &Value) -> Summary {
                 status = waiting.to_string();
             } else if let Some(code) = exit_code {
                 status = ended(container, code);
-            } else if container.get("ready") == Some(&Value::Bool(true)) && at(container, "state.running").is_some() {
+            } else if container.get("ready") == Some(&Value::Bool(true))
+                && at(container, "state.running").is_some()
+            {
                 running = true;
                 ready += 1;
             }
@@ -117,14 +121,18 @@ fn summarize(pod: &Value) -> Summary {
         }
     }
     if !text(pod, "metadata.deletionTimestamp").is_empty() && !matches!(phase, "Succeeded" | "Failed") {
-        status = if text(pod, "status.reason") == "NodeLost" { "Unknown".into() } else { "Terminating".into() };
+        status =
+            if text(pod, "status.reason") == "NodeLost" { "Unknown".into() } else { "Terminating".into() };
     }
     Summary { ready, total, status, restarts, last_restart }
 }
 
 /// `Completed`, `Error`, `OOMKilled`, else by signal or exit code.
 fn ended(container: &Value, code: i64) -> String {
-    match (text(container, "state.terminated.reason"), at(container, "state.terminated.signal").and_then(Value::as_i64)) {
+    match (
+        text(container, "state.terminated.reason"),
+        at(container, "state.terminated.signal").and_then(Value::as_i64),
+    ) {
         ("", Some(signal)) if signal != 0 => format!("Signal:{signal}"),
         ("", _) => format!("ExitCode:{code}"),
         (reason, _) => reason.to_string(),
@@ -156,16 +164,42 @@ mod tests {
 
     #[test]
     fn status_words() {
-        let container = |state: Value, ready: bool| json!({"name": "c", "ready": ready, "restartCount": 2, "state": state,
-            "lastState": {"terminated": {"finishedAt": "1970-01-01T00:00:10Z"}}});
+        let container = |state: Value, ready: bool| {
+            json!({"name": "c", "ready": ready, "restartCount": 2, "state": state,
+            "lastState": {"terminated": {"finishedAt": "1970-01-01T00:00:10Z"}}})
+        };
         for (status, deleted, shown) in [
             (json!({"phase": "Pending"}), false, "0/1 Pending 0"),
-            (json!({"phase": "Running", "containerStatuses": [container(json!({"running": {}}), true)]}), false, "1/1 Running 2 (50s ago)"),
-            (json!({"phase": "Running", "containerStatuses": [container(json!({"waiting": {"reason": "CrashLoopBackOff"}}), false)]}), false, "0/1 CrashLoopBackOff 2 (50s ago)"),
-            (json!({"phase": "Succeeded", "containerStatuses": [container(json!({"terminated": {"reason": "Completed", "exitCode": 0}}), false)]}), false, "0/1 Completed 2 (50s ago)"),
-            (json!({"phase": "Failed", "containerStatuses": [container(json!({"terminated": {"signal": 9, "exitCode": 137}}), false)]}), false, "0/1 Signal:9 2 (50s ago)"),
-            (json!({"phase": "Running", "containerStatuses": [container(json!({"running": {}}), true)]}), true, "1/1 Terminating 2 (50s ago)"),
-            (json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "state": {"running": {}}}]}), false, "0/1 Init:0/2 0"),
+            (
+                json!({"phase": "Running", "containerStatuses": [container(json!({"running": {}}), true)]}),
+                false,
+                "1/1 Running 2 (50s ago)",
+            ),
+            (
+                json!({"phase": "Running", "containerStatuses": [container(json!({"waiting": {"reason": "CrashLoopBackOff"}}), false)]}),
+                false,
+                "0/1 CrashLoopBackOff 2 (50s ago)",
+            ),
+            (
+                json!({"phase": "Succeeded", "containerStatuses": [container(json!({"terminated": {"reason": "Completed", "exitCode": 0}}), false)]}),
+                false,
+                "0/1 Completed 2 (50s ago)",
+            ),
+            (
+                json!({"phase": "Failed", "containerStatuses": [container(json!({"terminated": {"signal": 9, "exitCode": 137}}), false)]}),
+                false,
+                "0/1 Signal:9 2 (50s ago)",
+            ),
+            (
+                json!({"phase": "Running", "containerStatuses": [container(json!({"running": {}}), true)]}),
+                true,
+                "1/1 Terminating 2 (50s ago)",
+            ),
+            (
+                json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "state": {"running": {}}}]}),
+                false,
+                "0/1 Init:0/2 0",
+            ),
             (json!({"phase": "Failed", "reason": "Evicted"}), false, "0/1 Evicted 0"),
         ] {
             let mut pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c"}],
