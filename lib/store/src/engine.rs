@@ -9,12 +9,17 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::{
     Backend, CommitError, Committed, Durability, Event, Op, OpenError, Options, Recovery,
     format::{Body, DiskOp, DiskRecord, Identity, encode_file_header, encode_frame},
-    limits::{CHUNK_LEN, DAMAGED_FILES_MAX, REVISION_BLOCK},
+    limits::{CHUNK_LEN, DAMAGED_FILES_MAX},
     memory::Memory,
     plan::{Plan, disk_op},
     replay::{Damage, LOG, replay},
     watch::{Counters, Shared},
 };
+
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod tests;
 
 const NEW: &str = "store.log.new";
 const DAMAGED_SUFFIX: &str = ".damaged";
@@ -46,8 +51,8 @@ pub(crate) struct Engine {
     limit: u64,
     /// The file cannot be appended to (its state is unknown); it has to be rewritten from memory first.
     broken: bool,
-    rewrite_len_min: u64,
     rewrite_at: u64,
+    options: Options,
 }
 
 type Decided = (Request, Result<Vec<Arc<Event>>, CommitError>);
@@ -75,23 +80,22 @@ impl Engine {
         let Some(size) = backend.len(LOG).map_err(failed("look for", LOG))? else {
             let identity = Identity { epoch: *uuid::Uuid::new_v4().as_bytes(), salt: 0 };
             let memory = Memory::new(1, Default::default(), options.history_len_max);
-            let mut engine = Engine::new(backend, memory, identity, &options);
+            let mut engine = Engine::new(backend, memory, identity, options);
             engine.write_new().map_err(|(action, source)| failed(action, LOG)(source))?;
             return Ok((engine, Recovery { clean: true, ..Recovery::default() }));
         };
         let replayed = replay(&mut *backend, size, options.history_len_max)?;
-        let mut engine = Engine::new(backend, replayed.memory, replayed.identity, &options);
+        let mut engine = Engine::new(backend, replayed.memory, replayed.identity, options);
         (engine.seq, engine.len, engine.limit) = (replayed.seq, replayed.len, replayed.limit);
         let recovery =
             engine.recover(replayed.torn_len).map_err(|(action, source)| failed(action, LOG)(source))?;
         Ok((engine, recovery))
     }
 
-    fn new(backend: Box<dyn Backend>, memory: Memory, identity: Identity, options: &Options) -> Engine {
+    fn new(backend: Box<dyn Backend>, memory: Memory, identity: Identity, options: Options) -> Engine {
         let limit = memory.revision();
         let rewrite_at = options.rewrite_len_min.max(2 * memory.live_len());
         let shared = Arc::new(Shared::new(memory));
-        let rewrite_len_min = options.rewrite_len_min;
         Engine {
             backend,
             shared,
@@ -101,8 +105,8 @@ impl Engine {
             synced: 0,
             limit,
             broken: false,
-            rewrite_len_min,
             rewrite_at,
+            options,
         }
     }
 
@@ -127,7 +131,7 @@ impl Engine {
         if torn_len > 0 {
             recovery.damage = Some(self.cut(torn_len)?);
             // The torn part can have held a newer mark: not more revisions than it had bytes, and a block beyond.
-            self.limit += torn_len + REVISION_BLOCK;
+            self.limit += torn_len + self.options.revision_block;
         }
         if !clean {
             recovery.skipped = self.limit - revision;
@@ -243,7 +247,7 @@ impl Engine {
         };
         if plan.revision > self.limit {
             // Nobody may see a number that a power cut could make free again.
-            group.limit = plan.revision + REVISION_BLOCK;
+            group.limit = plan.revision + self.options.revision_block;
             group.sync = true;
             put(&Body::Mark { revision: memory.revision(), limit: group.limit });
         }
@@ -354,7 +358,7 @@ impl Engine {
         self.backend.sync_dir().map_err(|error| ("sync the folder of", error))?;
         self.broken = false;
         (self.identity, self.seq, self.len, self.synced) = (identity, seq, len, len);
-        self.rewrite_at = self.rewrite_len_min.max(2 * len);
+        self.rewrite_at = self.options.rewrite_len_min.max(2 * len);
         Counters::add(&self.shared.counters.bytes_written, len);
         Counters::add(&self.shared.counters.syncs, 1);
         Counters::add(&self.shared.counters.rewrites, 1);

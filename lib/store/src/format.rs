@@ -6,6 +6,11 @@ use crate::{Record, Upstream, limits::FRAME_LEN_MAX};
 
 pub(crate) const VERSION: u32 = 1;
 
+/// CRC-32 of the block `format` in docs/disk.md. Changing the format means changing both, [`VERSION`] and the sample in
+/// tests/vectors; samples of released versions stay.
+#[cfg(test)]
+pub(crate) const FORMAT_HASH: u32 = 0x7e9c_cab3;
+
 pub(crate) const FILE_MAGIC: [u8; 8] = *b"KINGLOG\n";
 pub(crate) const FILE_HEADER_LEN: usize = 64;
 const FRAME_MAGIC: [u8; 4] = [0xF7, b'K', b'L', 0x1A];
@@ -98,6 +103,18 @@ pub(crate) fn encode_frame(out: &mut Vec<u8>, salt: u64, seq: u64, synced: u64, 
     out.resize(start + FRAME_HEADER_LEN, 0);
     let taken = std::mem::take(out);
     *out = postcard::to_extend(body, taken).expect("bodies are plain data and a Vec takes any length");
+    fill_frame_header(out, start, salt, seq, synced);
+}
+
+#[cfg(test)]
+pub(crate) fn encode_raw_frame(out: &mut Vec<u8>, salt: u64, seq: u64, synced: u64, body: &[u8]) {
+    let start = out.len();
+    out.resize(start + FRAME_HEADER_LEN, 0);
+    out.extend_from_slice(body);
+    fill_frame_header(out, start, salt, seq, synced);
+}
+
+fn fill_frame_header(out: &mut [u8], start: usize, salt: u64, seq: u64, synced: u64) {
     let len = out.len() - start - FRAME_HEADER_LEN;
     let crc = checksum(salt, seq, synced, &out[start + FRAME_HEADER_LEN..]);
     let header = &mut out[start..start + FRAME_HEADER_LEN];

@@ -54,6 +54,7 @@ struct State {
     ops: u64,
     fail_from: Option<u64>,
     ignore_sync: bool,
+    ignore_sync_dir: bool,
     fail_syncs: bool,
     /// Bytes that all files may have together.
     space: Option<u64>,
@@ -105,9 +106,10 @@ impl SimDisk {
         self.lock().fail_from = Some(op);
     }
 
-    /// Syncs succeed without effect: the mutation that the crash test has to notice.
-    pub fn ignore_syncs(&self, ignore: bool) {
-        self.lock().ignore_sync = ignore;
+    /// Syncs of files, of the folder, or of both succeed without effect: the mutations that the crash test has to notice.
+    pub fn ignore_syncs(&self, files: bool, dir: bool) {
+        let mut state = self.lock();
+        (state.ignore_sync, state.ignore_sync_dir) = (files, dir);
     }
 
     /// Syncs fail.
@@ -340,7 +342,7 @@ impl Backend for SimDisk {
         if !state.step()? {
             return Err(power_is_cut());
         }
-        if !state.ignore_sync {
+        if !state.ignore_sync_dir {
             state.durable_names = state.names.clone();
             state.pending_names.clear();
         }

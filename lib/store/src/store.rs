@@ -15,7 +15,7 @@ use crate::{
     Backend, CommitError, Compacted, Durability, FileBackend, Key, Op, OpenError, Record, Recovery, Snapshot,
     Value, Watch,
     engine::{Engine, Request},
-    limits::{BATCH_LEN_MAX, HISTORY_LEN, QUEUE_LEN_MAX, REWRITE_LEN_MIN},
+    limits::{BATCH_LEN_MAX, HISTORY_LEN, QUEUE_LEN_MAX, REVISION_BLOCK, REWRITE_LEN_MIN},
     watch::Shared,
 };
 
@@ -27,6 +27,8 @@ pub struct Options {
     pub rewrite_len_min: u64,
     /// After this time lazy commits are durable.
     pub lazy_max: Duration,
+    /// Revisions reserved at a time; an unclean stop leaves out at most so many.
+    pub revision_block: u64,
 }
 
 impl Default for Options {
@@ -35,6 +37,7 @@ impl Default for Options {
             history_len_max: HISTORY_LEN,
             rewrite_len_min: REWRITE_LEN_MIN,
             lazy_max: Duration::from_secs(60),
+            revision_block: REVISION_BLOCK,
         }
     }
 }
