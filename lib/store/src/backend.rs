@@ -44,7 +44,7 @@ impl FileBackend {
     /// Makes the folder if it is missing and takes its lock, which ends with the process.
     pub fn open(dir: &Path) -> Result<FileBackend, OpenError> {
         let failed = |action, file: PathBuf| move |source| OpenError::Io { action, file, source };
-        fs::create_dir_all(dir).map_err(failed("make the folder", dir.to_owned()))?;
+        make_dir(dir).map_err(failed("make the folder", dir.to_owned()))?;
         let path = dir.join(LOCK);
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let lock = lock.map_err(failed("open", path.clone()))?;
@@ -67,6 +67,20 @@ impl FileBackend {
     fn forget(&mut self, name: &str) {
         self.open.take_if(|(open, _)| open == name);
     }
+}
+
+/// Makes a folder and those above it, durably: else a power cut takes the whole store with its folder's name.
+fn make_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make_dir(parent)?;
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    File::open(parent)?.sync_all()
 }
 
 impl Backend for FileBackend {

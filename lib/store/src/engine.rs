@@ -120,7 +120,7 @@ impl Engine {
 
     /// Whether something was shown that a power cut could still take back.
     pub fn dirty(&self) -> bool {
-        self.len > self.synced
+        self.broken || self.len > self.synced
     }
 
     /// Cuts a torn tail off and goes past the reserved revisions. Afterwards the log is durable as it was read.
@@ -288,8 +288,11 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes durable what was written.
+    /// Makes durable what was shown.
     pub fn sync(&mut self) -> Result<(), CommitError> {
+        if self.broken {
+            return self.rewrite();
+        }
         if !self.dirty() {
             return Ok(());
         }

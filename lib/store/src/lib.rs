@@ -97,7 +97,7 @@ pub enum Expect {
 }
 
 /// The stored bytes of an object. `Render` is called once with the revision that the commit got, so that an object can carry
-/// its own resourceVersion.
+/// its own resourceVersion. It runs on the writer thread and must not panic or wait: every other commit waits for it.
 pub enum Value {
     Bytes(Bytes),
     Render(Box<dyn FnOnce(u64) -> Bytes + Send>),

@@ -148,12 +148,13 @@ fn many_commits_at_once_keep_their_order_and_write_little() {
 #[test]
 fn one_process_has_the_store() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path(), Options::default()).unwrap();
-    let second = Store::open(dir.path(), Options::default()).err().unwrap();
+    let path = dir.path().join("made/on/the/way");
+    let store = Store::open(&path, Options::default()).unwrap();
+    let second = Store::open(&path, Options::default()).err().unwrap();
     assert_eq!(
         second.to_string(),
-        format!("the store {} is in use by another process; stop that one first", dir.path().display())
+        format!("the store {} is in use by another process; stop that one first", path.display())
     );
     drop(store);
-    Store::open(dir.path(), Options::default()).unwrap();
+    Store::open(&path, Options::default()).unwrap();
 }

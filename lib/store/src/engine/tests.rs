@@ -116,6 +116,10 @@ fn after_a_failed_sync_the_log_is_rewritten_before_anything_else() {
         assert_eq!(values(&engine), ["a=1", "lazy=1"], "what failed is not shown");
     }
     disk.fail_syncs(false);
+    let cut = || values(&open(&disk.after_power_cut(crate::sim::Cut::LoseAll), Options::default()));
+    assert_eq!(cut(), ["a=1"]);
+    engine.sync().unwrap();
+    assert_eq!(cut(), ["a=1", "lazy=1"], "a second sync of the same file would have promised too much");
     commit(&mut engine, put("c", "3")).unwrap();
     let after = disk.after_power_cut(crate::sim::Cut::LoseAll);
     assert_eq!(values(&open(&after, Options::default())), ["a=1", "c=3", "lazy=1"]);
