@@ -1,13 +1,13 @@
 //! The boot partition of an image, read and written from outside: what a person does with a card reader.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use mkimage::fat::Window;
 
-const SECTOR: u64 = 512;
 /// The name of the file that a person fills in.
 pub const PROVISION: &str = "provision.toml";
 /// The name of the file that tells how the last boot went.
@@ -55,90 +55,15 @@ pub fn read_boot_file(image: &Path, name: &str) -> Result<String> {
 }
 
 fn open(image: &Path, writable: bool) -> Result<fatfs::FileSystem<Window>> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(writable)
-        .open(image)
-        .with_context(|| format!("cannot open {}", image.display()))?;
-    let window = Window::first_partition(file, image)?;
+    let window = Window::first_partition(image, writable)?;
     fatfs::FileSystem::new(window, fatfs::FsOptions::new())
         .with_context(|| format!("{}: the boot partition is not FAT", image.display()))
-}
-
-/// A part of a file that looks like a file.
-#[derive(Debug)]
-struct Window {
-    file: File,
-    start: u64,
-    len: u64,
-    at: u64,
-}
-
-impl Window {
-    fn first_partition(mut file: File, image: &Path) -> Result<Window> {
-        let mut sector = [0; SECTOR as usize];
-        file.seek(SeekFrom::Start(0))?;
-        file.read_exact(&mut sector)
-            .with_context(|| format!("{} is too short for a disk", image.display()))?;
-        if sector[510..] != [0x55, 0xaa] {
-            bail!("{} has no partition table", image.display());
-        }
-        let word = |at: usize| {
-            u64::from(u32::from_le_bytes([sector[at], sector[at + 1], sector[at + 2], sector[at + 3]]))
-        };
-        Ok(Window { file, start: word(446 + 8) * SECTOR, len: word(446 + 12) * SECTOR, at: 0 })
-    }
-
-    fn room(&self, wanted: usize) -> usize {
-        wanted.min(usize::try_from(self.len - self.at).unwrap_or(usize::MAX))
-    }
-}
-
-impl Read for Window {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        let room = self.room(into.len());
-        self.file.seek(SeekFrom::Start(self.start + self.at))?;
-        let n = self.file.read(&mut into[..room])?;
-        self.at += n as u64;
-        Ok(n)
-    }
-}
-
-impl Write for Window {
-    fn write(&mut self, from: &[u8]) -> std::io::Result<usize> {
-        let room = self.room(from.len());
-        self.file.seek(SeekFrom::Start(self.start + self.at))?;
-        let n = self.file.write(&from[..room])?;
-        self.at += n as u64;
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.file.flush()
-    }
-}
-
-impl Seek for Window {
-    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.len.checked_add_signed(by),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-        };
-        match at.filter(|at| *at <= self.len) {
-            Some(at) => {
-                self.at = at;
-                Ok(at)
-            }
-            None => Err(std::io::Error::from(std::io::ErrorKind::InvalidInput)),
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    use std::fs::{self, File};
 
     #[test]
     fn a_boot_file_is_written_and_read_and_the_rest_of_the_disk_is_left_alone() {
@@ -153,9 +78,8 @@ mod tests {
         mbr[510..].copy_from_slice(&[0x55, 0xaa]);
         file.write_all(&mbr).expect("mbr");
         drop(file);
-        let file = OpenOptions::new().read(true).write(true).open(&image).expect("open");
         fatfs::format_volume(
-            &mut Window::first_partition(file, &image).expect("window"),
+            Window::first_partition(&image, true).expect("window"),
             fatfs::FormatVolumeOptions::new(),
         )
         .expect("format");

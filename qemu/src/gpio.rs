@@ -29,7 +29,7 @@ impl Gpio {
             .as_array()
             .and_then(|list| list.iter().find(|entry| entry["type"] == "child<pl061>"))
             .and_then(|entry| entry["name"].as_str())
-            .context("this machine has no PL061 GPIO chip")?;
+            .with_context(|| format!("this machine has no PL061 GPIO chip: {devices}"))?;
         Ok(Gpio {
             stream: BufReader::new(connect(socket, within)?),
             chip: format!("/machine/unattached/{name}"),

@@ -233,7 +233,8 @@ fn arguments(config: &Config, dir: &Path, disk: &str) -> Vec<String> {
     let path = |name: &str| dir.join(name).display().to_string();
     let mut args: Vec<String> = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(|word| (*word).to_owned()));
-    add(&["-M", "virt", "-cpu", "cortex-a72", "-accel", "tcg", "-display", "none", "-nodefaults"]);
+    // With ACPI the machine has no PL061, and so no lines and no power key.
+    add(&["-M", "virt,acpi=off", "-cpu", "cortex-a72", "-accel", "tcg", "-display", "none", "-nodefaults"]);
     add(&["-smp", &config.cpus.to_string(), "-m", &config.memory_mb.to_string()]);
     add(&["-bios", &config.programs.u_boot.display().to_string()]);
     add(&[

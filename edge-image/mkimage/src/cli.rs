@@ -2,15 +2,18 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use lexopt::prelude::*;
 
-use crate::oci;
+use crate::apt::lock::Policy;
 use crate::tools::{self, Group};
+use crate::{image, oci};
 
 const USAGE: &str = "usage:
   mkimage tools [--group kubectl|qemu|image|compiler]... [--debian-mirror URL]
-  mkimage oci --name docker.io/kinglet/hello:1 --arch aarch64|x86_64 --file FROM:TO... --entrypoint ARG... [--env K=V]... [--port N]... --out FILE";
+  mkimage oci --name docker.io/kinglet/hello:1 --arch aarch64|x86_64 --file FROM:TO... --entrypoint ARG... [--env K=V]... [--port N]... --out FILE
+  mkimage lock [--debian-mirror URL]
+  mkimage build --board NAME --init FILE [--edgecore FILE] [--mapper FILE] [--pod-image ARCHIVE]... [--out DIR] [--dev] [--fast] [--no-xz] [--ci] [--debian-mirror URL]";
 
 pub fn run() -> Result<()> {
     let mut args = lexopt::Parser::from_env();
@@ -18,6 +21,8 @@ pub fn run() -> Result<()> {
     match command {
         Some(Value(name)) if name == "tools" => tools_command(args),
         Some(Value(name)) if name == "oci" => oci_command(args),
+        Some(Value(name)) if name == "lock" => lock_command(args),
+        Some(Value(name)) if name == "build" => build_command(args),
         _ => bail!("{USAGE}"),
     }
 }
@@ -26,6 +31,54 @@ pub fn run() -> Result<()> {
 pub fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target"), PathBuf::from)
+}
+
+/// The repository.
+fn source_dir() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn lock_command(mut args: lexopt::Parser) -> Result<()> {
+    let mut mirror = None;
+    while let Some(arg) = args.next()? {
+        match arg {
+            Long("debian-mirror") => mirror = Some(args.value()?.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let lock = image::update_lock(&source_dir(), &target_dir(), mirror.as_deref())?;
+    println!("{} packages, kernel {}", lock.packages.len(), lock.kernel);
+    Ok(())
+}
+
+fn build_command(mut args: lexopt::Parser) -> Result<()> {
+    let programs = image::Programs { init: PathBuf::new(), edgecore: None, mapper: None };
+    let mut options = image::Options::new("", &source_dir(), &target_dir(), programs);
+    let mut out = None;
+    while let Some(arg) = args.next()? {
+        match arg {
+            Long("board") => options.board = args.value()?.string()?,
+            Long("init") => options.programs.init = args.value()?.into(),
+            Long("edgecore") => options.programs.edgecore = Some(args.value()?.into()),
+            Long("mapper") => options.programs.mapper = Some(args.value()?.into()),
+            Long("pod-image") => options.pod_images.push(args.value()?.into()),
+            Long("out") => out = Some(PathBuf::from(args.value()?)),
+            Long("dev") => options.dev = true,
+            Long("fast") => options.small = false,
+            Long("no-xz") => options.xz = false,
+            Long("ci") => options.policy = Policy::Ci,
+            Long("debian-mirror") => options.debian_mirror = Some(args.value()?.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    ensure!(
+        !options.board.is_empty() && options.programs.init.exists(),
+        "--board NAME and --init FILE are needed"
+    );
+    options.out_dir = out.unwrap_or_else(|| target_dir().join("image").join(&options.board));
+    let built = image::build(&options)?;
+    println!("{}{}", built.img.display(), if built.reused { " (nothing changed)" } else { "" });
+    Ok(())
 }
 
 fn tools_command(mut args: lexopt::Parser) -> Result<()> {

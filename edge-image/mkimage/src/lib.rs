@@ -7,10 +7,17 @@
 //! Start at [`tools::ensure`] and [`oci::write_archive`].
 
 pub mod apt;
+mod boot;
 pub mod cli;
+pub mod disk;
+pub mod elf;
+pub mod fat;
+pub mod image;
+mod modules;
 pub mod oci;
 pub mod progress;
 pub mod tools;
+mod tree;
 
 use std::fs;
 use std::io::Read;

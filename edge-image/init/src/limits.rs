@@ -1,0 +1,38 @@
+//! Bounds of PID 1, and what happens at each.
+
+use std::time::Duration;
+
+/// A provisioning file is a page of text; a larger one is refused.
+pub const PROVISION_BYTES_MAX: u64 = 64 << 10;
+/// Labels given to the node; more are refused.
+pub const LABELS_MAX: usize = 64;
+/// A service's log in memory; beyond it the older half is dropped.
+pub const LOG_BYTES_MAX: u64 = 256 << 10;
+/// First and longest wait before a service is started again.
+pub const RESTART_FIRST: Duration = Duration::from_millis(250);
+pub const RESTART_MAX: Duration = Duration::from_secs(30);
+/// A service that ran this long starts again at once.
+pub const RESTART_RESET: Duration = Duration::from_secs(60);
+/// First and longest wait between attempts to join.
+pub const JOIN_RETRY_FIRST: Duration = Duration::from_secs(2);
+pub const JOIN_RETRY_MAX: Duration = Duration::from_secs(60);
+/// How often the loop looks at files and feeds the watchdog.
+pub const TICK: Duration = Duration::from_secs(1);
+/// The watchdog resets a board whose PID 1 has not run for so long.
+pub const WATCHDOG_SECONDS: i32 = 15;
+/// status.txt is written at most so often: it lies on flash.
+pub const STATUS_WRITE_MIN: Duration = Duration::from_secs(10);
+/// What services get between SIGTERM and SIGKILL at power off.
+pub const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// How long the initramfs waits for the disk to appear.
+pub const DISK_WITHIN: Duration = Duration::from_secs(30);
+/// How often the clock is saved; it lies on flash.
+pub const CLOCK_SAVE: Duration = Duration::from_secs(3600);
+/// SNTP: first retry when no server answers, and the pace once one did.
+pub const SNTP_RETRY: Duration = Duration::from_secs(15);
+pub const SNTP_PACE: Duration = Duration::from_secs(3600);
+/// NTP servers asked in turn; more are ignored.
+pub const NTP_SERVERS_MAX: usize = 8;
+
+const _: () =
+    assert!(TICK.as_secs() * 5 <= WATCHDOG_SECONDS as u64, "several ticks must fit between feedings");

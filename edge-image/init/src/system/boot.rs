@@ -1,0 +1,274 @@
+//! From an empty root to mounted data, loaded drivers and a clock that is not absurd. Nothing here may fail for good: what goes wrong
+//! becomes a line and a problem, and the boot goes on with what there is.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::mount::{MsFlags, umount};
+use nix::unistd::sync;
+use serde::Deserialize;
+
+use crate::disk::{self, Boot, Disk};
+use crate::kmod::Modules;
+use crate::limits::PROVISION_BYTES_MAX;
+use crate::provision::{self, Mistake, Provision};
+use crate::status::Problem;
+use crate::watchdog::Watchdog;
+use crate::{clock, mounts, net, say, sys};
+
+/// What mkimage wrote about the image.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Release {
+    pub version: String,
+    pub board: String,
+    pub kernel: String,
+    pub epoch: u64,
+    pub dev: bool,
+}
+
+#[derive(Debug)]
+pub struct Started {
+    pub release: Release,
+    pub disk: Option<Disk>,
+    pub modules: Modules,
+    pub watchdog: Option<Watchdog>,
+    pub provision: Result<Provision, Mistake>,
+    pub problem: Option<Problem>,
+    pub serial: String,
+    pub boot_number: u64,
+    pub clock_floor: u64,
+}
+
+pub fn boot() -> Started {
+    let mut problems = mounts::first();
+    problems.extend(mounts::rest());
+    let release = load_release();
+    let dev = if release.dev { ", with a console shell" } else { "" };
+    say!("image {} for {}, kernel {}{dev}", release.version, release.board, release.kernel);
+    for line in &problems {
+        say!("{line}");
+    }
+    let mut modules = Modules::open(Path::new("/lib/modules"));
+    for line in modules.load_listed().into_iter().chain(modules.load_for_devices()) {
+        say!("{line}");
+    }
+    let mut watchdog = Watchdog::open();
+    match &watchdog {
+        Some(watchdog) => say!("watchdog: resets after {} s", watchdog.seconds),
+        None => say!("watchdog: this board has none"),
+    }
+    for (file, value) in [
+        ("/proc/sys/net/ipv4/ip_forward", "1"),
+        ("/proc/sys/kernel/panic", "10"),
+        ("/proc/sys/kernel/panic_on_oops", "1"),
+    ] {
+        let _ = fs::write(file, value);
+    }
+    let mut problem = None;
+    let disk = Boot::load().disk.and_then(Disk::find);
+    let data = disk
+        .as_ref()
+        .map_or_else(|| Err("the disk was not found".to_owned()), |disk| mount_data(disk, &mut watchdog));
+    if let Err(error) = data {
+        say!("data partition: {error}; running from memory, nothing will be kept");
+        problem = Some(Problem {
+            error: format!("data partition: {error}"),
+            remedy: "replace the card, or write the image again".to_owned(),
+        });
+        let _ = mounts::attach(
+            "tmpfs",
+            "/var",
+            "tmpfs",
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+            "mode=0755,size=50%",
+        );
+    }
+    for dir in [
+        "/var/lib/kinglet",
+        "/var/lib/containerd",
+        "/var/lib/kubelet",
+        "/var/etc/kubeedge",
+        "/var/log/pods",
+        "/var/tmp",
+        "/var/data",
+        "/run/kinglet/log",
+        "/run/cni",
+    ] {
+        let _ = fs::create_dir_all(dir);
+    }
+    let clock_floor = clock::floor(release.epoch, clock::load_saved(), None);
+    if let Some(behind) = clock::raise_to(clock_floor) {
+        say!("clock: was {behind} s before the last known time, now {}", clock::render(clock::now()));
+    }
+    let provision = load_provision(disk.as_ref());
+    if let Err(mistake) = &provision {
+        say!("{mistake}");
+    }
+    Started {
+        serial: serial(),
+        boot_number: count_boot(),
+        release,
+        disk,
+        modules,
+        watchdog,
+        provision,
+        problem,
+        clock_floor,
+    }
+}
+
+fn load_release() -> Release {
+    let text = fs::read_to_string("/etc/kinglet/release.toml").unwrap_or_default();
+    toml::from_str(&text).unwrap_or_default()
+}
+
+/// Checks, grows and mounts the data partition.
+fn mount_data(disk: &Disk, watchdog: &mut Option<Watchdog>) -> Result<(), String> {
+    match disk.grow_data_partition() {
+        Ok(Some(megabytes)) => say!("data partition: grown to {megabytes} MB"),
+        Ok(None) => {}
+        Err(error) => say!("data partition: cannot use the whole disk: {error}"),
+    }
+    let partition = disk.partition(4);
+    check(&partition, "-p", watchdog).or_else(|_| check(&partition, "-y", watchdog))?;
+    let source = partition.display().to_string();
+    mounts::attach(
+        &source,
+        "/var",
+        "ext4",
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME,
+        "commit=30",
+    )?;
+    if let Err(error) = disk::grow_file_system(&partition, "/var") {
+        say!("data partition: the file system did not grow: {error}");
+    }
+    Ok(())
+}
+
+/// Runs e2fsck, feeding the watchdog: a large card takes minutes.
+fn check(partition: &Path, how: &str, watchdog: &mut Option<Watchdog>) -> Result<(), String> {
+    /// Errors were left uncorrected, or worse.
+    const FAILED: i32 = 4;
+    let mut child = match Command::new("/usr/sbin/e2fsck")
+        .arg(how)
+        .arg(partition)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+    {
+        Ok(child) => child,
+        Err(error) => {
+            say!("data partition: not checked, cannot run e2fsck: {error}");
+            return Ok(());
+        }
+    };
+    loop {
+        match child.try_wait() {
+            Ok(None) => std::thread::sleep(Duration::from_millis(10)),
+            Ok(Some(status)) if status.code().is_some_and(|code| code < FAILED) => {
+                if status.code() != Some(0) {
+                    say!("data partition: errors were corrected");
+                }
+                return Ok(());
+            }
+            Ok(Some(status)) => return Err(format!("e2fsck {how} could not correct it ({status})")),
+            Err(error) => return Err(format!("e2fsck was lost: {error}")),
+        }
+        if let Some(watchdog) = watchdog {
+            watchdog.feed();
+        }
+    }
+}
+
+fn count_boot() -> u64 {
+    const FILE: &str = "/var/lib/kinglet/boots";
+    let number = fs::read_to_string(FILE)
+        .ok()
+        .and_then(|text| text.trim().parse::<u64>().ok())
+        .unwrap_or(0)
+        .saturating_add(1);
+    let _ = fs::write(FILE, format!("{number}\n"));
+    number
+}
+
+/// The board's serial number, else the first interface's address.
+fn serial() -> String {
+    let of_board = fs::read_to_string("/proc/device-tree/serial-number").unwrap_or_default();
+    let of_board = of_board.trim_matches(|c: char| c == '\0' || c.is_whitespace());
+    if !of_board.is_empty() {
+        return of_board.to_owned();
+    }
+    let mac = net::first_mac().unwrap_or([0; 6]);
+    mac.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+const BOOT: &str = "/boot";
+
+/// Mounts the boot partition for as long as `work` runs. FAT has no journal: it is only mounted while something is read or written.
+pub fn with_boot_partition<T>(
+    disk: &Disk,
+    writable: bool,
+    work: impl FnOnce(&Path) -> std::io::Result<T>,
+) -> Result<T, String> {
+    let flags = MsFlags::MS_NOSUID
+        | MsFlags::MS_NODEV
+        | MsFlags::MS_NOEXEC
+        | if writable { MsFlags::MS_SYNCHRONOUS } else { MsFlags::MS_RDONLY };
+    mounts::attach(&disk.partition(1).display().to_string(), BOOT, "vfat", flags, "umask=0077")?;
+    let done = work(Path::new(BOOT)).map_err(|error| format!("boot partition: {error}"));
+    if writable {
+        sync();
+    }
+    let _ = umount(BOOT);
+    done
+}
+
+fn load_provision(disk: Option<&Disk>) -> Result<Provision, Mistake> {
+    let disk = disk.ok_or_else(|| Mistake {
+        what: "the disk was not found".to_owned(),
+        remedy: "write the image again".to_owned(),
+    })?;
+    let read = with_boot_partition(disk, false, |dir| {
+        let path = dir.join(provision::FILE);
+        match fs::metadata(&path) {
+            Ok(meta) if meta.len() > PROVISION_BYTES_MAX => Err(std::io::Error::other(format!(
+                "{} is larger than {} kB",
+                provision::FILE,
+                PROVISION_BYTES_MAX >> 10
+            ))),
+            Ok(_) => fs::read(path).map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    });
+    match read {
+        Ok(Some(bytes)) => provision::parse(&bytes),
+        Ok(None) => provision::parse(b""),
+        Err(what) => {
+            Err(Mistake { what, remedy: "write it again on a PC, or write the image again".to_owned() })
+        }
+    }
+}
+
+/// Overwrites the token where it lies.
+pub fn blank_token(disk: &Disk) -> Result<(), String> {
+    use std::io::{Seek, SeekFrom, Write};
+    with_boot_partition(disk, true, |dir| {
+        let path = dir.join(provision::FILE);
+        let Some(blanked) = provision::blank_token(&fs::read(&path)?) else { return Ok(()) };
+        // Opened without truncation: the same clusters are written again.
+        let mut file = fs::OpenOptions::new().write(true).open(&path)?;
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&blanked)?;
+        file.sync_all()
+    })
+}
+
+/// The kernel's name for this system, which pods and logs see.
+pub fn set_hostname(name: &str) {
+    let _ = nix::unistd::sethostname(name);
+    let _ = fs::write("/run/hostname", format!("{name}\n"));
+    let _ = sys::interface_up("lo");
+}
