@@ -3,6 +3,7 @@
 mod budgets;
 mod checks;
 mod cloud_image;
+mod cross_env;
 mod elf;
 mod prerequisites;
 mod programs;
