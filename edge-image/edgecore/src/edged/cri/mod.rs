@@ -1,0 +1,223 @@
+//! A client of the Container Runtime Interface v1: one method per call that edged makes, each with a deadline.
+//!
+//! Not here: what to run (`worker`), how a pod becomes a configuration (`render`), image import (`images`).
+//! Invariants: no call waits for ever; an error names the call. The channel connects when first used and again after containerd
+//! was restarted, so a client is made once and kept.
+
+pub mod messages;
+
+use std::{collections::HashMap, path::PathBuf, time::Duration};
+
+use http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
+use messages::*;
+use tokio::net::UnixStream;
+use tonic::{
+    Code, Status,
+    client::Grpc,
+    transport::{Channel, Endpoint},
+};
+use tonic_prost::ProstCodec;
+
+use super::limits;
+
+/// A call that failed. `code` decides what to do, `message` is the runtime's own text.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{call}: {message}")]
+pub struct CriError {
+    pub call: &'static str,
+    pub code: Code,
+    pub message: String,
+}
+
+impl CriError {
+    /// What was asked for is not there; for stop and remove that is success.
+    pub fn is_not_found(&self) -> bool {
+        self.code == Code::NotFound
+    }
+
+    /// No answer: the socket is missing, refused or went away. Says nothing about whether the call was carried out.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self.code, Code::Unavailable | Code::Cancelled)
+    }
+}
+
+/// Opens a channel to a unix socket, `/run/...` or `unix:///run/...`. Connects when first used.
+pub fn channel(endpoint: &str) -> Channel {
+    let path = PathBuf::from(endpoint.strip_prefix("unix://").unwrap_or(endpoint));
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    // The authority is never resolved; HTTP/2 wants one.
+    Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector)
+}
+
+#[derive(Clone)]
+pub struct Cri {
+    channel: Channel,
+}
+
+impl Cri {
+    pub fn new(channel: Channel) -> Cri {
+        Cri { channel }
+    }
+
+    async fn call<Q, A>(&self, path: &'static str, request: Q, deadline: Duration) -> Result<A, CriError>
+    where
+        Q: prost::Message + Send + Sync + 'static,
+        A: prost::Message + Default + Send + Sync + 'static,
+    {
+        let call = path.rsplit('/').next().unwrap_or(path);
+        let work = async {
+            let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(limits::CRI_ANSWER_BYTES_MAX);
+            grpc.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
+            let codec: ProstCodec<Q, A> = ProstCodec::default();
+            grpc.unary(tonic::Request::new(request), PathAndQuery::from_static(path), codec).await
+        };
+        match tokio::time::timeout(deadline, work).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(CriError { call, code: status.code(), message: text(&status) }),
+            Err(_) => {
+                let message = format!("the runtime did not answer within {} s", deadline.as_secs());
+                Err(CriError { call, code: Code::DeadlineExceeded, message })
+            }
+        }
+    }
+
+    pub async fn version(&self) -> Result<VersionResponse, CriError> {
+        let request = VersionRequest { version: "0.1.0".into() };
+        self.call("/runtime.v1.RuntimeService/Version", request, limits::CRI_QUICK).await
+    }
+
+    /// The runtime's conditions; with `verbose` also its configuration as JSON in `info["config"]`.
+    pub async fn status(&self, verbose: bool) -> Result<StatusResponse, CriError> {
+        self.call("/runtime.v1.RuntimeService/Status", StatusRequest { verbose }, limits::CRI_QUICK).await
+    }
+
+    pub async fn run_pod_sandbox(&self, config: PodSandboxConfig) -> Result<String, CriError> {
+        let request = RunPodSandboxRequest { config: Some(config) };
+        let answer: SandboxId =
+            self.call("/runtime.v1.RuntimeService/RunPodSandbox", request, limits::CRI_SLOW).await?;
+        Ok(answer.pod_sandbox_id)
+    }
+
+    /// Idempotent; kills what runs in it and gives its address back to the network plugin.
+    pub async fn stop_pod_sandbox(&self, id: &str) -> Result<(), CriError> {
+        let request = SandboxId { pod_sandbox_id: id.into() };
+        gone_is_fine(self.call("/runtime.v1.RuntimeService/StopPodSandbox", request, limits::CRI_SLOW).await)
+    }
+
+    /// Idempotent; removes its containers too.
+    pub async fn remove_pod_sandbox(&self, id: &str) -> Result<(), CriError> {
+        let request = SandboxId { pod_sandbox_id: id.into() };
+        gone_is_fine(self.call("/runtime.v1.RuntimeService/RemovePodSandbox", request, limits::CRI_SLOW).await)
+    }
+
+    pub async fn pod_sandbox_status(&self, id: &str) -> Result<PodSandboxStatus, CriError> {
+        let request = SandboxId { pod_sandbox_id: id.into() };
+        let answer: PodSandboxStatusResponse =
+            self.call("/runtime.v1.RuntimeService/PodSandboxStatus", request, limits::CRI_QUICK).await?;
+        Ok(answer.status.unwrap_or_default())
+    }
+
+    pub async fn list_pod_sandboxes(&self, labels: HashMap<String, String>) -> Result<Vec<PodSandbox>, CriError> {
+        let request = ListPodSandboxRequest { filter: Some(PodSandboxFilter { label_selector: labels }) };
+        let answer: ListPodSandboxResponse =
+            self.call("/runtime.v1.RuntimeService/ListPodSandbox", request, limits::CRI_QUICK).await?;
+        Ok(answer.items)
+    }
+
+    pub async fn create_container(&self, request: CreateContainerRequest) -> Result<String, CriError> {
+        let answer: ContainerId =
+            self.call("/runtime.v1.RuntimeService/CreateContainer", request, limits::CRI_SLOW).await?;
+        Ok(answer.container_id)
+    }
+
+    pub async fn start_container(&self, id: &str) -> Result<(), CriError> {
+        let request = ContainerId { container_id: id.into() };
+        let answer: Result<Empty, _> =
+            self.call("/runtime.v1.RuntimeService/StartContainer", request, limits::CRI_SLOW).await;
+        answer.map(|_| ())
+    }
+
+    /// SIGTERM, then SIGKILL after `grace`. Idempotent.
+    pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), CriError> {
+        let timeout = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+        let request = StopContainerRequest { container_id: id.into(), timeout };
+        let deadline = grace + limits::CRI_SLOW;
+        gone_is_fine(self.call("/runtime.v1.RuntimeService/StopContainer", request, deadline).await)
+    }
+
+    /// Idempotent.
+    pub async fn remove_container(&self, id: &str) -> Result<(), CriError> {
+        let request = ContainerId { container_id: id.into() };
+        gone_is_fine(self.call("/runtime.v1.RuntimeService/RemoveContainer", request, limits::CRI_SLOW).await)
+    }
+
+    pub async fn list_containers(&self, labels: HashMap<String, String>) -> Result<Vec<Container>, CriError> {
+        let request = ListContainersRequest { filter: Some(ContainerFilter { label_selector: labels }) };
+        let answer: ListContainersResponse =
+            self.call("/runtime.v1.RuntimeService/ListContainers", request, limits::CRI_QUICK).await?;
+        Ok(answer.containers)
+    }
+
+    pub async fn container_status(&self, id: &str) -> Result<ContainerStatus, CriError> {
+        let request = ContainerId { container_id: id.into() };
+        let answer: ContainerStatusResponse =
+            self.call("/runtime.v1.RuntimeService/ContainerStatus", request, limits::CRI_QUICK).await?;
+        Ok(answer.status.unwrap_or_default())
+    }
+
+    /// The runtime opens the container's log file anew, after it was renamed.
+    pub async fn reopen_container_log(&self, id: &str) -> Result<(), CriError> {
+        let request = ContainerId { container_id: id.into() };
+        let answer: Result<Empty, _> =
+            self.call("/runtime.v1.RuntimeService/ReopenContainerLog", request, limits::CRI_QUICK).await;
+        answer.map(|_| ())
+    }
+
+    /// `None` when the image is not there.
+    pub async fn image_status(&self, image: &str) -> Result<Option<Image>, CriError> {
+        let request = ImageRequest { image: Some(ImageSpec { image: image.into() }) };
+        let answer: ImageStatusResponse =
+            self.call("/runtime.v1.ImageService/ImageStatus", request, limits::CRI_QUICK).await?;
+        Ok(answer.image)
+    }
+
+    pub async fn pull_image(&self, image: &str) -> Result<String, CriError> {
+        let request =
+            PullImageRequest { image: Some(ImageSpec { image: image.into() }), sandbox_config: None };
+        let answer: PullImageResponse =
+            self.call("/runtime.v1.ImageService/PullImage", request, limits::IMAGE_PULL).await?;
+        Ok(answer.image_ref)
+    }
+}
+
+fn gone_is_fine(answer: Result<Empty, CriError>) -> Result<(), CriError> {
+    match answer {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// A transport failure hides its cause ("tcp connect error") in the source chain.
+fn text(status: &Status) -> String {
+    match std::error::Error::source(status) {
+        Some(source) => chain(source),
+        None => status.message().to_string(),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut parts = vec![error.to_string()];
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let part = cause.to_string();
+        if parts.last() != Some(&part) {
+            parts.push(part);
+        }
+        source = cause.source();
+    }
+    parts.join(": ")
+}

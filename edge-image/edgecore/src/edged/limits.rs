@@ -1,0 +1,64 @@
+//! Upper bounds of edged, and what happens at them.
+
+use std::time::Duration;
+
+/// Pods on this node (kubelet's default). One more is reported Failed with reason `OutOfpods`.
+pub const PODS_MAX: usize = 110;
+/// Containers of one pod, init containers included. A pod with more is reported Failed.
+pub const CONTAINERS_PER_POD_MAX: usize = 64;
+
+/// Deadline of calls that only read.
+pub const CRI_QUICK: Duration = Duration::from_secs(10);
+/// Deadline of calls that run plugins or processes: 9 s were measured for a sandbox on a loaded small board.
+pub const CRI_SLOW: Duration = Duration::from_secs(120);
+pub const IMAGE_PULL: Duration = Duration::from_secs(30 * 60);
+/// An answer that is larger is refused by the client. A list entry is about 1.5 kB.
+pub const CRI_ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Sandboxes and containers being started at once; other pods wait. A small board is slower with more.
+pub const STARTS_MAX: usize = 3;
+/// Stops wait out a grace period and cost nothing: they have their own, wider bound.
+pub const STOPS_MAX: usize = 32;
+
+/// The runtime's events say when something changed; this poll only catches what they missed.
+pub const POLL_BUSY: Duration = Duration::from_secs(10);
+/// With nothing to run.
+pub const POLL_IDLE: Duration = Duration::from_secs(30);
+/// Without an event stream (the runtime refuses it).
+pub const POLL_WITHOUT_EVENTS: Duration = Duration::from_secs(2);
+/// The CRI plugin handles an exit a moment after the event went out.
+pub const EVENT_SETTLE: Duration = Duration::from_millis(100);
+/// Between attempts to reach a runtime that is down.
+pub const RUNTIME_RETRY: Duration = Duration::from_secs(3);
+
+/// Back-off of restarts and of image pulls, as kubelet's: 10 s, doubled up to 5 min, forgotten after 10 min of quiet.
+pub const BACKOFF_FIRST: Duration = Duration::from_secs(10);
+pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
+pub const BACKOFF_FORGET: Duration = Duration::from_secs(600);
+const _: () = assert!(BACKOFF_FORGET.as_secs() >= BACKOFF_MAX.as_secs());
+
+/// When neither pod nor record says.
+pub const GRACE_DEFAULT: Duration = Duration::from_secs(30);
+/// A longer terminationGracePeriodSeconds is cut to this: a node must be able to shut down.
+pub const GRACE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// A container's log is renamed at this size; `LOG_FILES_MAX` files are kept per container, the current one included.
+pub const LOG_BYTES_MAX: u64 = 1024 * 1024;
+pub const LOG_FILES_MAX: usize = 3;
+pub const LOG_CHECK: Duration = Duration::from_secs(60);
+
+/// What is read of a termination message; the rest is ignored (kubelet's bound).
+pub const TERMINATION_MESSAGE_BYTES_MAX: u64 = 4096;
+/// Files of one configMap or secret volume are at most what the cloud lets into one object.
+pub const VOLUME_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+/// index.json, manifest and config of an image. Larger ones are refused.
+pub const IMAGE_JSON_BYTES_MAX: u64 = 4 * 1024 * 1024;
+pub const IMAGE_LAYERS_MAX: usize = 128;
+pub const ARCHIVE_ENTRIES_MAX: usize = 4096;
+pub const PRELOADED_ARCHIVES_MAX: usize = 256;
+/// Bytes per message when content goes to containerd; with the copy in the gRPC buffer the cost of an import.
+pub const CONTENT_CHUNK_BYTES: usize = 128 * 1024;
+/// A lease that an interrupted import left behind is collected after this.
+pub const IMPORT_LEASE: Duration = Duration::from_secs(3600);
+/// Ended containers kept per name beside the newest, for `lastState` and `kubectl logs --previous`.
+pub const DEAD_KEPT: usize = 1;

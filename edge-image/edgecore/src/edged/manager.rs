@@ -1,0 +1,311 @@
+//! All pods of the node as one plain state machine: which workers there are, and whose turn it is.
+//!
+//! Invariants
+//! - Nothing is started or removed before the runtime was observed once: what runs is adopted, never made again.
+//! - A sandbox that nobody wants is removed only if a record in this store tells of it, or if a wanted pod of the same name needs
+//!   its place. An empty store never empties the runtime.
+//! - Two pods of one namespace and name never run side by side: the new one waits until the old one is gone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use super::{
+    limits,
+    observed::{Observed, Sandbox},
+    pod::{Pod, PodError},
+    record::Record,
+    status::{self, NodeFacts, Transitions},
+    worker::{Now, Ticket, Work, WorkError, Worker},
+};
+
+/// A pod object as it stands in the store.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub deleting: bool,
+    pub pod: Result<Pod, PodError>,
+}
+
+#[derive(Debug)]
+pub enum Input {
+    /// All pod objects, read from the store.
+    Desired(Vec<Wanted>),
+    Observed { began: Ticket, observed: Observed },
+    Done { incarnation: String, result: Result<(), WorkError> },
+    /// Time passed, or the node's facts changed.
+    Tick,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// One step; answered with `Input::Done`.
+    Work { incarnation: String, work: Work },
+    /// Stops harder what a step is already stopping; no answer.
+    Hasten { incarnation: String, work: Work },
+    /// The newest status of a pod.
+    Report { namespace: String, name: String, uid: String, status: Value },
+    /// Containers, volumes and network of a pod that is being deleted are gone: the cloud may remove the object.
+    ReportGone { namespace: String, name: String, uid: String },
+    /// Look at the runtime again.
+    Observe,
+}
+
+/// A pod that is not run, and what was last told of it.
+struct Refused {
+    wanted: Wanted,
+    reason: &'static str,
+    message: String,
+    told: bool,
+}
+
+#[derive(Default)]
+struct Told {
+    status: Option<String>,
+    transitions: Transitions,
+    gone: bool,
+}
+
+pub struct Manager {
+    pub node: NodeFacts,
+    /// By incarnation.
+    workers: BTreeMap<String, Worker>,
+    told: BTreeMap<String, Told>,
+    /// By uid.
+    refused: BTreeMap<String, Refused>,
+    /// Wanted pods that wait for the first observation.
+    waiting: Option<Vec<Wanted>>,
+    /// The desired state was read and applied.
+    reconciled: bool,
+    /// Bind running pods of the same name and spec to new uids: after `join --adopt`, and only then.
+    pub adopt: bool,
+    ticket: Ticket,
+    observed: Option<Observed>,
+}
+
+impl Manager {
+    /// `records`: all that the store has.
+    pub fn new(records: Vec<Record>) -> Manager {
+        let workers =
+            records.into_iter().map(|r| (r.incarnation.clone(), Worker::new(r, None, true))).collect();
+        Manager {
+            node: NodeFacts::default(),
+            workers,
+            told: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            waiting: None,
+            reconciled: false,
+            adopt: false,
+            ticket: 0,
+            observed: None,
+        }
+    }
+
+    /// The time of an observation that begins now.
+    pub fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    pub fn worker(&self, incarnation: &str) -> Option<&Worker> {
+        self.workers.get(incarnation)
+    }
+
+    pub fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.values()
+    }
+
+    /// When to look again though nothing happens.
+    pub fn wake(&self, now: Now) -> Option<Duration> {
+        self.workers.values().filter_map(|worker| worker.wake(now)).min()
+    }
+
+    pub fn handle(&mut self, now: Now, input: Input) -> Vec<Action> {
+        self.ticket += 1;
+        let mut actions = Vec::new();
+        match input {
+            Input::Desired(wanted) => match self.observed {
+                Some(_) => self.reconcile(now, wanted, &mut actions),
+                None => self.waiting = Some(wanted),
+            },
+            Input::Observed { began, observed } => {
+                for worker in self.workers.values_mut() {
+                    worker.observe(now, began, &observed);
+                }
+                self.observed = Some(observed);
+                if let Some(wanted) = self.waiting.take() {
+                    self.reconcile(now, wanted, &mut actions);
+                }
+            }
+            Input::Done { incarnation, result } => {
+                if let Some(worker) = self.workers.get_mut(&incarnation) {
+                    worker.done(now, self.ticket, result);
+                    if worker.is_forgotten() {
+                        self.workers.remove(&incarnation);
+                        self.told.remove(&incarnation);
+                    }
+                }
+                actions.push(Action::Observe);
+            }
+            Input::Tick => {}
+        }
+        // Until the desired state was read and the runtime was seen, nothing moves.
+        if self.observed.is_some() && self.waiting.is_none() && self.reconciled {
+            self.step(now, &mut actions);
+        }
+        actions
+    }
+
+    fn reconcile(&mut self, now: Now, wanted: Vec<Wanted>, actions: &mut Vec<Action>) {
+        self.reconciled = true;
+        let uids: BTreeSet<&str> = wanted.iter().map(|w| w.uid.as_str()).collect();
+        self.refused.retain(|uid, _| uids.contains(uid.as_str()));
+        for worker in self.workers.values_mut().filter(|w| !uids.contains(w.record.uid.as_str())) {
+            harden(worker, None, actions);
+        }
+        let mut places = BTreeSet::new();
+        for wanted in wanted {
+            places.insert((wanted.namespace.clone(), wanted.name.clone()));
+            self.want(now, wanted, actions);
+        }
+        self.make_room(&places);
+    }
+
+    fn want(&mut self, now: Now, wanted: Wanted, actions: &mut Vec<Action>) {
+        let known = self.workers.values_mut().find(|worker| worker.record.uid == wanted.uid);
+        if let Some(worker) = known {
+            match wanted.pod {
+                Ok(pod) => harden(worker, Some(pod), actions),
+                // What runs goes on; the error is shown with its status.
+                Err(error) => worker.refused = Some(error.to_string()),
+            }
+            return;
+        }
+        let pod = match &wanted.pod {
+            Ok(pod) => pod.clone(),
+            Err(error) => return self.refuse(wanted.clone(), "InvalidPodSpec", error.to_string()),
+        };
+        if self.workers.len() >= limits::PODS_MAX && !wanted.deleting {
+            let message = format!("this node runs {} pods already, its limit; delete one", limits::PODS_MAX);
+            return self.refuse(wanted, "OutOfpods", message);
+        }
+        self.refused.remove(&wanted.uid);
+        if self.adopt && self.rebind(&pod) {
+            return;
+        }
+        let incarnation = self.unrecorded(&wanted.uid).map_or(wanted.uid.clone(), |s| s.incarnation.clone());
+        let record = Record {
+            incarnation: incarnation.clone(),
+            namespace: wanted.namespace,
+            name: wanted.name,
+            uid: wanted.uid,
+            grace_s: pod.grace().as_secs(),
+            ..Record::default()
+        };
+        let mut worker = Worker::new(record, Some(pod), false);
+        if let Some(observed) = &self.observed {
+            worker.observe(now, self.ticket, observed);
+        }
+        self.workers.insert(incarnation, worker);
+    }
+
+    /// A sandbox of this uid whose record was lost with the store: the pod is adopted from the runtime's labels.
+    fn unrecorded(&self, uid: &str) -> Option<&Sandbox> {
+        let sandboxes = &self.observed.as_ref()?.sandboxes;
+        sandboxes.iter().find(|s| s.uid == uid && !self.workers.contains_key(&s.incarnation))
+    }
+
+    fn rebind(&mut self, pod: &Pod) -> bool {
+        let same = |worker: &&mut Worker| {
+            let record = &worker.record;
+            worker.desired.is_none() && record.full_name() == pod.full_name() && record.spec_hash == pod.spec_hash()
+        };
+        let Some(worker) = self.workers.values_mut().find(same) else { return false };
+        worker.rebind(pod.clone());
+        // Under the new uid nothing was told yet.
+        self.told.remove(&worker.record.incarnation);
+        true
+    }
+
+    /// Sandboxes without a record stay, unless they hold the place of a wanted pod.
+    fn make_room(&mut self, places: &BTreeSet<(String, String)>) {
+        let Some(observed) = &self.observed else { return };
+        for sandbox in &observed.sandboxes {
+            let place = (sandbox.namespace.clone(), sandbox.name.clone());
+            if self.workers.contains_key(&sandbox.incarnation) || !places.contains(&place) {
+                continue;
+            }
+            let record = Record {
+                incarnation: sandbox.incarnation.clone(),
+                namespace: sandbox.namespace.clone(),
+                name: sandbox.name.clone(),
+                uid: sandbox.uid.clone(),
+                grace_s: limits::GRACE_DEFAULT.as_secs(),
+                ..Record::default()
+            };
+            let mut worker = Worker::new(record, None, true);
+            worker.observe(Now::default(), self.ticket, observed);
+            self.workers.insert(sandbox.incarnation.clone(), worker);
+        }
+    }
+
+    fn refuse(&mut self, wanted: Wanted, reason: &'static str, message: String) {
+        let told = self.refused.get(&wanted.uid).is_some_and(|old| {
+            old.message == message && old.told && old.wanted.deleting == wanted.deleting
+        });
+        self.refused.insert(wanted.uid.clone(), Refused { wanted, reason, message, told });
+    }
+
+    fn step(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let leaving: BTreeSet<(String, String)> = self
+            .workers
+            .values()
+            .filter(|worker| worker.desired.is_none())
+            .map(|worker| (worker.record.full_name(), worker.record.incarnation.clone()))
+            .collect();
+        for (incarnation, worker) in &mut self.workers {
+            let name = worker.record.full_name();
+            let blocked = worker.desired.is_some() && leaving.iter().any(|(n, i)| *n == name && i != incarnation);
+            if !blocked && let Some(work) = worker.next(now) {
+                actions.push(Action::Work { incarnation: incarnation.clone(), work });
+            }
+            tell(worker, self.told.entry(incarnation.clone()).or_default(), now, &self.node, actions);
+        }
+        for refused in self.refused.values_mut().filter(|refused| !refused.told) {
+            refused.told = true;
+            let Wanted { namespace, name, uid, deleting, .. } = refused.wanted.clone();
+            actions.push(if deleting {
+                Action::ReportGone { namespace, name, uid }
+            } else {
+                let status = status::render_refused(&refused.message, refused.reason, now);
+                Action::Report { namespace, name, uid, status }
+            });
+        }
+    }
+}
+
+fn harden(worker: &mut Worker, desired: Option<Pod>, actions: &mut Vec<Action>) {
+    if let Some(work) = worker.set_desired(desired) {
+        actions.push(Action::Hasten { incarnation: worker.record.incarnation.clone(), work });
+    }
+}
+
+/// Reports what changed since the last report.
+fn tell(worker: &Worker, told: &mut Told, now: Now, node: &NodeFacts, actions: &mut Vec<Action>) {
+    let Some(status) = status::render(worker, now, node, &mut told.transitions) else { return };
+    let (namespace, name, uid) =
+        (worker.record.namespace.clone(), worker.record.name.clone(), worker.record.uid.clone());
+    let text = status.to_string();
+    if told.status.as_ref() != Some(&text) {
+        told.status = Some(text);
+        actions.push(Action::Report { namespace: namespace.clone(), name: name.clone(), uid: uid.clone(), status });
+    }
+    if worker.is_deleting() && worker.is_cleaned() && !told.gone {
+        told.gone = true;
+        actions.push(Action::ReportGone { namespace, name, uid });
+    }
+}
