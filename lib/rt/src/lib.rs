@@ -28,7 +28,7 @@ pub use error::error_chain;
 pub use file::{FileError, atomic_write, atomic_write_private};
 pub use signal::shutdown_signal;
 pub use supervise::{Policy, Restart, RestartPolicy, Supervisor, TaskError, TaskState, TaskStatus};
-pub use tasks::{TaskGroup, TooManyTasks};
+pub use tasks::{TaskGroup, TooManyTasks, blocking};
 
 use std::{future::Future, pin::Pin};
 

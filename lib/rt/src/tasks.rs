@@ -14,6 +14,15 @@ pub struct TooManyTasks {
     pub max: usize,
 }
 
+/// Runs work that waits for a disk (sync, a folder of archives) beside the runtime's one thread. Dropped, it still ends. The
+/// runtime bounds how many run at once; more wait.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
 /// A bounded number of tasks with one name. An error or a panic of one is logged and ends only that one.
 #[derive(Clone)]
 pub struct TaskGroup {

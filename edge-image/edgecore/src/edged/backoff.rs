@@ -53,7 +53,12 @@ pub struct Failure {
 }
 
 impl Failure {
-    pub fn after(previous: Option<&Failure>, now: Duration, reason: &'static str, message: String) -> Failure {
+    pub fn after(
+        previous: Option<&Failure>,
+        now: Duration,
+        reason: &'static str,
+        message: String,
+    ) -> Failure {
         let quiet = |failure: &&Failure| now.saturating_sub(failure.due) < limits::BACKOFF_FORGET;
         let delay = match previous.filter(quiet) {
             Some(failure) => (failure.delay * 2).clamp(limits::BACKOFF_FIRST, limits::BACKOFF_MAX),

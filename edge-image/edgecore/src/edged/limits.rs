@@ -30,6 +30,9 @@ pub const EVENT_SETTLE: Duration = Duration::from_millis(100);
 /// Between attempts to reach a runtime that is down.
 pub const RUNTIME_RETRY: Duration = Duration::from_secs(3);
 
+/// Looks that may fail in a row, other than for a missing runtime, before the node is told not ready.
+pub const SLOW_LOOKS_MAX: u32 = 2;
+
 /// Back-off of restarts and of image pulls, as kubelet's: 10 s, doubled up to 5 min, forgotten after 10 min of quiet.
 pub const BACKOFF_FIRST: Duration = Duration::from_secs(10);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
@@ -41,9 +44,9 @@ pub const GRACE_DEFAULT: Duration = Duration::from_secs(30);
 /// A longer terminationGracePeriodSeconds is cut to this: a node must be able to shut down.
 pub const GRACE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// A container's log is renamed at this size; `LOG_FILES_MAX` files are kept per container, the current one included.
-pub const LOG_BYTES_MAX: u64 = 1024 * 1024;
-pub const LOG_FILES_MAX: usize = 3;
+/// A log is renamed at this size if the configuration names none; at most `LOG_FILES_MAX` files are kept per container.
+pub const LOG_BYTES_MAX: u64 = 10 * 1024 * 1024;
+pub const LOG_FILES_MAX: usize = 10;
 pub const LOG_CHECK: Duration = Duration::from_secs(60);
 
 /// What is read of a termination message; the rest is ignored (kubelet's bound).

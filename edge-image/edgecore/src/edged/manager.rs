@@ -36,8 +36,14 @@ pub struct Wanted {
 pub enum Input {
     /// All pod objects, read from the store.
     Desired(Vec<Wanted>),
-    Observed { began: Ticket, observed: Observed },
-    Done { incarnation: String, result: Result<(), WorkError> },
+    Observed {
+        began: Ticket,
+        observed: Observed,
+    },
+    Done {
+        incarnation: String,
+        result: Result<(), WorkError>,
+    },
     /// Time passed, or the node's facts changed.
     Tick,
 }
@@ -222,7 +228,9 @@ impl Manager {
     fn rebind(&mut self, pod: &Pod) -> bool {
         let same = |worker: &&mut Worker| {
             let record = &worker.record;
-            worker.desired.is_none() && record.full_name() == pod.full_name() && record.spec_hash == pod.spec_hash()
+            worker.desired.is_none()
+                && record.full_name() == pod.full_name()
+                && record.spec_hash == pod.spec_hash()
         };
         let Some(worker) = self.workers.values_mut().find(same) else { return false };
         worker.rebind(pod.clone());
@@ -254,9 +262,10 @@ impl Manager {
     }
 
     fn refuse(&mut self, wanted: Wanted, reason: &'static str, message: String) {
-        let told = self.refused.get(&wanted.uid).is_some_and(|old| {
-            old.message == message && old.told && old.wanted.deleting == wanted.deleting
-        });
+        let told = self
+            .refused
+            .get(&wanted.uid)
+            .is_some_and(|old| old.message == message && old.told && old.wanted.deleting == wanted.deleting);
         self.refused.insert(wanted.uid.clone(), Refused { wanted, reason, message, told });
     }
 
@@ -269,7 +278,8 @@ impl Manager {
             .collect();
         for (incarnation, worker) in &mut self.workers {
             let name = worker.record.full_name();
-            let blocked = worker.desired.is_some() && leaving.iter().any(|(n, i)| *n == name && i != incarnation);
+            let blocked =
+                worker.desired.is_some() && leaving.iter().any(|(n, i)| *n == name && i != incarnation);
             if !blocked && let Some(work) = worker.next(now) {
                 actions.push(Action::Work { incarnation: incarnation.clone(), work });
             }
@@ -302,7 +312,12 @@ fn tell(worker: &Worker, told: &mut Told, now: Now, node: &NodeFacts, actions: &
     let text = status.to_string();
     if told.status.as_ref() != Some(&text) {
         told.status = Some(text);
-        actions.push(Action::Report { namespace: namespace.clone(), name: name.clone(), uid: uid.clone(), status });
+        actions.push(Action::Report {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            uid: uid.clone(),
+            status,
+        });
     }
     if worker.is_deleting() && worker.is_cleaned() && !told.gone {
         told.gone = true;

@@ -378,13 +378,17 @@ pub enum PodError {
     Missing(&'static str),
     #[error("container name {0:?} is used twice; rename one")]
     DuplicateContainer(String),
-    #[error("container {container} mounts volume {volume:?}, which the pod does not have; add it to spec.volumes")]
+    #[error(
+        "container {container} mounts volume {volume:?}, which the pod does not have; add it to spec.volumes"
+    )]
     UnknownVolume { container: String, volume: String },
     #[error("{what} {value:?} may hold letters, digits, '-' and '.' only")]
     BadName { what: &'static str, value: String },
     #[error("{count} containers are over this node's limit of {max} for one pod", max = limits::CONTAINERS_PER_POD_MAX)]
     TooManyContainers { count: usize },
-    #[error("container {container} has {field}={value:?}, which is not a quantity; write for example 100m or 64Mi")]
+    #[error(
+        "container {container} has {field}={value:?}, which is not a quantity; write for example 100m or 64Mi"
+    )]
     Quantity { container: String, field: String, value: String },
 }
 
@@ -466,7 +470,8 @@ impl Pod {
 
     /// The time between SIGTERM and SIGKILL: of the deletion if there is one, else of the spec.
     pub fn grace(&self) -> Duration {
-        let deletion = self.metadata.deletion_timestamp.as_ref().and(self.metadata.deletion_grace_period_seconds);
+        let deletion =
+            self.metadata.deletion_timestamp.as_ref().and(self.metadata.deletion_grace_period_seconds);
         match deletion.or(self.spec.termination_grace_period_seconds) {
             Some(seconds) => Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(limits::GRACE_MAX),
             None => limits::GRACE_DEFAULT,
@@ -478,8 +483,12 @@ impl Pod {
         let mut spec = self.spec.clone();
         spec.termination_grace_period_seconds = None;
         // The service account's volume has a random name in each new pod.
-        let random: BTreeSet<String> =
-            spec.volumes.iter().filter(|v| v.name.starts_with("kube-api-access-")).map(|v| v.name.clone()).collect();
+        let random: BTreeSet<String> = spec
+            .volumes
+            .iter()
+            .filter(|v| v.name.starts_with("kube-api-access-"))
+            .map(|v| v.name.clone())
+            .collect();
         spec.volumes.retain(|volume| !random.contains(&volume.name));
         for container in spec.containers.iter_mut().chain(&mut spec.init_containers) {
             container.volume_mounts.retain(|mount| !random.contains(&mount.name));

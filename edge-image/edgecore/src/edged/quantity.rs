@@ -3,7 +3,8 @@
 /// The value in thousandths, rounded up; `None` if the text is not a quantity or does not fit.
 pub fn parse_milli(text: &str) -> Option<i128> {
     let text = text.trim();
-    let number_len = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '+' || c == '-')).unwrap_or(text.len());
+    let number_len =
+        text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '+' || c == '-')).unwrap_or(text.len());
     let (number, suffix) = text.split_at(number_len);
     // Thousandths per unit, as numerator and denominator.
     let (scale, divisor): (i128, i128) = match suffix {

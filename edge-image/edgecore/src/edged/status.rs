@@ -52,8 +52,12 @@ pub fn render(worker: &Worker, now: Now, node: &NodeFacts, transitions: &mut Tra
     // An ended pod's sandbox is stopped, but it still holds the containers.
     let home = sandbox.or_else(|| seen.sandboxes.iter().max_by_key(|sandbox| sandbox.attempt));
 
-    let init: Vec<Line> =
-        pod.spec.init_containers.iter().map(|c| line(worker, pod, c, seen, home, now, "PodInitializing")).collect();
+    let init: Vec<Line> = pod
+        .spec
+        .init_containers
+        .iter()
+        .map(|c| line(worker, pod, c, seen, home, now, "PodInitializing"))
+        .collect();
     let initialized = init.iter().all(|line| line.exit_code == Some(0));
     let reason = if initialized { "ContainerCreating" } else { "PodInitializing" };
     let main: Vec<Line> =
@@ -70,8 +74,10 @@ pub fn render(worker: &Worker, now: Now, node: &NodeFacts, transitions: &mut Tra
     };
     let incomplete = names(&pod.spec.init_containers, &init, |line| line.exit_code != Some(0));
     let initialized = initialized || ended && phase == "Succeeded";
-    let not_initialized =
-        Some(("ContainersNotInitialized", format!("containers with incomplete status: [{}]", incomplete.join(" "))));
+    let not_initialized = Some((
+        "ContainersNotInitialized",
+        format!("containers with incomplete status: [{}]", incomplete.join(" ")),
+    ));
 
     let states = [
         (sandbox.is_some(), None),
@@ -142,7 +148,8 @@ fn condition(
 ) -> Value {
     let text = if status { "True" } else { "False" };
     let echoed = || {
-        let condition = pod.status.conditions.iter().find(|c| c.condition_type == name && c.status == text)?;
+        let condition =
+            pod.status.conditions.iter().find(|c| c.condition_type == name && c.status == text)?;
         condition.last_transition_time.parse::<jiff::Timestamp>().ok().map(|time| time.as_second())
     };
     let since = match transitions.get(name) {
@@ -250,9 +257,12 @@ fn line(
                 _ => None,
             };
             match waiting {
-                Some(state) => {
-                    Line { state, last: terminated_or_empty(Some(&ended)), exit_code: Some(c.exit_code), ..fresh }
-                }
+                Some(state) => Line {
+                    state,
+                    last: terminated_or_empty(Some(&ended)),
+                    exit_code: Some(c.exit_code),
+                    ..fresh
+                },
                 None => Line { state: terminated(&ended), exit_code: Some(c.exit_code), ..fresh },
             }
         }
@@ -264,7 +274,16 @@ fn line(
                 let (image, image_ref, id) =
                     (last.image.clone(), last.image_ref.clone(), last.container_id.clone());
                 let restarts = fresh.restarts.saturating_sub(1);
-                return Line { state: terminated(last), last: json!({}), exit_code, restarts, image, image_ref, id, ..fresh };
+                return Line {
+                    state: terminated(last),
+                    last: json!({}),
+                    exit_code,
+                    restarts,
+                    image,
+                    image_ref,
+                    id,
+                    ..fresh
+                };
             }
             let pod_failure = worker.failures.get(&Slot::Pod);
             let state = match (failure, pod_failure) {
@@ -331,12 +350,15 @@ pub fn qos_class(pod: &Pod) -> &'static str {
         map.get(name).and_then(|text| super::quantity::parse_milli(text)).filter(|milli| *milli > 0)
     };
     let any = pod.all_containers().any(|c| {
-        named.iter().any(|name| amount(&c.resources.limits, name).or(amount(&c.resources.requests, name)).is_some())
+        named
+            .iter()
+            .any(|name| amount(&c.resources.limits, name).or(amount(&c.resources.requests, name)).is_some())
     });
     let all = pod.all_containers().all(|c| {
         named.iter().all(|name| {
             let limit = amount(&c.resources.limits, name);
-            limit.is_some() && amount(&c.resources.requests, name).is_none_or(|request| Some(request) == limit)
+            limit.is_some()
+                && amount(&c.resources.requests, name).is_none_or(|request| Some(request) == limit)
         })
     });
     match (any, all) {

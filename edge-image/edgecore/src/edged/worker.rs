@@ -34,16 +34,36 @@ pub type Ticket = u64;
 pub enum Work {
     Persist(Record),
     PrepareVolumes,
-    RunSandbox { attempt: u32 },
+    RunSandbox {
+        attempt: u32,
+    },
     /// Stops and removes a sandbox with all its containers.
-    RetireSandbox { id: String },
+    RetireSandbox {
+        id: String,
+    },
     /// Frees network and processes of an ended pod; its containers stay for their logs and status.
-    StopSandbox { id: String },
-    CreateContainer { sandbox: Sandbox, name: String, attempt: u32 },
-    StartContainer { id: String, name: String },
+    StopSandbox {
+        id: String,
+    },
+    CreateContainer {
+        sandbox: Sandbox,
+        name: String,
+        attempt: u32,
+    },
+    StartContainer {
+        id: String,
+        name: String,
+    },
     /// SIGTERM to all at once, SIGKILL after the grace period.
-    StopContainers { ids: Vec<String>, grace: Duration },
-    RemoveContainer { id: String, name: String, attempt: u32 },
+    StopContainers {
+        ids: Vec<String>,
+        grace: Duration,
+    },
+    RemoveContainer {
+        id: String,
+        name: String,
+        attempt: u32,
+    },
     /// Volumes and control groups, after the last sandbox is gone.
     CleanUp,
     /// Logs and the record: the pod was never here.
@@ -173,7 +193,9 @@ impl Worker {
         self.done_at = at;
         self.fresh = false;
         let slot = match &work {
-            Work::CreateContainer { name, .. } | Work::StartContainer { name, .. } => Slot::Container(name.clone()),
+            Work::CreateContainer { name, .. } | Work::StartContainer { name, .. } => {
+                Slot::Container(name.clone())
+            }
             _ => Slot::Pod,
         };
         if let Err(error) = result {
@@ -233,7 +255,8 @@ impl Worker {
 
     /// The sandbox that the pod runs in: the ready one; of several, which only a foreign hand can make, the fullest.
     pub fn sandbox<'a>(&self, seen: &'a Observed) -> Option<&'a Sandbox> {
-        let running = |sandbox: &Sandbox| seen.in_sandbox(&sandbox.id).filter(|c| c.state == State::Running).count();
+        let running =
+            |sandbox: &Sandbox| seen.in_sandbox(&sandbox.id).filter(|c| c.state == State::Running).count();
         seen.sandboxes.iter().filter(|s| s.ready).max_by_key(|s| (running(s), s.attempt))
     }
 
@@ -280,7 +303,11 @@ impl Worker {
             self.stored = false;
         }
         let current = self.sandbox(seen).cloned();
-        let old = seen.sandboxes.iter().find(|s| current.as_ref().is_none_or(|current| current.id != s.id)).cloned();
+        let old = seen
+            .sandboxes
+            .iter()
+            .find(|s| current.as_ref().is_none_or(|current| current.id != s.id))
+            .cloned();
         // An ended pod keeps its dead sandbox: its containers hold logs and exit codes.
         if let Some(old) = old.as_ref().filter(|_| self.record.ended.is_none()) {
             if self.record.harvest(seen, old) {
@@ -356,7 +383,11 @@ impl Worker {
             return Some(Work::CreateContainer { sandbox: sandbox.clone(), name, attempt: remembered });
         };
         let same = latest.hash == container.hash();
-        let retire = |seen: &Seen| Work::RemoveContainer { id: seen.id.clone(), name: name.clone(), attempt: seen.attempt };
+        let retire = |seen: &Seen| Work::RemoveContainer {
+            id: seen.id.clone(),
+            name: name.clone(),
+            attempt: seen.attempt,
+        };
         match latest.state {
             State::Created if same => Some(Work::StartContainer { id: latest.id.clone(), name }),
             State::Created => Some(retire(latest)),
@@ -372,13 +403,21 @@ impl Worker {
                 let older = seen.in_sandbox(&sandbox.id).find(|c| c.name == name && c.id != latest.id);
                 let attempt = remembered.max(latest.attempt.saturating_add(1));
                 // The one before stays for `lastState` and its log; those before it go first.
-                Some(older.map_or(Work::CreateContainer { sandbox: sandbox.clone(), name: name.clone(), attempt }, retire))
+                Some(older.map_or(
+                    Work::CreateContainer { sandbox: sandbox.clone(), name: name.clone(), attempt },
+                    retire,
+                ))
             }
         }
     }
 
     /// How a container ended: in this sandbox, else in one that is gone.
-    pub fn exit_code(&self, seen: &Observed, sandbox: Option<&Sandbox>, container: &Container) -> Option<i32> {
+    pub fn exit_code(
+        &self,
+        seen: &Observed,
+        sandbox: Option<&Sandbox>,
+        container: &Container,
+    ) -> Option<i32> {
         match sandbox.and_then(|sandbox| seen.latest(&sandbox.id, &container.name)) {
             Some(latest) => (latest.state == State::Exited).then_some(latest.exit_code),
             None => self.record.containers.get(&container.name)?.last.as_ref().map(|last| last.exit_code),
@@ -416,7 +455,8 @@ fn is_final(pod: &Pod, exit_code: i32) -> bool {
 fn older_container(seen: &Observed, sandbox: &Sandbox) -> Option<Work> {
     let excess = seen.in_sandbox(&sandbox.id).find(|container| {
         let newer = |c: &&Seen| c.name == container.name && c.attempt > container.attempt;
-        container.state == State::Exited && seen.in_sandbox(&sandbox.id).filter(newer).count() >= limits::DEAD_KEPT + 1
+        container.state == State::Exited
+            && seen.in_sandbox(&sandbox.id).filter(newer).count() >= limits::DEAD_KEPT + 1
     })?;
     Some(Work::RemoveContainer { id: excess.id.clone(), name: excess.name.clone(), attempt: excess.attempt })
 }

@@ -70,7 +70,8 @@ impl Cri {
     {
         let call = path.rsplit('/').next().unwrap_or(path);
         let work = async {
-            let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(limits::CRI_ANSWER_BYTES_MAX);
+            let mut grpc =
+                Grpc::new(self.channel.clone()).max_decoding_message_size(limits::CRI_ANSWER_BYTES_MAX);
             grpc.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
             let codec: ProstCodec<Q, A> = ProstCodec::default();
             grpc.unary(tonic::Request::new(request), PathAndQuery::from_static(path), codec).await
@@ -111,7 +112,9 @@ impl Cri {
     /// Idempotent; removes its containers too.
     pub async fn remove_pod_sandbox(&self, id: &str) -> Result<(), CriError> {
         let request = SandboxId { pod_sandbox_id: id.into() };
-        gone_is_fine(self.call("/runtime.v1.RuntimeService/RemovePodSandbox", request, limits::CRI_SLOW).await)
+        gone_is_fine(
+            self.call("/runtime.v1.RuntimeService/RemovePodSandbox", request, limits::CRI_SLOW).await,
+        )
     }
 
     pub async fn pod_sandbox_status(&self, id: &str) -> Result<PodSandboxStatus, CriError> {
@@ -121,7 +124,10 @@ impl Cri {
         Ok(answer.status.unwrap_or_default())
     }
 
-    pub async fn list_pod_sandboxes(&self, labels: HashMap<String, String>) -> Result<Vec<PodSandbox>, CriError> {
+    pub async fn list_pod_sandboxes(
+        &self,
+        labels: HashMap<String, String>,
+    ) -> Result<Vec<PodSandbox>, CriError> {
         let request = ListPodSandboxRequest { filter: Some(PodSandboxFilter { label_selector: labels }) };
         let answer: ListPodSandboxResponse =
             self.call("/runtime.v1.RuntimeService/ListPodSandbox", request, limits::CRI_QUICK).await?;

@@ -1,0 +1,365 @@
+//! Puts an archived image into containerd: content, unpacked layers, and only then the image's name.
+//!
+//! Order is what makes it safe against a power cut: containerd's metadata is synced at each change, its files are not. So the
+//! name, which makes the image present for CRI, is written after the file system was synced; an import that was cut off leaves
+//! content without a name, which is checked before it is used again. A lease keeps the collector away while the import runs.
+
+use std::{
+    collections::HashMap,
+    io::SeekFrom,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use containerd_client::{services::v1 as api, types};
+use sha2::{Digest, Sha256};
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt, AsyncSeekExt},
+};
+use tonic::{Code, Request, Status, transport::Channel};
+
+use super::archive::{ArchivedImage, Blob};
+use crate::edged::limits::{CONTENT_CHUNK_BYTES, IMPORT_LEASE};
+
+/// CRI's namespace in containerd.
+pub const NAMESPACE: &str = "k8s.io";
+/// CRI lists images that carry it without asking further.
+const MANAGED: (&str, &str) = ("io.cri-containerd.image", "managed");
+
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    #[error("containerd cannot {action} of image {image}: {message}")]
+    Containerd { action: &'static str, image: String, message: String, unavailable: bool },
+    #[error("image archive {path}: {problem}; copy it again")]
+    Archive { path: String, problem: String },
+}
+
+/// What an import needs to know of the runtime.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub snapshotter: String,
+}
+
+pub struct Importer<'a> {
+    channel: Channel,
+    image: &'a ArchivedImage,
+    target: &'a Target,
+    lease: String,
+}
+
+/// Imports, so that the image has its content, its layers unpacked and synced by `sync`, and its name.
+pub async fn import<S, F>(
+    channel: Channel,
+    image: &ArchivedImage,
+    target: &Target,
+    sync: S,
+) -> Result<(), ImportError>
+where
+    S: FnOnce() -> F,
+    F: Future<Output = ()>,
+{
+    let mut importer = Importer { channel, image, target, lease: String::new() };
+    importer.open_lease().await?;
+    let result = async {
+        importer.upload_all().await?;
+        importer.unpack().await?;
+        sync().await;
+        // CRI finds an image by its config's digest as well as by its name.
+        importer.name(&image.config.digest).await?;
+        importer.name(&image.name).await
+    }
+    .await;
+    importer.close_lease().await;
+    result
+}
+
+/// True when name, content and their lengths are what the archive says.
+pub async fn is_whole(channel: Channel, image: &ArchivedImage) -> Result<bool, ImportError> {
+    let target = Target { snapshotter: String::new() };
+    let importer = Importer { channel: channel.clone(), image, target: &target, lease: String::new() };
+    let request = importer.request(api::GetImageRequest { name: image.name.clone() });
+    let named = match api::images_client::ImagesClient::new(channel).get(request).await {
+        Ok(answer) => answer.into_inner().image.and_then(|found| found.target),
+        Err(status) if status.code() == Code::NotFound => None,
+        Err(status) => return Err(importer.failed("read the name", &status)),
+    };
+    if named.is_none_or(|target| target.digest != image.manifest.digest) {
+        return Ok(false);
+    }
+    for blob in importer.blobs() {
+        if importer.stored_size(blob).await? != Some(blob.size as i64) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+impl Importer<'_> {
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let metadata = request.metadata_mut();
+        metadata.insert("containerd-namespace", NAMESPACE.parse().expect("a constant is a header value"));
+        if let Ok(lease) = self.lease.parse() {
+            metadata.insert("containerd-lease", lease);
+        }
+        request
+    }
+
+    fn failed(&self, action: &'static str, status: &Status) -> ImportError {
+        ImportError::Containerd {
+            action,
+            image: self.image.name.clone(),
+            message: status.message().to_string(),
+            unavailable: status.code() == Code::Unavailable,
+        }
+    }
+
+    fn damaged(&self, problem: String) -> ImportError {
+        ImportError::Archive { path: self.image.path.display().to_string(), problem }
+    }
+
+    /// Layers first: what refers to others comes after them.
+    fn blobs(&self) -> impl Iterator<Item = &Blob> {
+        self.image.layers.iter().chain([&self.image.config, &self.image.manifest])
+    }
+
+    async fn open_lease(&mut self) -> Result<(), ImportError> {
+        let expire = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO) + IMPORT_LEASE;
+        let expire = crate::edged::status::rfc3339(expire.as_secs() as i64);
+        let id = format!("kinglet-import-{:016x}", rt::random_u64());
+        let labels = HashMap::from([("containerd.io/gc.expire".to_string(), expire)]);
+        let request = self.request(api::CreateRequest { id: id.clone(), labels });
+        let mut leases = api::leases_client::LeasesClient::new(self.channel.clone());
+        leases
+            .create(request)
+            .await
+            .map_err(|status| self.failed("make the lease for the import", &status))?;
+        self.lease = id;
+        Ok(())
+    }
+
+    async fn close_lease(&mut self) {
+        let id = std::mem::take(&mut self.lease);
+        let request = self.request(api::DeleteRequest { id, sync: false });
+        // It expires anyway.
+        let _ = api::leases_client::LeasesClient::new(self.channel.clone()).delete(request).await;
+    }
+
+    async fn stored_size(&self, blob: &Blob) -> Result<Option<i64>, ImportError> {
+        let request = self.request(api::InfoRequest { digest: blob.digest.clone() });
+        match api::content_client::ContentClient::new(self.channel.clone()).info(request).await {
+            Ok(answer) => Ok(answer.into_inner().info.map(|info| info.size)),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(self.failed("look up content", &status)),
+        }
+    }
+
+    async fn upload_all(&self) -> Result<(), ImportError> {
+        for blob in self.blobs() {
+            let intact = match self.stored_size(blob).await? {
+                Some(size) => size == blob.size as i64 && self.is_intact(blob).await?,
+                None => false,
+            };
+            if !intact {
+                self.delete_content(blob).await?;
+                self.upload(blob).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Content that an import left behind when the power failed may have the right length and still be zeros.
+    async fn is_intact(&self, blob: &Blob) -> Result<bool, ImportError> {
+        let request =
+            self.request(api::ReadContentRequest { digest: blob.digest.clone(), offset: 0, size: 0 });
+        let mut content = api::content_client::ContentClient::new(self.channel.clone());
+        let Ok(answer) = content.read(request).await else { return Ok(false) };
+        let (mut stream, mut hash) = (answer.into_inner(), Sha256::new());
+        loop {
+            match stream.message().await {
+                Ok(Some(part)) => hash.update(&part.data),
+                Ok(None) => break,
+                Err(_) => return Ok(false),
+            }
+        }
+        Ok(format!("sha256:{}", hex::encode(hash.finalize())) == blob.digest)
+    }
+
+    async fn delete_content(&self, blob: &Blob) -> Result<(), ImportError> {
+        let request = self.request(api::DeleteContentRequest { digest: blob.digest.clone() });
+        match api::content_client::ContentClient::new(self.channel.clone()).delete(request).await {
+            Err(status) if status.code() != Code::NotFound => {
+                Err(self.failed("remove damaged content", &status))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn upload(&self, blob: &Blob) -> Result<(), ImportError> {
+        let unreadable = |error: std::io::Error| self.damaged(format!("cannot be read ({error})"));
+        let mut file = File::open(&self.image.path).await.map_err(unreadable)?;
+        file.seek(SeekFrom::Start(blob.offset)).await.map_err(unreadable)?;
+        let (tx, mut rx) = tokio::sync::mpsc::channel(1);
+        let outgoing = futures_util::stream::poll_fn(move |cx| rx.poll_recv(cx));
+        let labels = self.references(blob);
+        let reference = format!("kinglet-{}-{}", self.lease, blob.digest);
+        let feed = async move {
+            let mut offset = 0;
+            loop {
+                let mut data = vec![0; CONTENT_CHUNK_BYTES.min((blob.size - offset) as usize)];
+                file.read_exact(&mut data).await?;
+                let last = offset + data.len() as u64 == blob.size;
+                let action = if last { api::WriteAction::Commit } else { api::WriteAction::Write };
+                let message = api::WriteContentRequest {
+                    action: action.into(),
+                    r#ref: reference.clone(),
+                    total: blob.size as i64,
+                    expected: blob.digest.clone(),
+                    offset: offset as i64,
+                    labels: if last { labels.clone() } else { HashMap::new() },
+                    data,
+                };
+                offset += message.data.len() as u64;
+                // A closed channel: containerd ended the call, and says why in its answer.
+                if tx.send(message).await.is_err() || last {
+                    return Ok(());
+                }
+            }
+        };
+        let mut content = api::content_client::ContentClient::new(self.channel.clone());
+        let receive = async {
+            let mut answers = content.write(self.request(outgoing)).await?.into_inner();
+            while answers.message().await?.is_some() {}
+            Ok(())
+        };
+        let (fed, received): (std::io::Result<()>, Result<(), Status>) = tokio::join!(feed, receive);
+        match received {
+            Ok(()) => fed.map_err(unreadable),
+            Err(status) if status.code() == Code::AlreadyExists => Ok(()),
+            Err(status) if status.code() == Code::FailedPrecondition => {
+                Err(self.damaged(format!("is damaged in blob {} ({})", blob.digest, status.message())))
+            }
+            Err(status) => {
+                Err(fed.map_err(unreadable).err().unwrap_or(self.failed("store content", &status)))
+            }
+        }
+    }
+
+    /// What the collector must keep because of this blob.
+    fn references(&self, blob: &Blob) -> HashMap<String, String> {
+        let mut labels = HashMap::new();
+        if blob == &self.image.manifest {
+            labels
+                .insert("containerd.io/gc.ref.content.config".to_string(), self.image.config.digest.clone());
+            for (n, layer) in self.image.layers.iter().enumerate() {
+                labels.insert(format!("containerd.io/gc.ref.content.l.{n}"), layer.digest.clone());
+            }
+        }
+        if blob == &self.image.config
+            && let Some(chain) = chain_ids(&self.image.diff_ids).pop()
+        {
+            labels.insert(format!("containerd.io/gc.ref.snapshot.{}", self.target.snapshotter), chain);
+        }
+        labels
+    }
+
+    async fn unpack(&self) -> Result<(), ImportError> {
+        let chains = chain_ids(&self.image.diff_ids);
+        let mut parent = String::new();
+        for (layer, chain) in self.image.layers.iter().zip(chains) {
+            self.unpack_layer(layer, &parent, &chain).await?;
+            parent = chain;
+        }
+        Ok(())
+    }
+
+    async fn unpack_layer(&self, layer: &Blob, parent: &str, chain: &str) -> Result<(), ImportError> {
+        use api::snapshots as snap;
+        let mut snapshots = snap::snapshots_client::SnapshotsClient::new(self.channel.clone());
+        let snapshotter = self.target.snapshotter.clone();
+        let key = format!("kinglet-{}-{chain}", self.lease);
+        // A layer unpacked by an import that was cut off may be damaged. It cannot be removed while another image uses it; then
+        // that image was synced, and with it the layer.
+        let remove = snap::RemoveSnapshotRequest { snapshotter: snapshotter.clone(), key: chain.to_string() };
+        match snapshots.remove(self.request(remove)).await {
+            Ok(_) => {}
+            Err(status) if status.code() == Code::NotFound => {}
+            Err(status) if status.code() == Code::FailedPrecondition => return Ok(()),
+            Err(status) => return Err(self.failed("remove an old layer", &status)),
+        }
+        let prepare = snap::PrepareSnapshotRequest {
+            snapshotter: snapshotter.clone(),
+            key: key.clone(),
+            parent: parent.to_string(),
+            labels: HashMap::new(),
+        };
+        let mounts = snapshots.prepare(self.request(prepare)).await;
+        let mounts = mounts.map_err(|status| self.failed("prepare a layer", &status))?.into_inner().mounts;
+        let diff = types::Descriptor {
+            media_type: layer.media_type.clone(),
+            digest: layer.digest.clone(),
+            size: layer.size as i64,
+            annotations: HashMap::new(),
+        };
+        let apply = api::ApplyRequest { diff: Some(diff), mounts, payloads: HashMap::new(), sync_fs: false };
+        let applied =
+            api::diff_client::DiffClient::new(self.channel.clone()).apply(self.request(apply)).await;
+        if let Err(status) = applied {
+            let drop = snap::RemoveSnapshotRequest { snapshotter, key };
+            // Else it stays until the lease ends.
+            let _ = snapshots.remove(self.request(drop)).await;
+            return Err(self.failed("unpack a layer", &status));
+        }
+        let commit =
+            snap::CommitSnapshotRequest { snapshotter, name: chain.to_string(), key, labels: HashMap::new() };
+        match snapshots.commit(self.request(commit)).await {
+            Err(status) if status.code() != Code::AlreadyExists => Err(self.failed("keep a layer", &status)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn name(&self, name: &str) -> Result<(), ImportError> {
+        let manifest = &self.image.manifest;
+        let image = api::Image {
+            name: name.to_string(),
+            labels: HashMap::from([(MANAGED.0.to_string(), MANAGED.1.to_string())]),
+            target: Some(types::Descriptor {
+                media_type: manifest.media_type.clone(),
+                digest: manifest.digest.clone(),
+                size: manifest.size as i64,
+                annotations: HashMap::new(),
+            }),
+            created_at: None,
+            updated_at: None,
+        };
+        let mut images = api::images_client::ImagesClient::new(self.channel.clone());
+        let create = api::CreateImageRequest { image: Some(image.clone()), source_date_epoch: None };
+        match images.create(self.request(create)).await {
+            Ok(_) => return Ok(()),
+            Err(status) if status.code() == Code::AlreadyExists => {}
+            Err(status) => return Err(self.failed("keep the name", &status)),
+        }
+        let update =
+            api::UpdateImageRequest { image: Some(image), update_mask: None, source_date_epoch: None };
+        images
+            .update(self.request(update))
+            .await
+            .map_err(|status| self.failed("change the name", &status))?;
+        Ok(())
+    }
+}
+
+/// The name of each unpacked layer: OCI's chain of digests.
+pub fn chain_ids(diff_ids: &[String]) -> Vec<String> {
+    let mut chains: Vec<String> = Vec::new();
+    for diff_id in diff_ids {
+        let chain = match chains.last() {
+            None => diff_id.clone(),
+            Some(parent) => {
+                format!("sha256:{}", hex::encode(Sha256::digest(format!("{parent} {diff_id}").as_bytes())))
+            }
+        };
+        chains.push(chain);
+    }
+    chains
+}

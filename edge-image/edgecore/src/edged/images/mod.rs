@@ -1,0 +1,203 @@
+//! Images on the node: preloaded archives first, a registry only for what they do not hold.
+//!
+//! Not here: which pod wants what. Invariants: an image counts as present when its name is in containerd, its content has the
+//! lengths its archive says, and its files are synced; a broken archive stops only its own images.
+
+pub mod archive;
+pub mod import;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use archive::{ArchivedImage, qualified};
+use import::{ImportError, Target};
+use tokio::sync::{Mutex, RwLock};
+use tonic::transport::Channel;
+
+use super::{
+    cri::Cri,
+    limits,
+    worker::{Retry, WorkError},
+};
+
+/// What the runtime's configuration says that an import must know.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RuntimeFacts {
+    pub snapshotter: String,
+    /// The folder that holds containerd's content and layers; `None` when it does not say.
+    pub root_dir: Option<PathBuf>,
+    pub sandbox_image: Option<String>,
+}
+
+pub struct Images {
+    cri: Cri,
+    channel: Channel,
+    preload_dir: PathBuf,
+    facts: RwLock<RuntimeFacts>,
+    /// By name. Read anew when an image is asked for that is not in it.
+    preloaded: RwLock<BTreeMap<String, Arc<ArchivedImage>>>,
+    /// One import at a time: memory, and two pods that want the same image.
+    importing: Mutex<()>,
+}
+
+impl Images {
+    pub fn new(cri: Cri, channel: Channel, preload_dir: PathBuf) -> Images {
+        Images {
+            cri,
+            channel,
+            preload_dir,
+            facts: RwLock::default(),
+            preloaded: RwLock::default(),
+            importing: Mutex::default(),
+        }
+    }
+
+    pub async fn set_facts(&self, facts: RuntimeFacts) {
+        *self.facts.write().await = facts;
+    }
+
+    /// Reads the folder of archives and imports what containerd lacks. Returns one error text per archive that is of no use.
+    pub async fn preload(&self) -> Vec<String> {
+        let mut problems = self.scan().await;
+        let images: Vec<Arc<ArchivedImage>> = self.preloaded.read().await.values().cloned().collect();
+        for image in images {
+            if let Err(error) = self.import(&image).await {
+                problems.push(error.to_string());
+            }
+        }
+        problems
+    }
+
+    async fn scan(&self) -> Vec<String> {
+        let dir = self.preload_dir.clone();
+        let (images, problems) = rt::blocking(move || scan_dir(&dir)).await;
+        *self.preloaded.write().await = images;
+        problems
+    }
+
+    async fn import(&self, image: &ArchivedImage) -> Result<(), ImportError> {
+        let _one = self.importing.lock().await;
+        if import::is_whole(self.channel.clone(), image).await? {
+            return Ok(());
+        }
+        let facts = self.facts.read().await.clone();
+        let target = Target { snapshotter: facts.snapshotter };
+        import::import(self.channel.clone(), image, &target, || sync(facts.root_dir)).await?;
+        tracing::info!("image {} imported from {}", image.name, image.path.display());
+        Ok(())
+    }
+
+    /// Makes an image present. Archives in the preload folder stand for the registry: with policy `Always` as well, a node
+    /// without a network runs what it was shipped with.
+    pub async fn ensure(&self, image: &str, policy: &str) -> Result<(), WorkError> {
+        let name = qualified(image);
+        if let Some(archived) = self.find(&name).await {
+            return self.import(&archived).await.map_err(|error| import_failed(&error));
+        }
+        let present =
+            self.cri.image_status(image).await.map_err(|e| runtime_error("ImageInspectError", &e))?;
+        let latest =
+            image.rsplit('/').next().is_some_and(|last| !last.contains(':') || last.ends_with(":latest"));
+        let always = policy == "Always" || policy.is_empty() && latest;
+        match (present.is_some(), always, policy) {
+            (true, false, _) => Ok(()),
+            (false, _, "Never") => {
+                let message = format!(
+                    "image {image} is not on this node and its pull policy is Never; preload it or change imagePullPolicy"
+                );
+                Err(WorkError { reason: "ErrImageNeverPull", message, retry: Retry::Backoff })
+            }
+            (true, _, "Never") => Ok(()),
+            _ => self.pull(image).await,
+        }
+    }
+
+    async fn pull(&self, image: &str) -> Result<(), WorkError> {
+        match self.cri.pull_image(image).await {
+            Ok(_) => {
+                // containerd does not sync layers; after a power cut they would be there with holes.
+                sync(self.facts.read().await.root_dir.clone()).await;
+                Ok(())
+            }
+            Err(error) if error.is_unavailable() => Err(runtime_error("ErrImagePull", &error)),
+            Err(error) => {
+                let message = format!("Back-off pulling image {image:?}: {}", error.message);
+                Err(WorkError { reason: "ImagePullBackOff", message, retry: Retry::Backoff })
+            }
+        }
+    }
+
+    /// The image that containerd starts sandboxes from, which it would otherwise look for in the network.
+    pub async fn ensure_sandbox_image(&self) -> Result<(), WorkError> {
+        let Some(name) = self.facts.read().await.sandbox_image.clone() else { return Ok(()) };
+        match self.find(&qualified(&name)).await {
+            Some(archived) => self.import(&archived).await.map_err(|error| import_failed(&error)),
+            None => Ok(()),
+        }
+    }
+
+    async fn find(&self, name: &str) -> Option<Arc<ArchivedImage>> {
+        let found = self.preloaded.read().await.get(name).cloned();
+        if found.as_ref().is_some_and(|image| image.path.exists()) {
+            return found;
+        }
+        for problem in self.scan().await {
+            tracing::warn!("{problem}");
+        }
+        self.preloaded.read().await.get(name).cloned()
+    }
+}
+
+fn scan_dir(dir: &Path) -> (BTreeMap<String, Arc<ArchivedImage>>, Vec<String>) {
+    let (mut images, mut problems) = (BTreeMap::new(), Vec::new());
+    let mut paths: Vec<PathBuf> = match std::fs::read_dir(dir) {
+        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
+        // No folder: nothing is preloaded.
+        Err(_) => return (images, problems),
+    };
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "tar"));
+    paths.sort();
+    if paths.len() > limits::PRELOADED_ARCHIVES_MAX {
+        let (count, max) = (paths.len(), limits::PRELOADED_ARCHIVES_MAX);
+        problems
+            .push(format!("{} holds {count} image archives, only the first {max} are used", dir.display()));
+        paths.truncate(max);
+    }
+    for path in paths {
+        match archive::read(&path) {
+            Ok(found) => images.extend(found.into_iter().map(|image| (image.name.clone(), Arc::new(image)))),
+            Err(error) => problems.push(error.to_string()),
+        }
+    }
+    (images, problems)
+}
+
+/// Writes out the file system that containerd's files are on.
+async fn sync(root: Option<PathBuf>) {
+    rt::blocking(move || {
+        let synced =
+            root.and_then(|path| std::fs::File::open(path).ok()).map(|dir| nix::unistd::syncfs(&dir));
+        if !matches!(synced, Some(Ok(()))) {
+            nix::unistd::sync();
+        }
+    })
+    .await;
+}
+
+fn import_failed(error: &ImportError) -> WorkError {
+    let retry = match error {
+        ImportError::Containerd { unavailable: true, .. } => Retry::Soon,
+        _ => Retry::Backoff,
+    };
+    WorkError { reason: "ErrImagePull", message: error.to_string(), retry }
+}
+
+pub fn runtime_error(reason: &'static str, error: &super::cri::CriError) -> WorkError {
+    let retry = if error.is_unavailable() { Retry::Soon } else { Retry::Backoff };
+    WorkError { reason, message: error.message.clone(), retry }
+}

@@ -1,0 +1,525 @@
+//! The loop around `manager`: feeds it what meta and the runtime say, and carries out what it decides.
+//!
+//! One task; steps, observations and the event stream are futures in one set, so nothing is spawned and nothing is shared.
+//! A step that is dropped with the process is decided anew after the start.
+
+use std::{
+    collections::BTreeMap,
+    future::pending,
+    net::UdpSocket,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use containerd_client::services::v1::{SubscribeRequest, events_client::EventsClient};
+use containerd_client::types::Envelope;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use rt::Drain;
+use serde_json::{Value, json};
+use tokio::time::sleep_until;
+use tonic::{Streaming, transport::Channel};
+use wire::{Message, Operation};
+
+use super::{
+    Settings,
+    cri::{self, Cri, CriError},
+    execute::{Executor, Job},
+    images::{Images, RuntimeFacts},
+    limits, logs,
+    manager::{Action, Input, Manager, Wanted},
+    observe::{Look, Observer},
+    observed::State,
+    pod::{Pod, PodError},
+    record::{KIND, Record},
+    status::{self, NodeFacts},
+    unix_ms,
+    worker::{Now, Ticket, WorkError},
+};
+use crate::contract::{BoxFuture, Condition, Handles, Object, Report, RuntimeStatus};
+
+const UNAVAILABLE: &str = "ContainerRuntimeUnavailable";
+const PRELOAD: &str = "PreloadedImageUnusable";
+
+/// What a future in the set ended with.
+enum Happening {
+    Done(String, Result<(), WorkError>),
+    Looked(Box<Observer>, Ticket, Result<Look, CriError>),
+    BroughtUp(Result<(String, RuntimeFacts), CriError>),
+    Preloaded(Vec<String>),
+    /// Something changed in the runtime, or the stream of such news ended.
+    Event(Option<Streaming<Envelope>>),
+    Nothing,
+}
+
+pub struct Shell {
+    handles: Handles,
+    settings: Settings,
+    executor: Arc<Executor>,
+    channel: Channel,
+    manager: Manager,
+    work: FuturesUnordered<BoxFuture<'static, Happening>>,
+    /// Here while no observation is under way.
+    observer: Option<Box<Observer>>,
+    look_at: Instant,
+    start: Instant,
+    /// The runtime answered since it was last away.
+    up: bool,
+    version: String,
+    following: bool,
+    parsed: BTreeMap<String, (String, Wanted)>,
+    told: Option<RuntimeStatus>,
+    /// Looks in a row that failed though the runtime is there.
+    slow_looks: u32,
+    logs_checked: Instant,
+}
+
+impl Shell {
+    pub fn new(handles: Handles, settings: Settings) -> Shell {
+        let channel = cri::channel(&settings.endpoint);
+        let cri = Cri::new(channel.clone());
+        let images = Images::new(cri.clone(), channel.clone(), settings.preload_dir.clone());
+        let observer = Observer::new(cri.clone(), &handles.node_name, settings.places());
+        let manager = Manager::new(records(&handles));
+        let executor = Arc::new(Executor::new(cri, images, handles.clone(), settings.clone()));
+        let now = Instant::now();
+        Shell {
+            handles,
+            settings,
+            executor,
+            channel,
+            manager,
+            work: FuturesUnordered::new(),
+            observer: Some(Box::new(observer)),
+            look_at: now,
+            start: now,
+            up: false,
+            version: String::new(),
+            following: false,
+            parsed: BTreeMap::new(),
+            told: None,
+            slow_looks: 0,
+            logs_checked: now,
+        }
+    }
+
+    pub async fn run(mut self, drain: Drain) {
+        let mut changes = self.handles.meta.changes();
+        self.desired();
+        self.bring_up();
+        loop {
+            let next = self.next_look();
+            tokio::select! {
+                () = drain.wait() => return,
+                changed = changes.changed() => match changed {
+                    Ok(()) => {
+                        changes.borrow_and_update();
+                        self.desired();
+                        self.refresh();
+                    }
+                    // Meta ends only with the process.
+                    Err(_) => return drain.wait().await,
+                },
+                Some(happening) = next_of(&mut self.work) => self.happened(happening),
+                () = sleep_until(next.into()) => self.timer(),
+            }
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now { mono: self.start.elapsed(), unix: unix_ms() / 1000 }
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.manager.node = NodeFacts { host_ip: self.host_ip() };
+        for action in self.manager.handle(self.now(), input) {
+            self.act(action);
+        }
+    }
+
+    /// When to look at the runtime, or to bring it up, without being asked.
+    fn next_look(&self) -> Instant {
+        let wake = self.manager.wake(self.now()).map(|due| self.start + due);
+        // While the observer is out, its return is what comes next.
+        match (&self.observer, wake) {
+            (None, _) => Instant::now() + limits::POLL_BUSY,
+            (Some(_), Some(wake)) if self.up => self.look_at.min(wake),
+            (Some(_), _) => self.look_at,
+        }
+    }
+
+    fn timer(&mut self) {
+        if self.up {
+            self.look();
+        } else {
+            self.bring_up();
+        }
+    }
+
+    fn happened(&mut self, happening: Happening) {
+        match happening {
+            Happening::Done(incarnation, result) => {
+                if let Err(error) = &result {
+                    tracing::warn!(incarnation, "{}: {}", error.reason, error.message);
+                }
+                self.handle(Input::Done { incarnation, result });
+            }
+            Happening::Looked(observer, began, result) => {
+                self.observer = Some(observer);
+                self.looked(began, result);
+            }
+            Happening::BroughtUp(result) => self.brought_up(result),
+            Happening::Preloaded(problems) => self.preloaded(problems),
+            Happening::Event(Some(stream)) => {
+                self.follow(Some(stream));
+                self.look_within(limits::EVENT_SETTLE);
+            }
+            Happening::Event(None) => {
+                self.following = false;
+                self.look_within(limits::EVENT_SETTLE);
+            }
+            Happening::Nothing => {}
+        }
+    }
+
+    fn look_within(&mut self, delay: Duration) {
+        self.look_at = self.look_at.min(Instant::now() + delay);
+    }
+
+    // --- the runtime ---
+
+    /// Asks a runtime that was away who it is.
+    fn bring_up(&mut self) {
+        self.look_at = Instant::now() + limits::CRI_QUICK + limits::RUNTIME_RETRY;
+        let executor = self.executor.clone();
+        self.work.push(Box::pin(async move {
+            let ask = async {
+                let version = executor.cri.version().await?;
+                let status = executor.cri.status(true).await?;
+                let facts = runtime_facts(status.info.get("config").map_or("", String::as_str));
+                executor.images.set_facts(facts.clone()).await;
+                Ok((format!("{}://{}", version.runtime_name, version.runtime_version), facts))
+            };
+            Happening::BroughtUp(ask.await)
+        }));
+    }
+
+    fn brought_up(&mut self, result: Result<(String, RuntimeFacts), CriError>) {
+        match result {
+            Ok((version, facts)) => {
+                tracing::info!("container runtime {version}, layers by {}", facts.snapshotter);
+                self.up = true;
+                self.version = version;
+                let executor = self.executor.clone();
+                self.work
+                    .push(Box::pin(async move { Happening::Preloaded(executor.images.preload().await) }));
+                self.follow(None);
+                self.look();
+            }
+            Err(error) => self.down(&error),
+        }
+    }
+
+    fn down(&mut self, error: &CriError) {
+        self.up = false;
+        self.look_at = Instant::now() + limits::RUNTIME_RETRY;
+        let message = remedy(&self.settings.endpoint, error);
+        self.tell_runtime(RuntimeStatus::Down { message });
+    }
+
+    fn look(&mut self) {
+        let Some(mut observer) = self.observer.take() else { return };
+        let poll = match (self.following, self.manager.workers().next().is_some()) {
+            (false, true) => limits::POLL_WITHOUT_EVENTS,
+            (true, true) => limits::POLL_BUSY,
+            (_, false) => limits::POLL_IDLE,
+        };
+        self.look_at = Instant::now() + poll;
+        let began = self.manager.ticket();
+        self.work.push(Box::pin(async move {
+            let result = observer.look().await;
+            Happening::Looked(observer, began, result)
+        }));
+        if self.logs_checked.elapsed() >= limits::LOG_CHECK {
+            self.logs_checked = Instant::now();
+            self.check_logs();
+        }
+    }
+
+    fn looked(&mut self, began: Ticket, result: Result<Look, CriError>) {
+        match result {
+            Ok(look) => {
+                self.slow_looks = 0;
+                let status = match look.network_problem {
+                    None => RuntimeStatus::Ready { version: self.version.clone() },
+                    Some(problem) => RuntimeStatus::Down {
+                        message: format!(
+                            "pods cannot have a network: {problem}; put a network configuration into the runtime's CNI folder (/etc/cni/net.d)"
+                        ),
+                    },
+                };
+                self.tell_runtime(status);
+                self.handle(Input::Observed { began, observed: look.observed });
+                if self.up && !self.following {
+                    self.follow(None);
+                }
+            }
+            // A loaded board may be slow once; that is no reason to call the node broken.
+            Err(error) if !error.is_unavailable() && self.slow_looks < limits::SLOW_LOOKS_MAX => {
+                self.slow_looks += 1;
+                tracing::warn!("container runtime: {error}");
+                self.look_within(limits::RUNTIME_RETRY);
+            }
+            Err(error) => self.down(&error),
+        }
+    }
+
+    fn tell_runtime(&mut self, status: RuntimeStatus) {
+        if self.told.as_ref() == Some(&status) {
+            return;
+        }
+        let message = match &status {
+            RuntimeStatus::Down { message } => {
+                tracing::error!("{message}");
+                message.clone()
+            }
+            _ => String::new(),
+        };
+        let down = !message.is_empty();
+        let reason = if down { "RuntimeNotReady" } else { "RuntimeReady" };
+        self.handles.conditions.set(Condition {
+            condition_type: UNAVAILABLE.into(),
+            status: down,
+            reason: reason.into(),
+            message,
+        });
+        self.handles.runtime.send_replace(status.clone());
+        self.told = Some(status);
+    }
+
+    /// Waits for the next event of the runtime; subscribes first when there is no stream.
+    fn follow(&mut self, stream: Option<Streaming<Envelope>>) {
+        self.following = true;
+        let channel = self.channel.clone();
+        self.work.push(Box::pin(async move {
+            let next = async {
+                let mut stream = match stream {
+                    Some(stream) => stream,
+                    None => {
+                        let filters = ["/tasks/exit", "/tasks/oom"]
+                            .map(|topic| format!("namespace==k8s.io,topic=={topic}"));
+                        let request = SubscribeRequest { filters: filters.to_vec() };
+                        EventsClient::new(channel).subscribe(request).await.ok()?.into_inner()
+                    }
+                };
+                stream.message().await.ok()??;
+                Some(stream)
+            };
+            Happening::Event(next.await)
+        }));
+    }
+
+    fn preloaded(&mut self, problems: Vec<String>) {
+        for problem in &problems {
+            tracing::error!("{problem}");
+        }
+        let broken = !problems.is_empty();
+        self.handles.conditions.set(Condition {
+            condition_type: PRELOAD.into(),
+            status: broken,
+            reason: if broken { "ArchiveUnusable" } else { "AllPresent" }.into(),
+            message: problems.join("; "),
+        });
+    }
+
+    fn check_logs(&mut self) {
+        for worker in self.manager.workers() {
+            let Some(seen) = &worker.seen else { continue };
+            let dir = self.executor.pod_logs(&worker.record);
+            for container in seen.containers.iter().filter(|container| container.state == State::Running) {
+                let path = logs::path(&dir, &container.name, container.attempt);
+                if logs::rotate(&path, self.settings.log_rotation) {
+                    let (cri, id) = (self.executor.cri.clone(), container.id.clone());
+                    self.work.push(Box::pin(async move {
+                        if let Err(error) = cri.reopen_container_log(&id).await {
+                            tracing::warn!("cannot reopen the log of container {id}: {error}");
+                        }
+                        Happening::Nothing
+                    }));
+                }
+            }
+        }
+    }
+
+    // --- meta and the cloud ---
+
+    fn desired(&mut self) {
+        let objects = self.handles.meta.list("pod");
+        let mut wanted = Vec::with_capacity(objects.len());
+        let mut parsed = BTreeMap::new();
+        for object in objects {
+            let entry = match self.parsed.remove(&object.uid) {
+                Some((version, known)) if version == object.resource_version => (version, known),
+                _ => (object.resource_version.clone(), parse(&object)),
+            };
+            wanted.push(entry.1.clone());
+            parsed.insert(object.uid.clone(), entry);
+        }
+        self.parsed = parsed;
+        self.handle(Input::Desired(wanted));
+    }
+
+    /// Files of running pods follow their config maps and secrets.
+    fn refresh(&mut self) {
+        for worker in self.manager.workers().filter(|worker| !worker.is_deleting()) {
+            let (Some(pod), Some(seen)) = (&worker.desired, &worker.seen) else { continue };
+            let Some(sandbox) = worker.sandbox(seen) else { continue };
+            if !pod.spec.volumes.iter().any(|v| {
+                v.config_map.is_some()
+                    || v.secret.is_some()
+                    || v.downward_api.is_some()
+                    || v.projected.is_some()
+            }) {
+                continue;
+            }
+            let (executor, pod, record) = (self.executor.clone(), pod.clone(), worker.record.clone());
+            let (ips, host_ip) = (sandbox.ips.clone(), self.manager.node.host_ip.clone());
+            self.work.push(Box::pin(async move {
+                executor.refresh(&pod, &record, &ips, &host_ip).await;
+                Happening::Nothing
+            }));
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Work { incarnation, work } => {
+                let Some(worker) = self.manager.worker(&incarnation) else { return };
+                tracing::debug!(pod = worker.record.full_name(), "{work:?}");
+                let job = Job {
+                    record: worker.record.clone(),
+                    pod: worker.desired.clone(),
+                    work,
+                    host_ip: self.manager.node.host_ip.clone(),
+                };
+                let executor = self.executor.clone();
+                self.work
+                    .push(Box::pin(async move { Happening::Done(incarnation, executor.execute(job).await) }));
+            }
+            Action::Hasten { incarnation, work } => {
+                let Some(worker) = self.manager.worker(&incarnation) else { return };
+                let job = Job { record: worker.record.clone(), pod: None, work, host_ip: String::new() };
+                let executor = self.executor.clone();
+                self.work.push(Box::pin(async move {
+                    // The step that it hastens reports the outcome.
+                    let _ = executor.execute(job).await;
+                    Happening::Nothing
+                }));
+            }
+            Action::Report { namespace, name, uid, status } => self.report(&namespace, &name, &uid, &status),
+            Action::ReportGone { namespace, name, uid } => self.report_gone(&namespace, &name, &uid),
+            Action::Observe => self.look_within(Duration::ZERO),
+        }
+    }
+
+    fn report(&self, namespace: &str, name: &str, uid: &str, status: &Value) {
+        let record = Record { uid: uid.into(), ..Record::default() };
+        let resource = format!("{namespace}/podpatch/{name}");
+        let message = Message::new(unix_ms(), wire::source::EDGED, "meta", Operation::PATCH, &resource)
+            .with_content(&status::patch(&record, status));
+        let key = format!("podstatus/{namespace}/{name}");
+        self.handles.uplink.report(Report { key, message, durable: false });
+    }
+
+    fn report_gone(&self, namespace: &str, name: &str, uid: &str) {
+        let resource = format!("{namespace}/pod/{name}");
+        let message = Message::new(unix_ms(), wire::source::EDGED, "meta", Operation::DELETE, &resource)
+            .with_content(&json!({ "gracePeriodSeconds": 0, "preconditions": { "uid": uid } }));
+        let key = format!("poddelete/{namespace}/{name}/{uid}");
+        self.handles.uplink.report(Report { key, message, durable: true });
+    }
+
+    fn host_ip(&self) -> String {
+        if !self.settings.node_ip.is_empty() {
+            return self.settings.node_ip.clone();
+        }
+        // Sends nothing: the kernel only picks the route. The address is one that documentation may use.
+        let route = || {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.connect("192.0.2.1:9")?;
+            socket.local_addr()
+        };
+        route().map(|address| address.ip().to_string()).unwrap_or_default()
+    }
+}
+
+/// `FuturesUnordered` ends when it is empty; here that only means that nothing is under way.
+async fn next_of(work: &mut FuturesUnordered<BoxFuture<'static, Happening>>) -> Option<Happening> {
+    if work.is_empty() {
+        return pending().await;
+    }
+    work.next().await
+}
+
+fn records(handles: &Handles) -> Vec<Record> {
+    let mut records = Vec::new();
+    for (name, body) in handles.meta.list_local(KIND) {
+        match serde_json::from_slice::<Record>(&body) {
+            Ok(record) if record.incarnation == name => records.push(record),
+            // Without its record a pod is adopted by its labels; see `manager`.
+            _ => tracing::error!("record {KIND}/{name} cannot be read; its pod is adopted from the runtime"),
+        }
+    }
+    records
+}
+
+fn parse(object: &Object) -> Wanted {
+    let value: Value = serde_json::from_slice(&object.body).unwrap_or_default();
+    let deleting = value.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null());
+    let pod = Pod::parse(&object.body).and_then(|pod| {
+        // The store's key is what everything else goes by.
+        let named =
+            pod.metadata.name == object.resource.name && pod.metadata.namespace == object.resource.namespace;
+        if named {
+            Ok(pod)
+        } else {
+            Err(PodError::Missing("metadata.name and namespace that match its resource"))
+        }
+    });
+    Wanted {
+        namespace: object.resource.namespace.clone(),
+        name: object.resource.name.clone(),
+        uid: object.uid.clone(),
+        deleting,
+        pod,
+    }
+}
+
+/// What containerd tells of its configuration (1.6 and 1.7, and the CRI plugin of 2.x).
+pub fn runtime_facts(config: &str) -> RuntimeFacts {
+    let value: Value = serde_json::from_str(config).unwrap_or_default();
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
+    RuntimeFacts {
+        snapshotter: text("/containerd/snapshotter").unwrap_or("overlayfs").to_string(),
+        root_dir: text("/containerdRootDir").map(Into::into),
+        sandbox_image: text("/sandboxImage").map(str::to_string),
+    }
+}
+
+/// The line that a person sees when the runtime does not answer.
+pub fn remedy(endpoint: &str, error: &CriError) -> String {
+    let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
+    let why = &error.message;
+    if !std::path::Path::new(path).exists() {
+        return format!(
+            "container runtime: {path} does not exist; start it (systemctl start containerd) or correct remoteRuntimeEndpoint in edgecore.yaml"
+        );
+    }
+    if error.code == tonic::Code::Unimplemented {
+        return format!(
+            "container runtime at {path} has no CRI v1 ({why}); remove \"cri\" from disabled_plugins in /etc/containerd/config.toml and restart it"
+        );
+    }
+    format!(
+        "container runtime at {path} does not answer ({why}); look at it (systemctl status containerd) and restart it"
+    )
+}
