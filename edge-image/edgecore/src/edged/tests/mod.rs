@@ -1,1 +1,5 @@
-//! State machine tests.
+//! Tests of edged: values, the state machine under seeds, and the whole against a real containerd.
+
+mod containerd;
+mod golden;
+mod simulation;
