@@ -4,7 +4,9 @@ mod budgets;
 mod checks;
 mod cloud_image;
 mod cross_env;
+mod demo;
 mod elf;
+mod images;
 mod prerequisites;
 mod programs;
 mod run;
@@ -17,14 +19,22 @@ use anyhow::{Result, bail};
 const HELP: &str = "\
 cargo xtask: build, run and test Kinglet
 
+  cargo xtask demo                      from nothing to a joined node with a pod and devices, in QEMU; Ctrl-C ends it
+      --check                           the same without stopping, asserts every step, writes target/demo/report.json
+      --image FILE                      run a finished image instead of building one
+      --memory MB                       memory of the guest (default 512)
+      --debian-mirror URL               take Debian packages from there (needed on Ubuntu)
   cargo xtask test                      all tests, as .ci/run runs them
       --suite NAME                      only this suite (cargo xtask test --list shows them); may be repeated
+  cargo xtask image --board BOARD       a flashable image: rpi (Pi 3, 4, 5, Zero 2 W) or qemu-virt
+      --dev                             with a shell on the serial console
+      --out DIR                         default target/image/BOARD
   cargo xtask cloud-image [--arch A]    cloudcore as an OCI image for amd64 and arm64, without a container engine
   cargo xtask build-device              edgecore, mapper, init and sample programs for aarch64, size-optimised
   cargo xtask sizes                     budgets.toml against what was built and measured
   cargo xtask check                     import rules and other checks of the sources
 
-  Example: cargo xtask test --suite checks
+  Example: cargo xtask demo --check && cargo xtask sizes
 ";
 
 fn main() {
@@ -71,7 +81,9 @@ fn dispatch() -> Result<()> {
         }
     }
     match command.as_str() {
+        "demo" => demo::run(&root, &options),
         "test" => test::run(&root, &options),
+        "image" => images::run(&root, &options),
         "cloud-image" => cloud_image::run(&root, &options),
         "build-device" => programs::device(&root, options.debian_mirror.as_deref()).map(drop),
         "sizes" => budgets::run(&root),

@@ -123,6 +123,11 @@ impl Options {
 }
 
 impl Tools {
+    /// Where everything is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// A program by name. It needs no environment.
     pub fn program(&self, name: &str) -> PathBuf {
         self.dir.join("bin").join(name)

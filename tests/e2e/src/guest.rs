@@ -223,6 +223,18 @@ impl Story {
         Ok(())
     }
 
+    /// Memory, from init's line on the console and from /proc here.
+    pub fn measure(&mut self) -> Result<()> {
+        self.report.set("cloudcore_rss_kb", self.cloud.rss_kb()?);
+        let machine = self.machine.as_mut().context("the machine is off")?;
+        let line = machine.wait_for("kinglet: memory kB", BOOT)?;
+        for (program, kb) in memory(&line) {
+            self.report.set(&format!("{}_rss_kb", program.replace('-', "_")), kb);
+        }
+        ensure!(self.report.get("edgecore_rss_kb").is_some(), "init's memory line has no edgecore: {line:?}");
+        Ok(())
+    }
+
     /// What the end of a failed run should show.
     pub fn logs(&self) -> String {
         let console = self.machine.as_ref().map(|machine| machine.console.tail()).unwrap_or_default();
@@ -277,4 +289,23 @@ fn device_steps(
     })?;
     report.set("serial_reported_ms", ms);
     Ok(())
+}
+
+/// The figures of init's line `kinglet: memory kB edgecore=5120 mapper=900 ...`.
+fn memory(line: &str) -> Vec<(String, u64)> {
+    let words = line.split_whitespace().filter_map(|word| word.split_once('='));
+    words.filter_map(|(program, kb)| Some((program.to_owned(), kb.parse().ok()?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_line_is_read() {
+        let line = "[   21.0] kinglet: memory kB edgecore=5120 line-holder=600 containerd=41000";
+        let expected = [("edgecore", 5120), ("line-holder", 600), ("containerd", 41000)]
+            .map(|(p, kb)| (p.to_owned(), kb));
+        assert_eq!(memory(line), expected);
+    }
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::Outcome;
-use crate::{Options, checks, cloud_image, prerequisites, programs, run::cargo};
+use crate::{Options, checks, cloud_image, demo, images, prerequisites, programs, run::cargo};
 
 pub struct Suite {
     pub name: &'static str,
@@ -26,6 +26,12 @@ pub const ALL: &[Suite] = &[
     },
     Suite { name: "device", about: "the device's programs: build for aarch64 musl, static", run: device },
     Suite { name: "cloud", about: "cloudcore as a static program and as OCI images", run: cloud },
+    Suite { name: "image", about: "the qemu-virt and rpi images", run: image },
+    Suite {
+        name: "guest",
+        about: "the release image in QEMU: the whole story, power cut included",
+        run: demo::guest,
+    },
 ];
 
 fn check_sources(root: &Path, _: &Options) -> Result<Outcome> {
@@ -112,6 +118,13 @@ fn cloud(root: &Path, options: &Options) -> Result<Outcome> {
     let program = programs::cloudcore(root, programs::host_target()?)?;
     crate::elf::check_static(&program)?;
     cloud_image::build(root, programs::host_target()?, &program, options)?;
+    Ok(Outcome { passed: 2, ..Outcome::default() })
+}
+
+fn image(root: &Path, options: &Options) -> Result<Outcome> {
+    for board in ["qemu-virt", "rpi"] {
+        images::build(root, board, options)?;
+    }
     Ok(Outcome { passed: 2, ..Outcome::default() })
 }
 

@@ -1,0 +1,153 @@
+//! `cargo xtask demo`, and the two end-to-end suites, which are the same story without stopping.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Context, Result};
+use e2e::{
+    Programs,
+    guest::{Setup, Story},
+    steps::Steps,
+};
+
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::{Options, images, prerequisites, programs, test::Outcome};
+
+const MEMORY_MB: u32 = 512;
+/// What the second boot of the story has: the smallest guest that must work.
+const MEMORY_SMALL_MB: u32 = 256;
+
+pub fn run(root: &Path, options: &Options) -> Result<()> {
+    let begun = Instant::now();
+    if !options.check {
+        interrupts().thread_block().context("block signals")?;
+    }
+    prerequisites::table(root)?;
+    let mut story = begin(root, options)?;
+    println!("\nEverything is built after {:.0} s. The story:", begun.elapsed().as_secs_f64());
+    let told = tell(&mut story, options.check);
+    story.report.seconds("total_s", begun.elapsed().as_secs_f64());
+    let path = root.join("target/demo/report.json");
+    story.report.write(&path)?;
+    told.with_context(|| story.logs())?;
+    if options.check {
+        println!("\nAll steps held. Figures: {}", path.display());
+        return Ok(());
+    }
+    stay(&mut story)
+}
+
+/// The suite in QEMU: every step is a case.
+pub fn guest(root: &Path, options: &Options) -> Result<Outcome> {
+    let mut story = begin(root, options)?;
+    let told = tell(&mut story, true);
+    story.report.write(&root.join("target/demo/report.json"))?;
+    let mut outcome = Outcome { passed: story.steps.done.len() as u32, ..Outcome::default() };
+    if let Err(error) = told {
+        println!("{}", story.logs());
+        outcome.failed.push(format!("guest: {error:#} (again: cargo xtask test --suite guest)"));
+        return Ok(outcome);
+    }
+    match crate::budgets::run(root) {
+        Ok(()) => outcome.passed += 1,
+        Err(error) => outcome.failed.push(format!("budgets: {error:#}")),
+    }
+    Ok(outcome)
+}
+
+fn begin(root: &Path, options: &Options) -> Result<Story> {
+    let tools = prerequisites::tools(root, options.debian_mirror.as_deref())?;
+    let cloudcore = programs::cloudcore(root, programs::host_target()?)?;
+    let mut sizes = Vec::new();
+    let image = match &options.image {
+        Some(image) => image.canonicalize().with_context(|| format!("no image {}", image.display()))?,
+        None => {
+            let (image, device) = images::build(root, "qemu-virt", options)?;
+            for (name, file) in [
+                ("edgecore_bytes", Some(&device.edgecore)),
+                ("mapper_bytes", Some(&device.mapper)),
+                ("init_bytes", Some(&device.init)),
+                ("image_bytes", Some(&image.img)),
+                ("image_xz_bytes", image.xz.as_ref()),
+            ] {
+                sizes.extend(
+                    file.map(|file| Ok::<_, std::io::Error>((name, file.metadata()?.len()))).transpose()?,
+                );
+            }
+            image.img
+        }
+    };
+    let setup = Setup {
+        programs: programs_for(root, cloudcore, tools.program("kubectl")),
+        image,
+        qemu: qemu::Programs::in_tools(tools.dir()),
+        dir: scratch()?,
+        memory_mb: options.memory_mb.unwrap_or(MEMORY_MB),
+    };
+    let mut story = Story::begin(setup, Steps::default())?;
+    sizes.into_iter().for_each(|(name, bytes)| story.report.set(name, bytes));
+    Ok(story)
+}
+
+fn tell(story: &mut Story, to_the_end: bool) -> Result<()> {
+    story.join()?;
+    story.pod()?;
+    story.devices()?;
+    if to_the_end {
+        story.power_cut(MEMORY_SMALL_MB)?;
+        story.reconnect()?;
+        story.measure()?;
+    }
+    Ok(())
+}
+
+/// Prints what to try and waits for Ctrl-C; dropping the story ends QEMU and cloudcore.
+fn stay(story: &mut Story) -> Result<()> {
+    let config = story.cloud.kubeconfig();
+    println!("\nThe node is up. Try in another terminal:\n");
+    println!("  export KUBECONFIG={}", config.display());
+    for line in [
+        "kubectl get nodes -o wide",
+        "kubectl get pods -o wide",
+        "kubectl get devices,devicestatuses",
+        "kubectl get devicestatus panel -w -o yaml",
+        "kubectl patch device panel --type=json -p '[{\"op\":\"add\",\"path\":\"/spec/properties/1/desired\",\"value\":{\"value\":\"false\"}}]'",
+    ] {
+        println!("  {line}");
+    }
+    println!("  curl http://127.0.0.1:{}/", story.page_port()?);
+    println!("\n(kubectl is at {}.) Ctrl-C ends everything.", story.kubectl.program().display());
+    interrupts().wait().context("wait for Ctrl-C")?;
+    println!("ending");
+    Ok(())
+}
+
+/// Ctrl-C and SIGTERM. They are blocked from the start, so that every thread of ours leaves them to [`stay`]; the programs that we
+/// start have an empty mask again (std::process resets it), and a Ctrl-C before that ends the one at work, and with it us.
+fn interrupts() -> SigSet {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGINT);
+    set.add(Signal::SIGTERM);
+    set
+}
+
+/// A scratch folder with a short path: sockets have at most 107 bytes.
+fn scratch() -> Result<PathBuf> {
+    let folder = std::env::temp_dir().join(format!("kinglet-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+fn programs_for(root: &Path, cloudcore: PathBuf, kubectl: PathBuf) -> Programs {
+    Programs {
+        cloudcore,
+        edgecore: root.join("target/debug/edgecore"),
+        mapper: root.join("target/debug/mapper"),
+        kubectl,
+        images: root.join("target/images").join(std::env::consts::ARCH),
+        samples: root.join("cloud/deploy/samples"),
+    }
+}

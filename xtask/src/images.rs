@@ -1,0 +1,63 @@
+//! The device's image: builds the programs, then packs.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use mkimage::{
+    image::{self, Image, Programs},
+    oci::{File, Spec, oci_arch, write_archive},
+};
+
+use crate::{
+    Options, prerequisites,
+    programs::{self, Device},
+    run::timed,
+};
+
+pub fn run(root: &Path, options: &Options) -> Result<()> {
+    let board = options.board.as_deref().context("which board? --board rpi or --board qemu-virt")?;
+    let (image, _) = build(root, board, options)?;
+    println!("\n{}", image.xz.as_ref().unwrap_or(&image.img).display());
+    Ok(())
+}
+
+/// Builds everything that goes into a board's image, and the image.
+pub fn build(root: &Path, board: &str, options: &Options) -> Result<(Image, Device)> {
+    let mirror = options.debian_mirror.as_deref();
+    prerequisites::tools(root, mirror)?;
+    let device = programs::device(root, mirror)?;
+    let folder = archives(root, "aarch64", &device.pause, &device.hello)?;
+    let programs = Programs {
+        init: device.init.clone(),
+        edgecore: Some(device.edgecore.clone()),
+        mapper: Some(device.mapper.clone()),
+    };
+    let mut request = image::Options::new(board, root, &root.join("target"), programs);
+    request.pod_images = vec![folder.join("pause.tar"), folder.join("hello.tar")];
+    request.dev = options.dev;
+    request.debian_mirror = options.debian_mirror.clone();
+    if let Some(out) = &options.out {
+        request.out_dir = out.clone();
+    }
+    let (image, _) = timed(&format!("pack the {board} image"), "about 3 minutes the first time", || {
+        image::build(&request)
+    })?;
+    Ok((image, device))
+}
+
+/// The preloaded pod images for an architecture, as OCI archives in target/images/ARCH. The folder.
+pub fn archives(root: &Path, arch: &str, pause: &Path, hello: &Path) -> Result<PathBuf> {
+    let folder = root.join("target/images").join(arch);
+    std::fs::create_dir_all(&folder)?;
+    for (name, program) in [("pause", pause), ("hello", hello)] {
+        let spec = Spec {
+            reference: format!("docker.io/kinglet/{name}:1"),
+            arch: oci_arch(arch).into(),
+            files: vec![File::program(program, &format!("/{name}"))],
+            entrypoint: vec![format!("/{name}")],
+            ..Spec::default()
+        };
+        write_archive(&spec, &folder.join(format!("{name}.tar")))?;
+    }
+    Ok(folder)
+}
