@@ -1,0 +1,219 @@
+//! How a node gets in: HTTPS on port 10002, as KubeEdge's edge and keadm ask for it.
+//!
+//! `GET /ca.crt` (DER), `GET /edge.crt` (a certificate request as body, a join token or the current certificate as proof),
+//! `GET /node/{name}`. Every refusal is one line that names what and the remedy: it is what a person sees at the edge.
+//!
+//! Invariants
+//! - Subject and usage of a certificate are written here; only the public key is taken from the request.
+//! - A name that has a certificate is given again only to the node itself, or by a token made for this name.
+//! - What was decided is on disk before it is answered.
+
+mod tokens;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rt::{Drain, TaskGroup};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use wire::headers::CLOUD_ID;
+
+use crate::api::Api;
+use crate::authority::{Authority, Peer, fingerprint, node_of_certificate};
+use crate::cluster::views::Kind;
+use crate::limits::{CSR_BYTES_MAX, JOIN_CONNECTION_TIME_MAX, JOIN_CONNECTIONS_MAX};
+use crate::records::{RecordError, Records, is_node_name};
+
+pub use tokens::{TokenError, Tokens};
+
+pub struct Join {
+    pub tls: TlsAcceptor,
+    pub authority: Arc<Authority>,
+    pub tokens: Tokens,
+    pub records: Records,
+    pub api: Api,
+    pub cloud_id: String,
+}
+
+/// An answer that is not a certificate.
+#[derive(Debug)]
+struct Refusal(StatusCode, String);
+
+impl Join {
+    /// Answers until the drain.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, drain: Drain) {
+        let group = TaskGroup::new("join connection", JOIN_CONNECTIONS_MAX, drain.clone());
+        while let Some(accepted) = drain.or(listener.accept()).await {
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!("a connection to the join port could not be accepted: {error}");
+                    drain.sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let (join, connection_drain) = (self.clone(), drain.clone());
+            let connection = async move {
+                let talk = tokio::time::timeout(JOIN_CONNECTION_TIME_MAX, join.connection(stream));
+                connection_drain.or(talk).await;
+                Ok::<(), Infallible>(())
+            };
+            if let Err(error) = group.spawn(connection) {
+                tracing::warn!("a connection to the join port was refused: {error}");
+            }
+        }
+        group.wait(Duration::from_secs(2)).await;
+    }
+
+    async fn connection(self: Arc<Self>, stream: TcpStream) {
+        let tls = match self.tls.accept(stream).await {
+            Ok(tls) => tls,
+            Err(error) => {
+                tracing::debug!("TLS handshake on the join port failed: {error}");
+                return;
+            }
+        };
+        let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
+        let peer = certificates.first().and_then(|certificate| node_of_certificate(certificate).ok()).map(Arc::new);
+        let service = service_fn(move |request| {
+            let (join, peer) = (self.clone(), peer.clone());
+            async move { Ok::<_, Infallible>(join.answer(request, peer.as_deref()).await) }
+        });
+        let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), service).await;
+        if let Err(error) = served {
+            tracing::debug!("a join connection ended: {error}");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, peer: Option<&Peer>) -> Response<Full<Bytes>> {
+        let path = request.uri().path().to_owned();
+        let answered = match (request.method(), path.as_str()) {
+            (&Method::GET, "/ca.crt") => Ok(Bytes::copy_from_slice(self.authority.ca_der())),
+            (&Method::GET, "/edge.crt") => self.certificate(request, peer).await,
+            (&Method::GET, path) if path.starts_with("/node/") => self.node(&path["/node/".len()..]).await,
+            (method, path) => {
+                Err(Refusal(StatusCode::NOT_FOUND, format!("cloudcore's join port does not serve {method} {path}")))
+            }
+        };
+        let mut response = match answered {
+            Ok(body) => Response::new(Full::new(body)),
+            Err(Refusal(status, reason)) => {
+                tracing::info!("{path}: {reason}");
+                let mut response = Response::new(Full::new(Bytes::from(format!("{reason}\n"))));
+                *response.status_mut() = status;
+                response
+            }
+        };
+        response.headers_mut().insert(CLOUD_ID, self.cloud_id.parse().expect("an identity is header text"));
+        response
+    }
+
+    /// KubeEdge's keadm joins only when this is 404. A Node object without a certificate was made beforehand and is taken over.
+    async fn node(&self, name: &str) -> Result<Bytes, Refusal> {
+        let record = self.records.node(name).map_err(|error| match error {
+            RecordError::Name(_) => Refusal(StatusCode::BAD_REQUEST, error.to_string()),
+            error => internal(name, &error),
+        })?;
+        match self.api.get(&Kind::Node.path("", name)).await {
+            Ok(_) if record.has_certificate() => Ok(Bytes::from(format!("node {name} exists\n"))),
+            Err(error) if !error.is_not_found() => Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, error.line())),
+            _ => Err(Refusal(StatusCode::NOT_FOUND, format!("the name {name} is free"))),
+        }
+    }
+
+    async fn certificate(&self, request: Request<Incoming>, peer: Option<&Peer>) -> Result<Bytes, Refusal> {
+        let text =
+            |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let (node, authorization) = (text("NodeName"), text(header::AUTHORIZATION.as_str()));
+        if !is_node_name(&node) {
+            let reason =
+                format!("{node:?} is not a node name: use lower case letters, digits, '-' and '.' (--edgenode-name)");
+            return Err(Refusal(StatusCode::BAD_REQUEST, reason));
+        }
+        let body = Limited::new(request.into_body(), CSR_BYTES_MAX).collect().await;
+        let body = body.map_err(|_| {
+            let reason = format!("the certificate request is larger than {CSR_BYTES_MAX} bytes or broke off");
+            Refusal(StatusCode::PAYLOAD_TOO_LARGE, reason)
+        })?;
+        let csr = body.to_bytes();
+        match peer {
+            Some(peer) => self.renew(&node, peer, &csr),
+            None => self.admit(&node, authorization.strip_prefix("Bearer ").unwrap_or_default(), &csr),
+        }
+    }
+
+    fn renew(&self, node: &str, peer: &Peer, csr: &[u8]) -> Result<Bytes, Refusal> {
+        if peer.node != node {
+            let reason = format!("the certificate is of node {}, which cannot ask for one of node {node}", peer.node);
+            return Err(Refusal(StatusCode::FORBIDDEN, reason));
+        }
+        let signed = self.sign(node, csr)?;
+        let renewed = self.records.update(node, |record| {
+            let valid = record.accepts(&peer.fingerprint);
+            if valid {
+                record.rotate(&peer.fingerprint, fingerprint(&signed));
+            }
+            valid
+        });
+        if !renewed.map_err(|error| internal(node, &error))? {
+            let reason =
+                format!("the certificate of node {node} was replaced or revoked; join again with a new token (`cloudcore token`)");
+            return Err(Refusal(StatusCode::UNAUTHORIZED, reason));
+        }
+        tracing::info!("node {node} has renewed its certificate");
+        Ok(Bytes::from(signed))
+    }
+
+    fn admit(&self, node: &str, bearer: &str, csr: &[u8]) -> Result<Bytes, Refusal> {
+        let refused = |error: TokenError| {
+            let status =
+                if error.is_internal() { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::UNAUTHORIZED };
+            Refusal(status, rt::error_chain(&error))
+        };
+        let claims = self.tokens.check(&self.authority, bearer, node, now_s()).map_err(refused)?;
+        let token_id = claims.jti.clone().unwrap_or_default();
+        let made_for_node = claims.node.as_deref() == Some(node);
+        let signed = self.sign(node, csr)?;
+        let admitted = self.records.update(node, |record| {
+            if record.is_taken_for(&token_id) && !made_for_node {
+                return Ok(false);
+            }
+            // Counted before it is given, and under the record's lock: a token never admits more nodes than it may.
+            self.tokens.count_use(&claims, node)?;
+            record.admit(fingerprint(&signed), &token_id);
+            Ok(true)
+        });
+        if !admitted.map_err(|error| internal(node, &error))?.map_err(refused)? {
+            let reason = format!(
+                "the node name {node} is taken: a device with this name has a certificate. If this device replaces it, run \
+                 `cloudcore node reset {node}` on the cloud and join again; else join under another name (--edgenode-name)"
+            );
+            return Err(Refusal(StatusCode::CONFLICT, reason));
+        }
+        tracing::info!("node {node} has joined");
+        Ok(Bytes::from(signed))
+    }
+
+    fn sign(&self, node: &str, csr: &[u8]) -> Result<Vec<u8>, Refusal> {
+        self.authority.sign_node(csr, node, now_s()).map_err(|error| {
+            let reason = format!("the certificate request of node {node} cannot be signed: {}", rt::error_chain(&error));
+            Refusal(StatusCode::BAD_REQUEST, reason)
+        })
+    }
+}
+
+fn internal(node: &str, error: &RecordError) -> Refusal {
+    let reason = format!("node {node} cannot be recorded on the cloud: {}; look at cloudcore's disk", rt::error_chain(error));
+    Refusal(StatusCode::INTERNAL_SERVER_ERROR, reason)
+}
+
+pub fn now_s() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0)
+}

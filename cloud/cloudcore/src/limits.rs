@@ -1,0 +1,46 @@
+//! Upper bounds of cloudcore, and what happens when they are reached.
+
+use std::time::Duration;
+
+/// Body of a certificate request. Larger: 413.
+pub const CSR_BYTES_MAX: usize = 16 * 1024;
+/// Connections of the join port at one time. More: the new one waits to be accepted.
+pub const JOIN_CONNECTIONS_MAX: usize = 64;
+/// How long one join connection may take from the TLS handshake to its last answer.
+pub const JOIN_CONNECTION_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// TLS and WebSocket handshakes of the hub under way at one time. More: the new one waits to be accepted.
+pub const HUB_HANDSHAKES_MAX: usize = 64;
+/// How long a TLS and WebSocket handshake may take.
+pub const HUB_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(15);
+/// Requests of one node that wait for the API. Full: the session stops reading until one is answered.
+pub const SESSION_REQUESTS_MAX: usize = 64;
+
+/// Largest answer taken from the API. Larger: the request fails. Kubernetes stores objects of up to 3 MiB.
+pub const API_ANSWER_BYTES_MAX: usize = wire::limits::MESSAGE_BYTES_MAX;
+/// Objects asked for with one list request.
+pub const LIST_PAGE_LEN: u32 = 250;
+/// A list page may be this large, since it holds up to [`LIST_PAGE_LEN`] objects. Larger: the list fails and is tried again.
+pub const LIST_PAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Wait before a watch that failed is opened again.
+pub const WATCH_RETRY: Duration = Duration::from_secs(1);
+/// How long one watch request is kept open.
+pub const WATCH_SECONDS: u32 = 290;
+/// How long any other request to the API may take.
+pub const API_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Events of the watches that wait for the cluster task. Full: the watches wait.
+pub const CLUSTER_QUEUE_LEN: usize = 256;
+/// Writes of the scheduler and of the node lifecycle that wait. Full: dropped; they are found again a second later.
+pub const WRITE_QUEUE_LEN: usize = 64;
+
+/// A node without a new lease for this long is shown as `Ready: Unknown` (Kubernetes: node-monitor-grace-period).
+pub const LEASE_GRACE: Duration = Duration::from_secs(40);
+/// The same FailedScheduling event is repeated after this long.
+pub const FAILED_SCHEDULING_REPEAT: Duration = Duration::from_secs(300);
+
+/// Lines in a node's delivery file beyond its records before it is written anew.
+pub const DELIVERY_LINES_SLACK: usize = 1024;
+
+/// Twin properties kept in one DeviceStatus. More: the report is refused with a log line.
+pub const TWINS_PER_DEVICE_MAX: usize = 256;

@@ -1,0 +1,180 @@
+//! Device reports of the edge, merged into DeviceStatus objects. Values only.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use wire::Message;
+
+use crate::limits::TWINS_PER_DEVICE_MAX;
+
+/// KubeEdge's MsgTwin, as far as the cloud uses it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct TwinReport {
+    actual: Option<TwinValue>,
+    expected: Option<TwinValue>,
+    metadata: Option<TypeMeta>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct TwinValue {
+    value: Option<String>,
+    metadata: Option<ValueMeta>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ValueMeta {
+    timestamp: i64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct TypeMeta {
+    #[serde(rename = "type")]
+    value_type: String,
+}
+
+#[derive(Deserialize)]
+struct TwinsContent {
+    twin: BTreeMap<String, Option<TwinReport>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StateReport {
+    pub state: String,
+    pub last_online_time: String,
+}
+
+#[derive(Deserialize)]
+struct StateContent {
+    device: StateReport,
+}
+
+/// A `None` twin was deleted on the node.
+pub fn parse_twins(message: &Message) -> Result<BTreeMap<String, Option<TwinReport>>, serde_json::Error> {
+    message.content_as::<TwinsContent>().map(|content| content.twin)
+}
+
+pub fn parse_state(message: &Message) -> Result<StateReport, serde_json::Error> {
+    message.content_as::<StateContent>().map(|content| content.device)
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StatusTwin {
+    property_name: String,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("device has more than {TWINS_PER_DEVICE_MAX} twin properties")]
+pub struct TooManyTwins;
+
+/// The new `status` of a DeviceStatus. `None`: it says so already, nothing is to be written.
+///
+/// The first report of a property is kept (KubeEdge v1.23 appends an empty entry and loses the value).
+pub fn merge_twins(status: &Value, reports: &BTreeMap<String, Option<TwinReport>>) -> Result<Option<Value>, TooManyTwins> {
+    let mut twins: Vec<StatusTwin> =
+        status.get("twins").and_then(|twins| serde_json::from_value(twins.clone()).ok()).unwrap_or_default();
+    for (name, report) in reports {
+        let Some(report) = report else {
+            twins.retain(|twin| twin.property_name != *name);
+            continue;
+        };
+        let at = twins.iter().position(|twin| twin.property_name == *name).unwrap_or_else(|| {
+            twins.push(StatusTwin { property_name: name.clone(), rest: Map::new() });
+            twins.len() - 1
+        });
+        let value_type = report.metadata.as_ref().map_or("", |metadata| metadata.value_type.as_str());
+        for (key, side) in [("reported", &report.actual), ("observedDesired", &report.expected)] {
+            if let Some((value, side)) = side.as_ref().and_then(|side| side.value.as_ref().map(|value| (value, side))) {
+                let timestamp = side.metadata.as_ref().map_or(0, |metadata| metadata.timestamp).to_string();
+                let entry = json!({"value": value, "metadata": {"timestamp": timestamp, "type": value_type}});
+                twins[at].rest.insert(key.into(), entry);
+            }
+        }
+    }
+    if twins.len() > TWINS_PER_DEVICE_MAX {
+        return Err(TooManyTwins);
+    }
+    let twins = serde_json::to_value(&twins).expect("twins serialise without error");
+    Ok(replaced(status, [("twins", twins)]))
+}
+
+pub fn merge_state(status: &Value, report: &StateReport) -> Option<Value> {
+    let mut set = vec![("state", Value::from(report.state.clone()))];
+    if !report.last_online_time.is_empty() {
+        set.push(("lastOnlineTime", Value::from(report.last_online_time.clone())));
+    }
+    replaced(status, set)
+}
+
+fn replaced<'a>(status: &Value, set: impl IntoIterator<Item = (&'a str, Value)>) -> Option<Value> {
+    let mut fields = status.as_object().cloned().unwrap_or_default();
+    for (key, value) in set {
+        fields.insert(key.into(), value);
+    }
+    let merged = Value::Object(fields);
+    (merged != *status).then_some(merged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reports(twin: Value) -> BTreeMap<String, Option<TwinReport>> {
+        let message = Message::new(1, "twin", "resource", "update", "device/d/x/twin/edge_updated");
+        parse_twins(&message.with_content(&json!({"event_id": "", "timestamp": 1, "twin": twin}))).unwrap()
+    }
+
+    #[test]
+    fn the_first_value_is_kept_and_later_ones_replace_it() {
+        let first = json!({"temperature": {"actual": {"value": "41", "metadata": {"timestamp": 7}}, "metadata": {"type": "int"},
+                           "optional": false, "actual_version": {"cloud": 0, "edge": 1}}});
+        let status = merge_twins(&json!({}), &reports(first.clone())).unwrap().unwrap();
+        assert_eq!(
+            status,
+            json!({"twins": [{"propertyName": "temperature",
+                   "reported": {"value": "41", "metadata": {"timestamp": "7", "type": "int"}}}]})
+        );
+        assert_eq!(merge_twins(&status, &reports(first)).unwrap(), None, "a repeated report writes nothing");
+        let next = json!({"temperature": {"actual": {"value": "42", "metadata": {"timestamp": 8}},
+                          "expected": {"value": "20", "metadata": {"timestamp": 3}}, "metadata": {"type": "int"}}});
+        let status = merge_twins(&status, &reports(next)).unwrap().unwrap();
+        assert_eq!(status["twins"][0]["reported"]["value"], "42");
+        assert_eq!(status["twins"][0]["observedDesired"]["metadata"], json!({"timestamp": "3", "type": "int"}));
+    }
+
+    #[test]
+    fn what_a_report_does_not_name_stays() {
+        let status = json!({"state": "online", "twins": [{"propertyName": "a", "reported": {"value": "1", "metadata": {}}},
+                            {"propertyName": "gone", "reported": {"value": "1", "metadata": {}}}]});
+        let merged = merge_twins(&status, &reports(json!({"b": {"actual": {"value": ""}}, "gone": null}))).unwrap().unwrap();
+        assert_eq!(merged["state"], "online");
+        let names: Vec<&str> = merged["twins"].as_array().unwrap().iter().filter_map(|t| t["propertyName"].as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert_eq!(merged["twins"][1]["reported"]["value"], "", "an empty value is a value");
+    }
+
+    #[test]
+    fn state_comes_as_json_inside_a_string() {
+        let text = r#"{"event_id":"e","timestamp":1,"device":{"name":"d","state":"online","lastOnlineTime":"2026-01-01T00:00:00Z"}}"#;
+        let message = Message::new(1, "twin", "resource", "update", "device/d/x/state/update").with_content(text);
+        let report = parse_state(&message).unwrap();
+        let status = merge_state(&json!({"twins": []}), &report).unwrap();
+        assert_eq!(status, json!({"twins": [], "state": "online", "lastOnlineTime": "2026-01-01T00:00:00Z"}));
+        assert_eq!(merge_state(&status, &report), None);
+    }
+
+    #[test]
+    fn too_many_properties_are_refused() {
+        let many: Map<String, Value> =
+            (0..=TWINS_PER_DEVICE_MAX).map(|n| (format!("p{n}"), json!({"actual": {"value": "1"}}))).collect();
+        assert!(merge_twins(&json!({}), &reports(Value::Object(many))).is_err());
+    }
+}

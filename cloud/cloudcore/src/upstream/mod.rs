@@ -1,0 +1,427 @@
+//! Requests of nodes, carried out at the Kubernetes API and answered in KubeEdge's shapes.
+//!
+//! What a message means and who may send it is in [`request`]; how device reports are merged in [`devices`]. Here is the
+//! part that waits for the API. A request may be carried out twice (an edge asks again): each is a step that can be repeated.
+
+pub mod devices;
+mod objects;
+pub mod request;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use wire::{Message, Operation, source};
+
+use crate::api::{Api, ApiError, STRATEGIC_PATCH, raw};
+use crate::cluster::views::Kind;
+use crate::contract::NodeDesired;
+use objects::{for_node, registered};
+use request::{LEASE_NAMESPACE, Request};
+
+pub use objects::{for_push, resource_version_of, tombstone, uid_of};
+
+const GROUP: &str = "resource";
+
+#[derive(Clone)]
+pub struct Upstream {
+    pub api: Api,
+    /// PEM of the Kubernetes API's certificate authority, for `k8s/ca.crt`.
+    pub cluster_ca: Arc<str>,
+}
+
+/// Why a request was not carried out, for the log; the node gets it as part of the answer.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{}", .0.line())]
+    Api(ApiError),
+    #[error("the message's content is not what {0} needs: {1}")]
+    Content(&'static str, serde_json::Error),
+    #[error("{0}")]
+    Denied(String),
+}
+
+fn at_api(error: ApiError) -> Failure {
+    Failure::Api(error)
+}
+
+/// What the node gets back.
+enum Answer {
+    None,
+    /// A bare content.
+    Content(Box<RawValue>),
+    /// `{"Object": ..., "Err": null}`
+    Object(Box<RawValue>),
+    Ok,
+}
+
+impl Upstream {
+    /// `desired`: what belongs on the node, once known; it decides which config maps and secrets the node may read.
+    pub async fn answer(&self, node: &str, desired: Option<Arc<NodeDesired>>, request: Request, message: Message) -> Option<Message> {
+        let shape = shape_of(&request);
+        match self.carry_out(node, desired.as_deref(), &request, &message).await {
+            Ok(answer) => reply(&message, &request, answer),
+            Err(failure) => {
+                log_failure(node, &message, &failure);
+                reply_failure(&message, shape, &failure)
+            }
+        }
+    }
+
+    async fn carry_out(
+        &self,
+        node: &str,
+        desired: Option<&NodeDesired>,
+        request: &Request,
+        message: &Message,
+    ) -> Result<Answer, Failure> {
+        match request {
+            Request::Keepalive | Request::Ack { .. } | Request::Ignored => Ok(Answer::None),
+            Request::Control => Ok(Answer::Content(text("ack"))),
+            Request::ClusterCa => Ok(Answer::Content(text(&self.cluster_ca))),
+            Request::NodeInsert => self.register(node, message).await,
+            Request::NodeQuery => Ok(Answer::Content(self.get(Kind::Node, "", node).await?)),
+            Request::NodeUpdate => self.label(node, message).await,
+            Request::NodePatch => self.patch_status(&Kind::Node.path("", node), message).await,
+            Request::LeaseQuery => Ok(Answer::Object(self.get(Kind::Lease, LEASE_NAMESPACE, node).await?)),
+            Request::LeaseInsert => self.create_lease(message).await,
+            Request::LeaseUpdate => {
+                let path = Kind::Lease.path(LEASE_NAMESPACE, node);
+                let body = for_node(Kind::Lease, message).map_err(|e| Failure::Content("a lease", e))?;
+                object(self.api.put(&path, body).await)
+            }
+            Request::PodPatch(pod) => {
+                let path = Kind::Pod.path(&pod.namespace, &pod.name);
+                self.check_pod(node, &path, None).await?;
+                self.patch_status(&path, message).await
+            }
+            Request::PodInsert(pod) => {
+                let body: Value = message.content_as().map_err(|e| Failure::Content("a mirror pod", e))?;
+                if body.pointer("/spec/nodeName").and_then(Value::as_str) != Some(node) {
+                    return Err(Failure::Denied(format!("a mirror pod of node {node} must have its nodeName")));
+                }
+                let body = for_node(Kind::Pod, message).map_err(|e| Failure::Content("a mirror pod", e))?;
+                object(self.api.post(&format!("/api/v1/namespaces/{}/pods", pod.namespace), body).await)
+            }
+            Request::PodDelete(pod) => self.delete_pod(node, &Kind::Pod.path(&pod.namespace, &pod.name), message).await,
+            Request::Query(reference) => {
+                let kind = Kind::from_word(reference.kind).expect("references are config maps and secrets");
+                if !desired.is_some_and(|desired| desired.references.contains(reference)) {
+                    let (word, name) = (reference.kind, &reference.name);
+                    return Err(Failure::Denied(format!(
+                        "{word} {}/{name} is not used by a pod on node {node}; name it in a pod to give the node access",
+                        reference.namespace
+                    )));
+                }
+                Ok(Answer::Content(self.get(kind, &reference.namespace, &reference.name).await?))
+            }
+            Request::Token { namespace, account } => self.token(node, namespace, account, message).await,
+            Request::EventInsert { namespace } => {
+                let body = objects::event(node, message).map_err(|e| Failure::Content("an event", e))?;
+                self.api.post(&format!("/api/v1/namespaces/{namespace}/events"), body).await.map_err(at_api)?;
+                Ok(Answer::None)
+            }
+            Request::EventUpdate { namespace, name } => {
+                let body = objects::event(node, message).map_err(|e| Failure::Content("an event", e))?;
+                self.api.put(&format!("/api/v1/namespaces/{namespace}/events/{name}"), body).await.map_err(at_api)?;
+                Ok(Answer::None)
+            }
+            Request::EventPatch { namespace, name } => {
+                let patch = objects::event_patch(message).map_err(|e| Failure::Content("an event patch", e))?;
+                let path = format!("/api/v1/namespaces/{namespace}/events/{name}");
+                self.api.patch(&path, STRATEGIC_PATCH, patch).await.map_err(at_api)?;
+                Ok(Answer::None)
+            }
+            Request::Twins { namespace, device } => {
+                let reports = devices::parse_twins(message).map_err(|e| Failure::Content("a twin report", e))?;
+                let merge = |status: &Value| {
+                    devices::merge_twins(status, &reports).unwrap_or_else(|error| {
+                        tracing::warn!("report of device {namespace}/{device} refused: {error}");
+                        None
+                    })
+                };
+                self.device_status(node, namespace, device, merge).await
+            }
+            Request::DeviceState { namespace, device } => {
+                let report = devices::parse_state(message).map_err(|e| Failure::Content("a device state", e))?;
+                self.device_status(node, namespace, device, |status| devices::merge_state(status, &report)).await
+            }
+        }
+    }
+
+    async fn get(&self, kind: Kind, namespace: &str, name: &str) -> Result<Box<RawValue>, Failure> {
+        let body = self.api.get(&kind.path(namespace, name)).await.map_err(at_api)?;
+        for_push(kind, &body).map_err(|error| Failure::Api(ApiError::Json(error)))
+    }
+
+    /// Registers a node. A Node object that is there already (made by hand, or from before) is taken over: labels and
+    /// annotations that it lacks are added, and it is the answer; to a stock edge the answer is "exists already", as it expects.
+    async fn register(&self, node: &str, message: &Message) -> Result<Answer, Failure> {
+        let body = registered(node, message).map_err(|e| Failure::Content("a node", e))?;
+        match self.api.post("/api/v1/nodes", body.to_string()).await {
+            Ok(created) => {
+                tracing::info!("node {node} has registered");
+                object(Ok(created))
+            }
+            Err(exists) if exists.is_conflict() => {
+                let path = Kind::Node.path("", node);
+                let current = self.api.get(&path).await.map_err(at_api)?;
+                let current: Value = serde_json::from_slice(&current).map_err(|e| Failure::Api(ApiError::Json(e)))?;
+                if let Some(patch) = objects::missing_metadata(&current, &body) {
+                    self.api.patch(&path, crate::api::MERGE_PATCH, patch.to_string()).await.map_err(at_api)?;
+                    tracing::info!("node {node} has taken over the Node object that was there");
+                }
+                Err(Failure::Api(exists))
+            }
+            Err(error) => Err(Failure::Api(error)),
+        }
+    }
+
+    async fn label(&self, node: &str, message: &Message) -> Result<Answer, Failure> {
+        let body = registered(node, message).map_err(|e| Failure::Content("a node", e))?;
+        let metadata = &body["metadata"];
+        let patch = json!({"metadata": {"labels": metadata["labels"], "annotations": metadata["annotations"]}});
+        self.api.patch(&Kind::Node.path("", node), crate::api::MERGE_PATCH, patch.to_string()).await.map_err(at_api)?;
+        Ok(Answer::Ok)
+    }
+
+    async fn patch_status(&self, path: &str, message: &Message) -> Result<Answer, Failure> {
+        let patch = objects::status_patch(message).map_err(|e| Failure::Content("a status patch", e))?;
+        object(self.api.patch(&format!("{path}/status"), STRATEGIC_PATCH, patch).await)
+    }
+
+    async fn create_lease(&self, message: &Message) -> Result<Answer, Failure> {
+        let body = for_node(Kind::Lease, message).map_err(|e| Failure::Content("a lease", e))?;
+        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{LEASE_NAMESPACE}/leases");
+        match self.api.post(&path, body.clone()).await {
+            // A cluster has this namespace from its start; the embedded API may get it with the first node.
+            Err(error) if error.is_not_found() => {
+                let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": LEASE_NAMESPACE}});
+                self.api.post("/api/v1/namespaces", namespace.to_string()).await.map_err(at_api)?;
+                object(self.api.post(&path, body).await)
+            }
+            answer => object(answer),
+        }
+    }
+
+    /// The pod is on this node and, when a uid is given, has it.
+    async fn check_pod(&self, node: &str, path: &str, uid: Option<&str>) -> Result<(), Failure> {
+        let body = self.api.get(path).await.map_err(at_api)?;
+        let pod: Value = serde_json::from_slice(&body).map_err(|error| Failure::Api(ApiError::Json(error)))?;
+        let at = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str);
+        if at("/spec/nodeName") != Some(node) {
+            return Err(Failure::Denied(format!("{path} is not a pod of node {node}")));
+        }
+        match uid {
+            Some(uid) if at("/metadata/uid") != Some(uid) => Err(Failure::Denied(format!("{path} is another pod than {uid}"))),
+            _ => Ok(()),
+        }
+    }
+
+    async fn delete_pod(&self, node: &str, path: &str, message: &Message) -> Result<Answer, Failure> {
+        let options = objects::delete_options(message).map_err(|e| Failure::Content("delete options", e))?;
+        match self.check_pod(node, path, Some(&options.uid)).await {
+            Ok(()) => {}
+            // Gone already, or another pod has the name: what the node wants is so.
+            Err(Failure::Api(error)) if error.is_not_found() => return Ok(Answer::Ok),
+            Err(Failure::Denied(reason)) => {
+                tracing::debug!("{reason}");
+                return Ok(Answer::Ok);
+            }
+            Err(failure) => return Err(failure),
+        }
+        match self.api.delete(path, options.body).await {
+            Err(error) if !error.is_not_found() && !error.is_conflict() => Err(Failure::Api(error)),
+            _ => Ok(Answer::Ok),
+        }
+    }
+
+    async fn token(&self, node: &str, namespace: &str, account: &str, message: &Message) -> Result<Answer, Failure> {
+        let mut body: Value = message.content_as().map_err(|e| Failure::Content("a token request", e))?;
+        let pod = body.pointer("/spec/boundObjectRef/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let uid = body.pointer("/spec/boundObjectRef/uid").and_then(Value::as_str).map(str::to_owned);
+        // A token not bound to one of the node's own pods would let a node act as any service account.
+        if !request::is_name(&pod) {
+            return Err(Failure::Denied(format!("a token for {namespace}/{account} must be bound to a pod of node {node}")));
+        }
+        self.check_pod(node, &Kind::Pod.path(namespace, &pod), uid.as_deref()).await?;
+        body["apiVersion"] = "authentication.k8s.io/v1".into();
+        body["kind"] = "TokenRequest".into();
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let answer = self.api.post(&path, body.to_string()).await.map_err(at_api)?;
+        Ok(Answer::Content(raw(&answer).map_err(at_api)?))
+    }
+
+    /// Reads, merges and writes the device's DeviceStatus; made with the device as owner when there is none.
+    async fn device_status(
+        &self,
+        node: &str,
+        namespace: &str,
+        device: &str,
+        merge: impl Fn(&Value) -> Option<Value>,
+    ) -> Result<Answer, Failure> {
+        let found = self.api.get(&Kind::Device.path(namespace, device)).await;
+        let found = match found {
+            // Nobody will ever want this report: the node must not send it for ever.
+            Err(error) if error.is_not_found() => {
+                tracing::info!("node {node} reports device {namespace}/{device}, which does not exist (any more)");
+                return Ok(Answer::Ok);
+            }
+            found => found.map_err(at_api)?,
+        };
+        let owner: Value = serde_json::from_slice(&found).map_err(|error| Failure::Api(ApiError::Json(error)))?;
+        if owner.pointer("/spec/nodeName").and_then(Value::as_str) != Some(node) {
+            tracing::warn!("node {node} reports device {namespace}/{device}, which is not its own; the report is dropped");
+            return Ok(Answer::Ok);
+        }
+        // A conflict means that somebody else wrote in between: merge again into what they wrote.
+        for attempt in 0..4 {
+            match self.write_device_status(namespace, device, &owner, &merge).await {
+                Err(error) if error.is_conflict() && attempt < 3 => continue,
+                result => return result.map(|()| Answer::Ok).map_err(at_api),
+            }
+        }
+        Ok(Answer::None)
+    }
+
+    async fn write_device_status(
+        &self,
+        namespace: &str,
+        device: &str,
+        owner: &Value,
+        merge: impl Fn(&Value) -> Option<Value>,
+    ) -> Result<(), ApiError> {
+        let list = format!("/apis/devices.kubeedge.io/v1beta1/namespaces/{namespace}/devicestatuses");
+        let path = format!("{list}/{device}");
+        match self.api.get(&path).await {
+            Ok(body) => {
+                let current: Value = serde_json::from_slice(&body).map_err(ApiError::Json)?;
+                let Some(status) = merge(current.get("status").unwrap_or(&Value::Null)) else { return Ok(()) };
+                let version = &current["metadata"]["resourceVersion"];
+                let patch = json!({"metadata": {"resourceVersion": version}, "status": status});
+                self.api.patch(&path, crate::api::MERGE_PATCH, patch.to_string()).await?;
+            }
+            Err(error) if error.is_not_found() => {
+                let Some(status) = merge(&Value::Null) else { return Ok(()) };
+                let owner = json!({"apiVersion": Kind::Device.api_version(), "kind": "Device", "name": device,
+                                   "uid": owner["metadata"]["uid"], "controller": true});
+                let object = json!({"apiVersion": Kind::Device.api_version(), "kind": "DeviceStatus",
+                    "metadata": {"name": device, "namespace": namespace, "ownerReferences": [owner]}, "status": status});
+                self.api.post(&list, object.to_string()).await?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+fn object(answer: Result<Bytes, ApiError>) -> Result<Answer, Failure> {
+    let body = answer.map_err(at_api)?;
+    Ok(Answer::Object(raw(&body).map_err(at_api)?))
+}
+
+fn text(text: &str) -> Box<RawValue> {
+    serde_json::value::to_raw_value(text).expect("text serialises without error")
+}
+
+/// How an answer and its failure are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// `{Object, Err}`
+    Response,
+    /// The object, or an error as plain text: KubeEdge's edge stores anything else as if it were the object.
+    Plain,
+    /// Nothing is answered on failure: the node sends it again.
+    Silent,
+}
+
+fn shape_of(request: &Request) -> Shape {
+    match request {
+        Request::NodeInsert
+        | Request::NodePatch
+        | Request::LeaseQuery
+        | Request::LeaseInsert
+        | Request::LeaseUpdate
+        | Request::PodPatch(_)
+        | Request::PodInsert(_) => Shape::Response,
+        Request::NodeQuery | Request::NodeUpdate | Request::PodDelete(_) | Request::Query(_) | Request::Token { .. } => Shape::Plain,
+        _ => Shape::Silent,
+    }
+}
+
+fn response(message: &Message, request: &Request) -> Message {
+    let now_ms = jiff::Timestamp::now().as_millisecond();
+    let device = matches!(request, Request::Twins { .. } | Request::DeviceState { .. });
+    if !device {
+        return message.response(now_ms, source::EDGE_CONTROLLER, GROUP);
+    }
+    let mut answer = message.response(now_ms, source::DEVICE_CONTROLLER, "twin");
+    answer.route.resource = "twin".into();
+    answer
+}
+
+fn reply(message: &Message, request: &Request, answer: Answer) -> Option<Message> {
+    let reply = response(message, request);
+    let (content, object) = match answer {
+        Answer::None => return None,
+        Answer::Ok => return Some(reply.with_content(wire::message::ACK_CONTENT)),
+        Answer::Content(content) => (content.clone(), content),
+        Answer::Object(object) => (wrapped(&object), object),
+    };
+    let version = resource_version_of(&object).unwrap_or_default();
+    Some(reply.with_raw_content(content).with_resource_version(&version))
+}
+
+fn wrapped(object: &RawValue) -> Box<RawValue> {
+    RawValue::from_string(format!("{{\"Object\":{},\"Err\":null}}", object.get())).expect("an object inside an object is JSON")
+}
+
+fn reply_failure(message: &Message, shape: Shape, failure: &Failure) -> Option<Message> {
+    let now_ms = jiff::Timestamp::now().as_millisecond();
+    let answer = message.response(now_ms, source::EDGE_CONTROLLER, GROUP);
+    match shape {
+        Shape::Silent => None,
+        Shape::Plain => Some(answer.with_content(&failure.to_string())),
+        Shape::Response => Some(answer.with_content(&json!({"Object": null, "Err": {"ErrStatus": status_of(failure)}}))),
+    }
+}
+
+/// A `Status` object: the API's own where it gave one.
+fn status_of(failure: &Failure) -> Value {
+    let made = |code: u16, reason: &str| {
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+               "message": failure.to_string(), "reason": reason, "code": code})
+    };
+    match failure {
+        Failure::Api(ApiError::Refused { code, reason, body, .. }) => {
+            serde_json::from_slice(body).ok().filter(Value::is_object).unwrap_or_else(|| made(*code, reason))
+        }
+        Failure::Api(_) => made(503, "ServiceUnavailable"),
+        Failure::Content(..) => made(400, "BadRequest"),
+        Failure::Denied(_) => made(403, "Forbidden"),
+    }
+}
+
+fn log_failure(node: &str, message: &Message, failure: &Failure) {
+    let (operation, resource) = (&message.route.operation, &message.route.resource);
+    let expected = matches!(failure, Failure::Api(error) if error.is_not_found() || error.is_conflict());
+    if expected {
+        tracing::debug!("{operation} {resource} of node {node}: {failure}");
+    } else {
+        tracing::warn!("{operation} {resource} of node {node} failed: {failure}");
+    }
+}
+
+/// The refusal of a message that could not even be read as a request, when it waits for an answer.
+pub fn refuse(message: &Message, error: &request::RequestError) -> Option<Message> {
+    let waits = matches!(message.route.operation.as_str(), Operation::QUERY | Operation::INSERT | Operation::UPDATE | Operation::PATCH);
+    let resource = &message.route.resource;
+    let shape = match resource.split('/').nth(1) {
+        Some("node" | "lease" | "nodepatch" | "podpatch" | "pod") => Shape::Response,
+        _ => Shape::Plain,
+    };
+    (waits && message.route.group != "user")
+        .then(|| reply_failure(message, shape, &Failure::Denied(error.to_string())))
+        .flatten()
+}
