@@ -41,12 +41,6 @@ impl ApiError {
     pub fn is_conflict(&self) -> bool {
         matches!(self, ApiError::Refused { code: 409, .. })
     }
-    pub fn code(&self) -> Option<u16> {
-        match self {
-            ApiError::Refused { code, .. } => Some(*code),
-            _ => None,
-        }
-    }
     /// The whole chain in one line.
     pub fn line(&self) -> String {
         rt::error_chain(self)

@@ -1,14 +1,30 @@
-//! cloudcore: the cloud side of Kinglet.
+//! cloudcore: the cloud side of Kinglet. Nodes join it and get their pods, config maps, secrets and devices from it; what they
+//! report goes to the Kubernetes API, which is embedded or a cluster's.
 //!
-//! Invariants are at the head of each module. Start at `start` (wiring), then `contract`.
+//! Not here: the embedded API (`apiserver`), the messages and the delivery rules (`wire`), keys (`pki`).
+//! Invariants stand at the head of each module. Start at [`start`]; modules meet in `contract`.
+
+pub mod cli;
+pub mod config;
+mod settings;
+mod start;
+
+mod contract;
+mod limits;
+
+mod authority;
+mod identity;
+mod records;
 
 mod api;
-mod authority;
+mod backend;
 mod cluster;
-pub mod config;
-mod contract;
 mod hub;
-mod identity;
-mod limits;
-mod records;
+mod join;
 mod upstream;
+
+pub mod admin;
+
+pub use settings::{Settings, settings};
+pub use start::{Endpoints, Running, StartError, start};
+pub use upstream::request::fuzz_request;

@@ -34,8 +34,6 @@ pub const CLUSTER_QUEUE_LEN: usize = 256;
 /// Writes of the scheduler and of the node lifecycle that wait. Full: dropped; they are found again a second later.
 pub const WRITE_QUEUE_LEN: usize = 64;
 
-/// A node without a new lease for this long is shown as `Ready: Unknown` (Kubernetes: node-monitor-grace-period).
-pub const LEASE_GRACE: Duration = Duration::from_secs(40);
 /// The same FailedScheduling event is repeated after this long.
 pub const FAILED_SCHEDULING_REPEAT: Duration = Duration::from_secs(300);
 

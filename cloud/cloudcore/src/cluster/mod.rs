@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::contract::{NodeDesired, Subscribe};
-use crate::limits::{FAILED_SCHEDULING_REPEAT, LEASE_GRACE};
+use crate::limits::FAILED_SCHEDULING_REPEAT;
 use informer::Change;
 use placement::{Affected, Placement};
 use scheduler::{Candidate, Decision, Lifecycle, Verdict, decide};
@@ -49,11 +49,11 @@ pub struct Duties {
 }
 
 impl Duties {
-    pub fn new(writes: mpsc::Sender<Write>, lease_grace: Option<Duration>) -> Duties {
+    pub fn new(writes: mpsc::Sender<Write>, lease_grace: Duration) -> Duties {
         Duties {
             writes,
             lifecycle: Lifecycle::default(),
-            lease_grace: lease_grace.unwrap_or(LEASE_GRACE),
+            lease_grace,
             started: Instant::now(),
             assumed: HashMap::new(),
             refused: HashMap::new(),

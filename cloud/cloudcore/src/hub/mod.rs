@@ -235,15 +235,6 @@ impl Sessions {
         let slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         slots.contains_key(node) || slots.len() < nodes_max
     }
-
-    /// How many nodes are connected.
-    pub fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 /// The right to be the node's session; goes back when dropped. The permit goes first, so that the next one may start.

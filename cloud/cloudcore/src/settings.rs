@@ -1,0 +1,83 @@
+//! What cloudcore runs with: the configuration file and, above it, the command line.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pki::Names;
+
+use crate::cli::Run;
+use crate::config::{Config, Listener};
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub data_dir: PathBuf,
+    /// Empty: the embedded API.
+    pub kubeconfig: PathBuf,
+    pub api: SocketAddr,
+    pub hub: SocketAddr,
+    pub join: SocketAddr,
+    /// What the server certificates are for.
+    pub names: Names,
+    pub keepalive: Duration,
+    pub write_timeout: Duration,
+    pub lease_grace: Duration,
+    pub nodes_max: usize,
+}
+
+pub fn settings(config: Config, run: &Run) -> Settings {
+    let hub = &config.modules.cloud_hub;
+    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let listener = |flag: Option<u16>, file: &Listener, port: u16| {
+        let address = run.bind_address.or(file.address).unwrap_or(any);
+        SocketAddr::new(address, flag.or(file.port).unwrap_or(port))
+    };
+    let api_address = run.bind_address.unwrap_or(config.kinglet.api_address);
+    let settings = Settings {
+        data_dir: run.data_dir.clone().unwrap_or(config.kinglet.data_dir),
+        kubeconfig: config.kube_api_config.kube_config,
+        api: SocketAddr::new(api_address, run.api_port.unwrap_or(config.kinglet.api_port)),
+        hub: listener(run.hub_port, &hub.websocket, 10000),
+        join: listener(run.join_port, &hub.https, 10002),
+        names: Names::default(),
+        keepalive: Duration::from_secs(hub.keepalive_interval.into()),
+        write_timeout: Duration::from_secs(hub.write_timeout.into()),
+        lease_grace: Duration::from_secs(config.kinglet.lease_grace_seconds.into()),
+        nodes_max: hub.node_limit,
+    };
+    let names = names(&settings, run.advertise_address.iter().chain(&hub.advertise_address).chain(&hub.dns_names));
+    Settings { names, ..settings }
+}
+
+fn names<'a>(settings: &Settings, advertised: impl Iterator<Item = &'a String>) -> Names {
+    let bound = [settings.hub.ip(), settings.join.ip()].into_iter().filter(|ip| !ip.is_unspecified());
+    let local = ["127.0.0.1".to_owned(), "localhost".to_owned()].into_iter();
+    let own: Vec<String> = bound.map(|ip| ip.to_string()).chain(default_route_address().map(|ip| ip.to_string())).collect();
+    let texts: Vec<String> = advertised.filter(|text| !text.is_empty()).cloned().chain(own).chain(local).collect();
+    Names::new(texts.iter().map(String::as_str))
+}
+
+/// The address that this machine is reached by, as far as its own routes tell. Nothing is sent.
+fn default_route_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_wins_and_the_api_stays_on_loopback() {
+        let text = "kinglet: {dataDir: /a, apiPort: 7443}\nmodules: {cloudHub: {advertiseAddress: [192.0.2.7], websocket: {port: 11000}}}\n";
+        let config = Config::parse("f".as_ref(), text).unwrap().config;
+        let run = Run { data_dir: Some("/b".into()), join_port: Some(0), ..Run::default() };
+        let settings = settings(config, &run);
+        assert_eq!(settings.data_dir, PathBuf::from("/b"));
+        assert_eq!(settings.api.to_string(), "127.0.0.1:7443");
+        assert_eq!((settings.hub.to_string(), settings.join.to_string()), ("0.0.0.0:11000".into(), "0.0.0.0:0".into()));
+        assert!(settings.names.ips.contains(&"192.0.2.7".parse().unwrap()));
+        assert!(settings.names.dns_names.contains(&"localhost".to_owned()));
+    }
+}

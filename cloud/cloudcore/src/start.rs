@@ -1,0 +1,243 @@
+//! The wiring: opens what is on disk, binds the ports, starts the tasks.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rt::{Drain, Policy, RestartPolicy, Supervisor};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use crate::api::Api;
+use crate::authority::{Authority, AuthorityError};
+use crate::backend::{Backend, BackendError};
+use crate::cluster::views::Kind;
+use crate::cluster::{Cluster, Duties, informer, writer};
+use crate::contract::Placements;
+use crate::hub::{Hub, Sessions};
+use crate::identity::{Identity, IdentityError};
+use crate::join::{Join, TokenError, Tokens, now_s};
+use crate::limits::{CLUSTER_QUEUE_LEN, WRITE_QUEUE_LEN};
+use crate::records::{RecordError, Records};
+use crate::settings::Settings;
+use crate::upstream::Upstream;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot use the data directory {0}; make it writable, or name another one with --data-dir")]
+    DataDir(PathBuf, #[source] std::io::Error),
+    #[error("another cloudcore (pid {1}) uses the data directory {0}; stop it, or name another directory with --data-dir")]
+    InUse(PathBuf, String),
+    #[error("cannot listen on {address} for {purpose}; stop what listens there, or choose another port with {flag}")]
+    Listen { address: SocketAddr, purpose: &'static str, flag: &'static str, source: std::io::Error },
+    #[error("cannot read identity of this cloud")]
+    Identity(#[source] IdentityError),
+    #[error("cannot set up the nodes' certificate authority")]
+    Authority(#[source] AuthorityError),
+    #[error("cannot open the records of nodes")]
+    Records(#[source] RecordError),
+    #[error("cannot open the join tokens")]
+    Tokens(#[source] TokenError),
+    #[error("cannot use the Kubernetes API")]
+    Backend(#[source] BackendError),
+    #[error("cannot write endpoints.json")]
+    Endpoints(#[source] rt::FileError),
+}
+
+/// Where a running cloudcore is found; `endpoints.json` in the data directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    /// `None`: a cluster's API is used.
+    pub api: Option<String>,
+    pub hub: String,
+    pub join: String,
+    pub pid: u32,
+}
+
+pub struct Running {
+    pub endpoints: Endpoints,
+    drain: Drain,
+    supervisor: Supervisor,
+    endpoints_path: PathBuf,
+    _lock: File,
+}
+
+impl Running {
+    /// Starting it stops this cloudcore.
+    pub fn drain(&self) -> &Drain {
+        &self.drain
+    }
+
+    /// Waits until it has stopped: asked to by the drain, or because an essential part ended (the error).
+    pub async fn wait(self, timeout: Duration) -> anyhow::Result<()> {
+        let result = self.supervisor.run(timeout).await;
+        // Nobody must take a stopped cloudcore for a running one; if it stays, its pid tells.
+        drop(std::fs::remove_file(&self.endpoints_path));
+        tracing::info!("stopped");
+        Ok(result?)
+    }
+}
+
+/// Starts everything; all ports answer when it returns.
+pub async fn start(settings: Settings) -> Result<Running, StartError> {
+    let dir = settings.data_dir.clone();
+    std::fs::create_dir_all(&dir).map_err(|error| StartError::DataDir(dir.clone(), error))?;
+    let lock = lock(&dir)?;
+    let identity = Identity::load_or_make(&dir).map_err(StartError::Identity)?;
+    let authority = Arc::new(Authority::open(&dir, now_s()).map_err(StartError::Authority)?);
+    let records = Records::open(&dir).map_err(StartError::Records)?;
+    let tokens = Tokens::open(&dir).map_err(StartError::Tokens)?;
+    let tls = |required| {
+        let config = authority.server_tls(&settings.names, now_s(), required).map_err(StartError::Authority)?;
+        Ok::<_, StartError>(tokio_rustls::TlsAcceptor::from(Arc::new(config)))
+    };
+    let (hub_tls, join_tls) = (tls(true)?, tls(false)?);
+
+    let hub_listener = listen(settings.hub, "the nodes' links", "--hub-port").await?;
+    let join_listener = listen(settings.join, "joining nodes", "--join-port").await?;
+    let backend = Backend::open(&settings, &dir).await.map_err(StartError::Backend)?;
+    let api_listener = match backend.is_embedded() {
+        true => Some(listen(settings.api, "the Kubernetes API", "--api-port").await?),
+        false => None,
+    };
+    let endpoints = Endpoints {
+        api: api_listener.as_ref().map(|listener| format!("https://{}", reachable(listener))),
+        hub: reachable(&hub_listener).to_string(),
+        join: reachable(&join_listener).to_string(),
+        pid: std::process::id(),
+    };
+
+    let drain = Drain::new();
+    let mut supervisor = Supervisor::new(drain.clone());
+    let api = Api::new(backend.client());
+    let cluster_ca: Arc<str> = backend.cluster_ca().into();
+    let embedded = backend.is_embedded();
+    if let Some(listener) = api_listener {
+        backend.write_kubeconfig(reachable(&listener), &dir).map_err(StartError::Backend)?;
+        essential(&mut supervisor, "api", (backend, listener), |(backend, listener), drain| async move {
+            backend.serve(listener, drain).await
+        });
+    }
+    let placements = cluster(&mut supervisor, &api, embedded.then_some(settings.lease_grace));
+    let join = Arc::new(Join {
+        tls: join_tls,
+        authority,
+        tokens,
+        records: records.clone(),
+        api: api.clone(),
+        cloud_id: identity.header(),
+    });
+    essential(&mut supervisor, "join", (join, join_listener), |(join, listener), drain| async move {
+        join.serve(listener, drain).await;
+        Ok(())
+    });
+    let hub = Arc::new(Hub {
+        tls: hub_tls,
+        cloud_id: identity.header(),
+        upstream: Upstream { api, cluster_ca },
+        placements,
+        records,
+        keepalive: settings.keepalive,
+        write_timeout: settings.write_timeout,
+        nodes_max: settings.nodes_max,
+        sessions: Sessions::default(),
+    });
+    essential(&mut supervisor, "hub", (hub, hub_listener), |(hub, listener), drain| async move {
+        hub.serve(listener, drain).await;
+        Ok(())
+    });
+
+    let endpoints_path = dir.join("endpoints.json");
+    let text = serde_json::to_vec(&endpoints).expect("endpoints serialise without error");
+    rt::atomic_write(&endpoints_path, &text).map_err(StartError::Endpoints)?;
+    announce(&settings, &endpoints, &dir);
+    Ok(Running { endpoints, drain, supervisor, endpoints_path, _lock: lock })
+}
+
+/// Starts the watches and the cluster task; `lease_grace` with the embedded API, which leaves scheduling and the judging of
+/// nodes to us.
+fn cluster(supervisor: &mut Supervisor, api: &Api, lease_grace: Option<Duration>) -> Placements {
+    let (changes_tx, changes) = mpsc::channel(CLUSTER_QUEUE_LEN);
+    let (subscribe_tx, subscriptions) = mpsc::channel(CLUSTER_QUEUE_LEN);
+    let duties = lease_grace.map(|grace| {
+        let (writes, rx) = mpsc::channel(WRITE_QUEUE_LEN);
+        essential(supervisor, "cluster writer", (api.clone(), rx), |(api, rx), drain| async move {
+            drain.or(writer::run(api, rx)).await;
+            Ok(())
+        });
+        Duties::new(writes, grace)
+    });
+    for kind in Kind::ALL {
+        let (api, tx) = (api.clone(), changes_tx.clone());
+        let name = format!("watch {}", kind.name());
+        supervisor.spawn(&name, Policy::Restart(RestartPolicy::default()), move |drain| {
+            let watch = informer::run(api.clone(), kind, tx.clone());
+            async move {
+                drain.or(watch).await;
+                Ok::<(), StartError>(())
+            }
+        });
+    }
+    let cluster = Cluster::new(changes, subscriptions, duties);
+    essential(supervisor, "cluster", cluster, |cluster, drain| async move {
+        drain.or(cluster.run()).await;
+        Ok(())
+    });
+    Placements::new(subscribe_tx)
+}
+
+/// A task that is started once and without which nothing works.
+fn essential<T, F>(supervisor: &mut Supervisor, name: &str, parts: T, run: impl Fn(T, Drain) -> F + Send + 'static)
+where
+    T: Send + 'static,
+    F: Future<Output = Result<(), BackendError>> + Send + 'static,
+{
+    let mut parts = Some(parts);
+    supervisor.spawn(name, Policy::Essential, move |drain| run(parts.take().expect("essential tasks start once"), drain));
+}
+
+fn lock(dir: &Path) -> Result<File, StartError> {
+    let path = dir.join("cloudcore.pid");
+    let failed = |error| StartError::DataDir(dir.to_owned(), error);
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+    if file.try_lock().is_err() {
+        let mut pid = String::new();
+        // Only for the message.
+        drop(file.read_to_string(&mut pid));
+        return Err(StartError::InUse(dir.to_owned(), pid.trim().to_owned()));
+    }
+    let write = |file: &mut File| {
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
+    };
+    write(&mut file).map_err(failed)?;
+    Ok(file)
+}
+
+async fn listen(address: SocketAddr, purpose: &'static str, flag: &'static str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, purpose, flag, source })
+}
+
+/// An address of this machine that the listener answers on.
+fn reachable(listener: &TcpListener) -> SocketAddr {
+    let mut address = listener.local_addr().expect("a bound listener has an address");
+    if address.ip().is_unspecified() {
+        address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    address
+}
+
+fn announce(settings: &Settings, endpoints: &Endpoints, dir: &Path) {
+    tracing::info!("nodes join on {} and connect to {}", endpoints.join, endpoints.hub);
+    match &endpoints.api {
+        Some(api) => tracing::info!("Kubernetes API on {api}; kubectl --kubeconfig {}", dir.join("kubeconfig").display()),
+        None => tracing::info!("Kubernetes API of {}", settings.kubeconfig.display()),
+    }
+    let names: Vec<String> = settings.names.ips.iter().map(ToString::to_string).chain(settings.names.dns_names.clone()).collect();
+    tracing::info!("nodes may dial {} (add more with --advertise-address)", names.join(", "));
+}

@@ -1,0 +1,354 @@
+//! A cloudcore in this process with its real ports, and a scripted edge that speaks to it over real TLS and WebSocket.
+#![allow(dead_code, reason = "each test program uses its part")]
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cloudcore::cli::Run;
+use cloudcore::config::Config;
+use cloudcore::{Endpoints, Running, settings, start};
+use futures_util::{SinkExt, StreamExt};
+use pki::{Identity, JoinToken, Key};
+use rustls::pki_types::ServerName;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Message as Frame;
+use wire::Message;
+
+/// Longest wait for anything that is to happen.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Cloud {
+    pub endpoints: Endpoints,
+    pub api: kube::Client,
+    drain: rt::Drain,
+    ended: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+impl Cloud {
+    pub async fn start(dir: &Path) -> Cloud {
+        Cloud::start_with(dir, "").await
+    }
+
+    pub async fn start_with(dir: &Path, config: &str) -> Cloud {
+        let config = Config::parse("test.yaml".as_ref(), if config.is_empty() { "{}" } else { config }).unwrap();
+        assert_eq!(config.unknown, [], "the test's configuration");
+        let run = Run {
+            data_dir: Some(dir.to_owned()),
+            bind_address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            api_port: Some(0),
+            hub_port: Some(0),
+            join_port: Some(0),
+            ..Run::default()
+        };
+        let running: Running = start(settings(config.config, &run)).await.unwrap();
+        let (endpoints, drain) = (running.endpoints.clone(), running.drain().clone());
+        let ended = tokio::spawn(running.wait(Duration::from_secs(10)));
+        let file = kube::config::Kubeconfig::read_from(dir.join("kubeconfig")).unwrap();
+        let config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await.unwrap();
+        Cloud { endpoints, api: kube::Client::try_from(config).unwrap(), drain, ended }
+    }
+
+    pub async fn stop(self) {
+        self.drain.start();
+        self.ended.await.unwrap().unwrap();
+    }
+
+    /// A request to the API as an administrator would make it. `Err`: the status object.
+    pub async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, Value> {
+        let content_type =
+            if method == "PATCH" { "application/strategic-merge-patch+json" } else { "application/json" };
+        let request = http::Request::builder().method(method).uri(path).header("content-type", content_type);
+        let request = request.body(body.map(|body| body.to_string()).unwrap_or_default().into_bytes().into()).unwrap();
+        let response = self.api.send(request).await.unwrap();
+        let status = response.status();
+        let bytes = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+        let value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        if status.is_success() { Ok(value) } else { Err(value) }
+    }
+
+    pub async fn get(&self, path: &str) -> Option<Value> {
+        self.call("GET", path, None).await.ok()
+    }
+
+    pub async fn create(&self, path: &str, body: Value) -> Value {
+        self.call("POST", path, Some(body)).await.unwrap_or_else(|status| panic!("POST {path}: {status}"))
+    }
+
+    /// Asks until `seen` has something to give.
+    pub async fn until<T>(&self, path: &str, seen: impl Fn(&Value) -> Option<T>) -> T {
+        let last = std::cell::RefCell::new(None);
+        let wait = async {
+            loop {
+                let value = self.get(path).await;
+                if let Some(found) = value.as_ref().and_then(&seen) {
+                    return found;
+                }
+                *last.borrow_mut() = value;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, wait).await;
+        waited.unwrap_or_else(|_| panic!("{path} did not get there; last seen: {:?}", last.borrow()))
+    }
+
+    pub async fn until_gone(&self, path: &str) {
+        let wait = async {
+            while self.get(path).await.is_some() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{path} is still there"));
+    }
+
+    async fn tls(&self, port: &str, config: rustls::ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
+        let address = if port == "hub" { &self.endpoints.hub } else { &self.endpoints.join };
+        let stream = TcpStream::connect(address).await?;
+        let name = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    }
+
+    /// One request to the join port; status, headers as text, body.
+    pub async fn join_request(
+        &self,
+        config: rustls::ClientConfig,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> (u16, String, Vec<u8>) {
+        let mut stream = self.tls("join", config).await.unwrap();
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: cloud\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str("\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // The other end may refuse a body before it has read all of it.
+        drop(stream.write_all(body).await);
+        let mut answer = Vec::new();
+        drop(stream.read_to_end(&mut answer).await);
+        let split = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("an HTTP answer");
+        let head = String::from_utf8_lossy(&answer[..split]).into_owned();
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line");
+        (status, head, answer[split + 4..].to_vec())
+    }
+
+    /// The whole join as an edge does it.
+    pub async fn join(&self, node: &str, token: &str) -> Result<Device, (u16, String)> {
+        let token: JoinToken = token.parse().unwrap();
+        let (status, _, ca) = self.join_request(pki::tls::first_contact().unwrap(), "GET", "/ca.crt", &[], b"").await;
+        assert_eq!(status, 200);
+        token.check_ca(&ca).unwrap();
+        let key = Key::generate().unwrap();
+        let csr = pki::new_csr(&key, &Identity::node(node)).unwrap();
+        let bearer = format!("Bearer {}", token.bearer());
+        let headers = [("NodeName", node), ("Authorization", &bearer)];
+        let config = pki::tls::client_config(&ca, None).unwrap();
+        let (status, _, body) = self.join_request(config, "GET", "/edge.crt", &headers, &csr).await;
+        if status != 200 {
+            return Err((status, String::from_utf8_lossy(&body).into_owned()));
+        }
+        Ok(Device { node: node.into(), ca, certificate: body, key, store_id: String::new() })
+    }
+
+    /// Opens the link. `Err`: the HTTP status and text of the refusal.
+    pub async fn connect(&self, device: &Device) -> Result<Edge, (u16, String)> {
+        let config = pki::tls::client_config(&device.ca, Some((&device.certificate, &device.key))).unwrap();
+        let stream = self.tls("hub", config).await.unwrap();
+        let request = http::Request::builder()
+            .uri(format!("wss://cloud/e632aba927ea4ac2b575ec1603d56f10/{}/events", device.node))
+            .header("host", "cloud")
+            .header("connection", "Upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .header("node_id", &device.node)
+            .header("project_id", "e632aba927ea4ac2b575ec1603d56f10")
+            .header("ConnectionUse", "msg");
+        let request = match device.store_id.is_empty() {
+            true => request,
+            false => request.header(wire::headers::STORE_ID, &device.store_id),
+        };
+        match tokio_tungstenite::client_async(request.body(()).unwrap(), stream).await {
+            Ok((ws, response)) => {
+                let header = response.headers().get(wire::headers::CLOUD_ID).map(|value| value.to_str().unwrap().to_owned());
+                let cloud_id = header.unwrap_or_default();
+                Ok(Edge { node: device.node.clone(), ws, cloud_id, waiting: VecDeque::new(), acks: true })
+            }
+            Err(tokio_tungstenite::tungstenite::Error::Http(response)) => {
+                let body = response.body().clone().unwrap_or_default();
+                Err((response.status().as_u16(), String::from_utf8_lossy(&body).into_owned()))
+            }
+            Err(error) => panic!("the link does not open: {error}"),
+        }
+    }
+}
+
+/// Makes a token as `cloudcore token` does, with the built program.
+pub fn token(dir: &Path, more: &[&str]) -> String {
+    let output = command(dir, &[&["token"], more].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+pub fn command(dir: &Path, arguments: &[&str]) -> std::process::Output {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cloudcore"));
+    command.args(arguments).arg("--data-dir").arg(dir).output().unwrap()
+}
+
+/// What a joined device has on its disk.
+pub struct Device {
+    pub node: String,
+    pub ca: Vec<u8>,
+    pub certificate: Vec<u8>,
+    pub key: Key,
+    pub store_id: String,
+}
+
+pub struct Edge {
+    pub node: String,
+    pub cloud_id: String,
+    ws: WebSocketStream<TlsStream<TcpStream>>,
+    /// Received and not asked for yet.
+    waiting: VecDeque<Message>,
+    /// Acknowledge object pushes when they are read.
+    pub acks: bool,
+}
+
+impl Edge {
+    pub async fn send(&mut self, message: &Message) {
+        self.ws.send(Frame::text(message.encode())).await.unwrap();
+    }
+
+    pub async fn send_frame(&mut self, frame: Frame) {
+        self.ws.send(frame).await.unwrap();
+    }
+
+    pub async fn keepalive(&mut self) {
+        let message = Message::new(1, "websocket", "resource", "keepalive", "node").with_content("ping");
+        self.send(&message).await;
+    }
+
+    /// The next message, or `None` when the cloud ended the link.
+    async fn next(&mut self) -> Option<Message> {
+        loop {
+            match tokio::time::timeout(PATIENCE, self.ws.next()).await.expect("the cloud stays silent") {
+                Some(Ok(Frame::Text(text))) => {
+                    let message = Message::decode(text.as_bytes()).unwrap();
+                    let is_push = message.header.parent_msg_id.is_empty() && message.route.group == "resource";
+                    if is_push && self.acks {
+                        self.send(&message.ack(1)).await;
+                    }
+                    return Some(message);
+                }
+                Some(Ok(Frame::Close(_)) | Err(_)) | None => return None,
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// The next message that fits; others are kept for later.
+    pub async fn receive(&mut self, what: &str, fits: impl Fn(&Message) -> bool) -> Message {
+        if let Some(at) = self.waiting.iter().position(&fits) {
+            return self.waiting.remove(at).unwrap();
+        }
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while tokio::time::Instant::now() < deadline {
+            let message = self.next().await.unwrap_or_else(|| panic!("the link ended before {what} came"));
+            if fits(&message) {
+                return message;
+            }
+            self.waiting.push_back(message);
+        }
+        let seen: Vec<String> = self.waiting.iter().map(|m| format!("{} {}", m.route.operation, m.route.resource)).collect();
+        panic!("{what} did not come; came: {seen:?}")
+    }
+
+    pub async fn pushed(&mut self, operation: &str, resource: &str) -> Message {
+        let fits = |m: &Message| m.route.operation == operation && m.route.resource == resource && m.header.parent_msg_id.is_empty();
+        self.receive(&format!("push {operation} {resource}"), fits).await
+    }
+
+    /// Waits until the cloud ends the link.
+    pub async fn ended(mut self) -> Vec<Message> {
+        while let Some(message) = self.next().await {
+            self.waiting.push_back(message);
+        }
+        self.waiting.into()
+    }
+
+    /// All that comes until the answer to a request that is sent last.
+    pub async fn drain(&mut self) -> Vec<String> {
+        let node = self.node.clone();
+        self.ask("query", &format!("null/node/{node}"), &Value::Null).await;
+        self.waiting.drain(..).map(|m| format!("{} {}", m.route.operation, m.route.resource)).collect()
+    }
+
+    /// A request as edged makes it, and its answer.
+    pub async fn ask(&mut self, operation: &str, resource: &str, content: &Value) -> Message {
+        let message = Message::new(1, "edged", "meta", operation, resource).with_content(content);
+        self.send(&message).await;
+        let id = message.header.msg_id;
+        self.receive(&format!("the answer to {operation} {resource}"), |m| m.header.parent_msg_id == id).await
+    }
+
+    /// The object of a `{Object, Err}` answer.
+    pub async fn ask_object(&mut self, operation: &str, resource: &str, content: &Value) -> Value {
+        let answer: Value = self.ask(operation, resource, content).await.content_as().unwrap();
+        assert_eq!(answer["Err"], Value::Null, "{operation} {resource}");
+        answer["Object"].clone()
+    }
+
+    /// Registers as a ready node with a lease.
+    pub async fn register(&mut self) {
+        let node = self.node.clone();
+        let labels = json!({"kubernetes.io/os": "linux", "kubernetes.io/hostname": node, "node-role.kubernetes.io/edge": ""});
+        let content = json!({"metadata": {"name": node, "creationTimestamp": null, "labels": labels}, "spec": {},
+            "status": {"capacity": {"cpu": "1", "memory": "460000Ki", "pods": "110"},
+                       "allocatable": {"cpu": "1", "memory": "460000Ki", "pods": "110"}}});
+        let answer: Value = self.ask("insert", &format!("null/node/{node}"), &content).await.content_as().unwrap();
+        let taken_over = answer["Err"]["ErrStatus"]["reason"] == "AlreadyExists";
+        assert!(taken_over || answer["Err"].is_null(), "{answer}");
+        self.status("True").await;
+        self.renew("2026-01-01T00:00:00.000001Z").await;
+    }
+
+    /// As KubeEdge's edge does it: the patch is JSON inside a JSON string.
+    pub async fn status(&mut self, ready: &str) {
+        let node = self.node.clone();
+        let patch = json!({"status": {"$setElementOrder/conditions": [{"type": "Ready"}], "conditions": [{"type": "Ready",
+            "status": ready, "reason": "EdgeReady", "message": "", "lastHeartbeatTime": "2026-01-01T00:00:00Z",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"}], "allocatable": {"pods": "110"}}});
+        let patch = Value::from(patch.to_string());
+        let object = self.ask_object("patch", &format!("null/nodepatch/{node}"), &patch).await;
+        assert_eq!(object["metadata"]["name"], Value::from(node));
+    }
+
+    pub async fn renew(&mut self, time: &str) {
+        let resource = format!("kube-node-lease/lease/{}", self.node);
+        let found: Value = self.ask("query", &resource, &Value::Null).await.content_as().unwrap();
+        let spec = json!({"holderIdentity": self.node, "leaseDurationSeconds": 40, "renewTime": time});
+        if found["Err"].is_null() {
+            let mut lease = found["Object"].clone();
+            lease["spec"] = spec;
+            self.ask_object("update", &resource, &lease).await;
+        } else {
+            assert_eq!(found["Err"]["ErrStatus"]["reason"], "NotFound");
+            let lease = json!({"metadata": {"name": self.node, "namespace": "kube-node-lease"}, "spec": spec});
+            self.ask_object("insert", &resource, &lease).await;
+        }
+    }
+}
+
+pub fn pod(name: &str, node_selector: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
+           "spec": {"nodeSelector": node_selector, "containers": [{"name": "c", "image": "docker.io/kinglet/hello:1"}]}})
+}
