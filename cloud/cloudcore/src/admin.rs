@@ -15,7 +15,10 @@ fn data_dir(options: &DataDir) -> anyhow::Result<PathBuf> {
     let dir = options.data_dir.clone().unwrap_or(config.kinglet.data_dir);
     // A token from a directory that cloudcore does not use would only fail at the edge.
     if !dir.is_dir() {
-        bail!("{} does not exist; start cloudcore once, or name its directory with --data-dir", dir.display());
+        bail!(
+            "{} does not exist; start cloudcore once, or name its directory with --data-dir",
+            dir.display()
+        );
     }
     Ok(dir)
 }
@@ -36,7 +39,9 @@ pub fn reset_node(options: &DataDir, name: &str) -> anyhow::Result<()> {
         had
     })?;
     let before = if had { "its certificate is revoked" } else { "it had not joined here" };
-    println!("node {name} is reset: {before}, and the next device that joins under this name gets everything anew");
+    println!(
+        "node {name} is reset: {before}, and the next device that joins under this name gets everything anew"
+    );
     println!("next: cloudcore token --node {name}");
     Ok(())
 }
@@ -57,4 +62,3 @@ pub fn print_keys() {
     println!("Keys that are accepted without effect (** is everything below):");
     keys::ACCEPTED.iter().for_each(|(key, why)| println!("  {key}: {why}"));
 }
-

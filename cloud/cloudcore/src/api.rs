@@ -73,11 +73,22 @@ impl Api {
         self.call(Method::DELETE, path, JSON, options).await
     }
 
-    pub async fn patch(&self, path: &str, patch_type: &str, body: impl Into<Bytes>) -> Result<Bytes, ApiError> {
+    pub async fn patch(
+        &self,
+        path: &str,
+        patch_type: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<Bytes, ApiError> {
         self.call(Method::PATCH, path, patch_type, body).await
     }
 
-    async fn call(&self, method: Method, path: &str, content_type: &str, body: impl Into<Bytes>) -> Result<Bytes, ApiError> {
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<Bytes, ApiError> {
         let answer = async {
             let body = self.open(method, path, content_type, body.into()).await?;
             collect(body, API_ANSWER_BYTES_MAX).await
@@ -86,7 +97,13 @@ impl Api {
     }
 
     /// Sends a request; the body of the answer is still to be read.
-    pub async fn open(&self, method: Method, path: &str, content_type: &str, body: Bytes) -> Result<Body, ApiError> {
+    pub async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Bytes,
+    ) -> Result<Body, ApiError> {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -113,7 +130,8 @@ struct StatusView {
 fn refusal(status: StatusCode, body: Bytes) -> ApiError {
     let view: StatusView = serde_json::from_slice(&body).unwrap_or_default();
     let reason = if view.reason.is_empty() { status.to_string() } else { view.reason };
-    let message = if view.message.is_empty() { String::from_utf8_lossy(&body).into_owned() } else { view.message };
+    let message =
+        if view.message.is_empty() { String::from_utf8_lossy(&body).into_owned() } else { view.message };
     ApiError::Refused { code: status.as_u16(), reason, message, body }
 }
 

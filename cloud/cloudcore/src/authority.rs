@@ -69,7 +69,9 @@ impl Authority {
         let _lock = lock.map_err(|error| AuthorityError::Lock(lock_path, error))?;
         let path = dir.join("nodes-ca.pem");
         let ca = match read_pair(&path)? {
-            Some((certificate, key)) => Ca::new(certificate, key).map_err(|error| AuthorityError::Damaged(path, error))?,
+            Some((certificate, key)) => {
+                Ca::new(certificate, key).map_err(|error| AuthorityError::Damaged(path, error))?
+            }
             None => {
                 let ca = Ca::create(CA_NAME, now_s).map_err(AuthorityError::Make)?;
                 write_pair(&path, ca.cert_der(), ca.key())?;
@@ -88,9 +90,15 @@ impl Authority {
     }
 
     /// TLS of the hub (a client certificate is required) or of the join port (it is optional).
-    pub fn server_tls(&self, names: &Names, now_s: u64, required: bool) -> Result<ServerConfig, AuthorityError> {
+    pub fn server_tls(
+        &self,
+        names: &Names,
+        now_s: u64,
+        required: bool,
+    ) -> Result<ServerConfig, AuthorityError> {
         let path = self.dir.join("hub-server.pem");
-        let kept = read_pair(&path)?.filter(|(certificate, key)| self.ca.server_fits(certificate, key, names, now_s));
+        let kept = read_pair(&path)?
+            .filter(|(certificate, key)| self.ca.server_fits(certificate, key, names, now_s));
         let (certificate, key) = match kept {
             Some(pair) => pair,
             None => {

@@ -33,13 +33,18 @@ impl Backend {
             let ips = settings.names.ips.iter().map(ToString::to_string);
             let names = ips.chain(settings.names.dns_names.iter().cloned()).collect();
             let options = apiserver::Options { names, ..apiserver::Options::default() };
-            return Ok(Backend::Embedded(apiserver::Api::open(data_dir, options).await.map_err(BackendError::Open)?));
+            return Ok(Backend::Embedded(
+                apiserver::Api::open(data_dir, options).await.map_err(BackendError::Open)?,
+            ));
         }
         let path = &settings.kubeconfig;
-        let unusable = |error: Box<dyn std::error::Error + Send + Sync>| BackendError::External(path.clone(), error);
+        let unusable =
+            |error: Box<dyn std::error::Error + Send + Sync>| BackendError::External(path.clone(), error);
         let file = kube::config::Kubeconfig::read_from(path).map_err(|error| unusable(error.into()))?;
         let options = kube::config::KubeConfigOptions::default();
-        let config = kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|error| unusable(error.into()))?;
+        let config = kube::Config::from_custom_kubeconfig(file, &options)
+            .await
+            .map_err(|error| unusable(error.into()))?;
         let roots = config.root_cert.clone().unwrap_or_default();
         let ca_pem = roots.iter().map(|der| pki::pem_encode("CERTIFICATE", der)).collect();
         let client = kube::Client::try_from(config).map_err(|error| unusable(error.into()))?;

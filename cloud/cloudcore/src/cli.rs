@@ -15,7 +15,11 @@ Examples:
   cloudcore config check /etc/kubeedge/config/cloudcore.yaml";
 
 #[derive(Debug, Parser)]
-#[command(name = "cloudcore", version, about = "The cloud side of Kinglet: nodes join it, and get their pods and devices from it.")]
+#[command(
+    name = "cloudcore",
+    version,
+    about = "The cloud side of Kinglet: nodes join it, and get their pods and devices from it."
+)]
 #[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     #[command(subcommand)]
@@ -137,7 +141,15 @@ mod tests {
         let cli = Cli::parse_from(["cloudcore", "token", "--data-dir", "/d", "--ttl", "15m", "--uses", "3"]);
         let Some(Command::Token(token)) = cli.command else { panic!("not a token") };
         assert_eq!((token.ttl, token.uses), (900, Some(3)));
-        let run = ["cloudcore", "--advertise-address", "192.0.2.7", "--advertise-address", "a.example", "--api-port", "0"];
+        let run = [
+            "cloudcore",
+            "--advertise-address",
+            "192.0.2.7",
+            "--advertise-address",
+            "a.example",
+            "--api-port",
+            "0",
+        ];
         assert_eq!(Cli::parse_from(run).run.advertise_address, ["192.0.2.7", "a.example"]);
     }
 

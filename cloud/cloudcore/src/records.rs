@@ -106,7 +106,11 @@ impl Records {
     pub fn open(data_dir: &Path) -> Result<Records, RecordError> {
         for name in ["nodes", "delivery"] {
             let path = data_dir.join(name);
-            fs::create_dir_all(&path).map_err(|source| RecordError::File { action: "create", path, source })?;
+            fs::create_dir_all(&path).map_err(|source| RecordError::File {
+                action: "create",
+                path,
+                source,
+            })?;
         }
         Ok(Records { dir: data_dir.to_owned() })
     }
@@ -114,7 +118,9 @@ impl Records {
     pub fn node(&self, name: &str) -> Result<NodeRecord, RecordError> {
         let path = self.path("nodes", name, "json")?;
         match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| RecordError::Damaged { path, source }),
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|source| RecordError::Damaged { path, source })
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(NodeRecord::default()),
             Err(source) => Err(RecordError::File { action: "read", path, source }),
         }
@@ -159,17 +165,9 @@ pub fn is_node_name(name: &str) -> bool {
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Line {
-    Head {
-        generation: u64,
-    },
-    Set {
-        uid: String,
-        resource: String,
-        version: String,
-    },
-    Forget {
-        uid: String,
-    },
+    Head { generation: u64 },
+    Set { uid: String, resource: String, version: String },
+    Forget { uid: String },
 }
 
 /// What one node has, as lines appended to a file.
@@ -318,14 +316,21 @@ mod tests {
         torn.write_all(b"{\"uid\":\"c\",\"resour").unwrap();
         let loaded = records.delivery("pi", 1).unwrap().load().unwrap();
         assert_eq!(loaded, BTreeMap::from([("a".into(), delivered("7"))]));
-        assert_eq!(records.delivery("pi", 1).unwrap().load().unwrap(), loaded, "also after the file was written anew");
+        assert_eq!(
+            records.delivery("pi", 1).unwrap().load().unwrap(),
+            loaded,
+            "also after the file was written anew"
+        );
     }
 
     #[test]
     fn a_reset_voids_delivery_records_and_certificates() {
         let dir = tempfile::tempdir().unwrap();
         let records = Records::open(dir.path()).unwrap();
-        assert!(records.node("pi").unwrap().accepts("old"), "a node of an earlier cloudcore with the same CA");
+        assert!(
+            records.node("pi").unwrap().accepts("old"),
+            "a node of an earlier cloudcore with the same CA"
+        );
         records.update("pi", |node| node.admit("old".into(), "t")).unwrap();
         let node = records.node("pi").unwrap();
         assert!(node.accepts("old") && !node.accepts("other"));
@@ -342,7 +347,10 @@ mod tests {
     fn another_store_on_the_node_is_a_new_generation() {
         let mut node = NodeRecord::default();
         node.admit("c".into(), "t");
-        assert!(node.is_taken_for("other") && !node.is_taken_for("t"), "a lost answer may be asked for again");
+        assert!(
+            node.is_taken_for("other") && !node.is_taken_for("t"),
+            "a lost answer may be asked for again"
+        );
         assert!(!node.connect_store("s1"), "the first store is no loss");
         assert!(!node.connect_store("s1") && !node.connect_store(""));
         let before = node.generation;

@@ -45,15 +45,18 @@ pub fn settings(config: Config, run: &Run) -> Settings {
         lease_grace: Duration::from_secs(config.kinglet.lease_grace_seconds.into()),
         nodes_max: hub.node_limit,
     };
-    let names = names(&settings, run.advertise_address.iter().chain(&hub.advertise_address).chain(&hub.dns_names));
+    let names =
+        names(&settings, run.advertise_address.iter().chain(&hub.advertise_address).chain(&hub.dns_names));
     Settings { names, ..settings }
 }
 
 fn names<'a>(settings: &Settings, advertised: impl Iterator<Item = &'a String>) -> Names {
     let bound = [settings.hub.ip(), settings.join.ip()].into_iter().filter(|ip| !ip.is_unspecified());
     let local = ["127.0.0.1".to_owned(), "localhost".to_owned()].into_iter();
-    let own: Vec<String> = bound.map(|ip| ip.to_string()).chain(default_route_address().map(|ip| ip.to_string())).collect();
-    let texts: Vec<String> = advertised.filter(|text| !text.is_empty()).cloned().chain(own).chain(local).collect();
+    let own: Vec<String> =
+        bound.map(|ip| ip.to_string()).chain(default_route_address().map(|ip| ip.to_string())).collect();
+    let texts: Vec<String> =
+        advertised.filter(|text| !text.is_empty()).cloned().chain(own).chain(local).collect();
     Names::new(texts.iter().map(String::as_str))
 }
 
@@ -76,7 +79,10 @@ mod tests {
         let settings = settings(config, &run);
         assert_eq!(settings.data_dir, PathBuf::from("/b"));
         assert_eq!(settings.api.to_string(), "127.0.0.1:7443");
-        assert_eq!((settings.hub.to_string(), settings.join.to_string()), ("0.0.0.0:11000".into(), "0.0.0.0:0".into()));
+        assert_eq!(
+            (settings.hub.to_string(), settings.join.to_string()),
+            ("0.0.0.0:11000".into(), "0.0.0.0:0".into())
+        );
         assert!(settings.names.ips.contains(&"192.0.2.7".parse().unwrap()));
         assert!(settings.names.dns_names.contains(&"localhost".to_owned()));
     }

@@ -30,9 +30,13 @@ use crate::upstream::Upstream;
 pub enum StartError {
     #[error("cannot use the data directory {0}; make it writable, or name another one with --data-dir")]
     DataDir(PathBuf, #[source] std::io::Error),
-    #[error("another cloudcore (pid {1}) uses the data directory {0}; stop it, or name another directory with --data-dir")]
+    #[error(
+        "another cloudcore (pid {1}) uses the data directory {0}; stop it, or name another directory with --data-dir"
+    )]
     InUse(PathBuf, String),
-    #[error("cannot listen on {address} for {purpose}; stop what listens there, or choose another port with {flag}")]
+    #[error(
+        "cannot listen on {address} for {purpose}; stop what listens there, or choose another port with {flag}"
+    )]
     Listen { address: SocketAddr, purpose: &'static str, flag: &'static str, source: std::io::Error },
     #[error("cannot read identity of this cloud")]
     Identity(#[source] IdentityError),
@@ -92,7 +96,8 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     let records = Records::open(&dir).map_err(StartError::Records)?;
     let tokens = Tokens::open(&dir).map_err(StartError::Tokens)?;
     let tls = |required| {
-        let config = authority.server_tls(&settings.names, now_s(), required).map_err(StartError::Authority)?;
+        let config =
+            authority.server_tls(&settings.names, now_s(), required).map_err(StartError::Authority)?;
         Ok::<_, StartError>(tokio_rustls::TlsAcceptor::from(Arc::new(config)))
     };
     let (hub_tls, join_tls) = (tls(true)?, tls(false)?);
@@ -191,19 +196,26 @@ fn cluster(supervisor: &mut Supervisor, api: &Api, lease_grace: Option<Duration>
 }
 
 /// A task that is started once and without which nothing works.
-fn essential<T, F>(supervisor: &mut Supervisor, name: &str, parts: T, run: impl Fn(T, Drain) -> F + Send + 'static)
-where
+fn essential<T, F>(
+    supervisor: &mut Supervisor,
+    name: &str,
+    parts: T,
+    run: impl Fn(T, Drain) -> F + Send + 'static,
+) where
     T: Send + 'static,
     F: Future<Output = Result<(), BackendError>> + Send + 'static,
 {
     let mut parts = Some(parts);
-    supervisor.spawn(name, Policy::Essential, move |drain| run(parts.take().expect("essential tasks start once"), drain));
+    supervisor.spawn(name, Policy::Essential, move |drain| {
+        run(parts.take().expect("essential tasks start once"), drain)
+    });
 }
 
 fn lock(dir: &Path) -> Result<File, StartError> {
     let path = dir.join("cloudcore.pid");
     let failed = |error| StartError::DataDir(dir.to_owned(), error);
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
     if file.try_lock().is_err() {
         let mut pid = String::new();
         // Only for the message.
@@ -219,7 +231,11 @@ fn lock(dir: &Path) -> Result<File, StartError> {
     Ok(file)
 }
 
-async fn listen(address: SocketAddr, purpose: &'static str, flag: &'static str) -> Result<TcpListener, StartError> {
+async fn listen(
+    address: SocketAddr,
+    purpose: &'static str,
+    flag: &'static str,
+) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, purpose, flag, source })
 }
 
@@ -235,9 +251,13 @@ fn reachable(listener: &TcpListener) -> SocketAddr {
 fn announce(settings: &Settings, endpoints: &Endpoints, dir: &Path) {
     tracing::info!("nodes join on {} and connect to {}", endpoints.join, endpoints.hub);
     match &endpoints.api {
-        Some(api) => tracing::info!("Kubernetes API on {api}; kubectl --kubeconfig {}", dir.join("kubeconfig").display()),
+        Some(api) => tracing::info!(
+            "Kubernetes API on {api}; kubectl --kubeconfig {}",
+            dir.join("kubeconfig").display()
+        ),
         None => tracing::info!("Kubernetes API of {}", settings.kubeconfig.display()),
     }
-    let names: Vec<String> = settings.names.ips.iter().map(ToString::to_string).chain(settings.names.dns_names.clone()).collect();
+    let names: Vec<String> =
+        settings.names.ips.iter().map(ToString::to_string).chain(settings.names.dns_names.clone()).collect();
     tracing::info!("nodes may dial {} (add more with --advertise-address)", names.join(", "));
 }

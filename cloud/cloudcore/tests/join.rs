@@ -15,20 +15,31 @@ async fn a_node_joins_and_renews_its_certificate() {
     let cloud = Cloud::start(dir.path()).await;
     let device = cloud.join("edge-1", &token(dir.path(), &[])).await.unwrap();
     let info = pki::CertInfo::parse(&device.certificate).unwrap();
-    assert_eq!((info.subject.common_name.as_str(), info.subject.organizations.as_slice()), ("system:node:edge-1", &["system:nodes".to_owned()][..]));
+    assert_eq!(
+        (info.subject.common_name.as_str(), info.subject.organizations.as_slice()),
+        ("system:node:edge-1", &["system:nodes".to_owned()][..])
+    );
 
     // The current certificate is proof enough for the next one; both stay valid.
     let proof = || pki::tls::client_config(&device.ca, Some((&device.certificate, &device.key))).unwrap();
     let key = Key::generate().unwrap();
     let csr_der = pki::new_csr(&key, &Identity::node("edge-1")).unwrap();
-    let (status, head, renewed) = cloud.join_request(proof(), "GET", "/edge.crt", &[("NodeName", "edge-1")], &csr_der).await;
+    let (status, head, renewed) =
+        cloud.join_request(proof(), "GET", "/edge.crt", &[("NodeName", "edge-1")], &csr_der).await;
     assert_eq!(status, 200);
     assert!(head.to_lowercase().contains("kinglet-cloud-id: "), "{head}");
     assert!(cloud.connect(&device).await.is_ok());
-    let renewed = common::Device { certificate: renewed, key, ca: device.ca.clone(), node: device.node.clone(), store_id: String::new() };
+    let renewed = common::Device {
+        certificate: renewed,
+        key,
+        ca: device.ca.clone(),
+        node: device.node.clone(),
+        store_id: String::new(),
+    };
     assert!(cloud.connect(&renewed).await.is_ok());
 
-    let (status, _, body) = cloud.join_request(proof(), "GET", "/edge.crt", &[("NodeName", "edge-2")], &csr("edge-2")).await;
+    let (status, _, body) =
+        cloud.join_request(proof(), "GET", "/edge.crt", &[("NodeName", "edge-2")], &csr("edge-2")).await;
     assert_eq!(status, 403);
     assert!(String::from_utf8_lossy(&body).contains("edge-1, which cannot ask for one of node edge-2"));
     cloud.stop().await;
@@ -41,7 +52,11 @@ async fn subject_and_usage_are_ours_whatever_the_request_says() {
     let token: JoinToken = token(dir.path(), &[]).parse().unwrap();
     let bearer = format!("Bearer {}", token.bearer());
     let headers = [("NodeName", "edge-1"), ("Authorization", bearer.as_str())];
-    let request = pki::new_csr(&Key::generate().unwrap(), &Identity::new("system:node:somebody-else", &["system:masters"])).unwrap();
+    let request = pki::new_csr(
+        &Key::generate().unwrap(),
+        &Identity::new("system:node:somebody-else", &["system:masters"]),
+    )
+    .unwrap();
     let (status, _, certificate) =
         cloud.join_request(pki::tls::first_contact().unwrap(), "GET", "/edge.crt", &headers, &request).await;
     assert_eq!(status, 200);
@@ -70,20 +85,49 @@ async fn every_bad_input_is_one_line_with_its_remedy() {
     let rows: &[(&str, u16, &[&str], &str, String, &[u8])] = &[
         ("no token", 401, &["no join token", "cloudcore token"], "edge-1", String::new(), &good_csr),
         ("garbage", 401, &["malformed", "cloudcore token"], "edge-1", "Bearer abc".into(), &good_csr),
-        ("another cloud's", 401, &["not signed by this cloud", "cloudcore token"], "edge-1", bearer(&token(other_dir.path(), &[])), &good_csr),
+        (
+            "another cloud's",
+            401,
+            &["not signed by this cloud", "cloudcore token"],
+            "edge-1",
+            bearer(&token(other_dir.path(), &[])),
+            &good_csr,
+        ),
         ("expired", 401, &["expired at", "cloudcore token"], "edge-1", bearer(&expired), &good_csr),
         ("bound to another", 401, &["for node edge-9, not for edge-1"], "edge-1", bearer(&bound), &good_csr),
         ("used up", 401, &["already used by 1 node", "--uses"], "edge-1", bearer(&once), &good_csr),
-        ("taken", 409, &["edge-taken is taken", "cloudcore node reset edge-taken"], "edge-taken", bearer(&good), &good_csr),
-        ("bad name", 400, &["\"Edge_1\" is not a node name", "--edgenode-name"], "Edge_1", bearer(&good), &good_csr),
+        (
+            "taken",
+            409,
+            &["edge-taken is taken", "cloudcore node reset edge-taken"],
+            "edge-taken",
+            bearer(&good),
+            &good_csr,
+        ),
+        (
+            "bad name",
+            400,
+            &["\"Edge_1\" is not a node name", "--edgenode-name"],
+            "Edge_1",
+            bearer(&good),
+            &good_csr,
+        ),
         ("no name", 400, &["is not a node name"], "", bearer(&good), &good_csr),
         ("name outside its folder", 400, &["is not a node name"], "../../etc", bearer(&good), &good_csr),
-        ("not a request", 400, &["certificate request of node edge-1 cannot be signed"], "edge-1", bearer(&good), b"hello"),
+        (
+            "not a request",
+            400,
+            &["certificate request of node edge-1 cannot be signed"],
+            "edge-1",
+            bearer(&good),
+            b"hello",
+        ),
         ("too large", 413, &["larger than"], "edge-1", bearer(&good), &huge),
     ];
     for (what, status, texts, name, authorization, body) in rows {
         let headers = [("NodeName", *name), ("Authorization", authorization.as_str())];
-        let answer = cloud.join_request(pki::tls::first_contact().unwrap(), "GET", "/edge.crt", &headers, body).await;
+        let answer =
+            cloud.join_request(pki::tls::first_contact().unwrap(), "GET", "/edge.crt", &headers, body).await;
         let text = String::from_utf8_lossy(&answer.2);
         assert_eq!((answer.0, text.trim_end().lines().count()), (*status, 1), "{what}: {text}");
         for expected in *texts {
@@ -91,7 +135,8 @@ async fn every_bad_input_is_one_line_with_its_remedy() {
         }
         assert!(answer.1.to_lowercase().contains("kinglet-cloud-id"), "{what}");
     }
-    let (status, _, _) = cloud.join_request(pki::tls::first_contact().unwrap(), "POST", "/edge.crt", &[], b"").await;
+    let (status, _, _) =
+        cloud.join_request(pki::tls::first_contact().unwrap(), "POST", "/edge.crt", &[], b"").await;
     assert_eq!(status, 404);
     // Nothing of this has harmed the ones that are in, or used up a token.
     drop(link);
@@ -159,7 +204,10 @@ async fn two_cloudcores_do_not_share_a_directory_or_a_port() {
     assert!(!second.status.success() && text.contains("another cloudcore (pid "), "{text}");
     let other = tempfile::tempdir().unwrap();
     let port = cloud.endpoints.hub.rsplit(':').next().unwrap();
-    let taken = command(other.path(), &["--bind-address", "127.0.0.1", "--api-port", "0", "--hub-port", port, "--join-port", "0"]);
+    let taken = command(
+        other.path(),
+        &["--bind-address", "127.0.0.1", "--api-port", "0", "--hub-port", port, "--join-port", "0"],
+    );
     let text = String::from_utf8_lossy(&taken.stderr).into_owned();
     assert!(!taken.status.success() && text.contains("--hub-port") && text.contains(port), "{text}");
     cloud.stop().await;

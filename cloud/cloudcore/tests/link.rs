@@ -27,12 +27,18 @@ async fn a_pods_whole_life() {
     assert!(edge.cloud_id.ends_with(".1"), "{}", edge.cloud_id);
     // A v1.23 edge knows its own Node only from this.
     let node = edge.pushed("update", "null/node/edge-1").await;
-    assert_eq!((node.route.source.as_str(), node.header.resourceversion.is_empty()), ("edgecontroller", false));
+    assert_eq!(
+        (node.route.source.as_str(), node.header.resourceversion.is_empty()),
+        ("edgecontroller", false)
+    );
 
     cloud.create("/api/v1/namespaces/default/pods", pod("web", linux())).await;
     let push = edge.pushed("insert", "default/pod/web").await;
     let object: Value = push.content_as().unwrap();
-    assert_eq!((&object["kind"], &object["apiVersion"], &object["spec"]["nodeName"]), (&json!("Pod"), &json!("v1"), &json!("edge-1")));
+    assert_eq!(
+        (&object["kind"], &object["apiVersion"], &object["spec"]["nodeName"]),
+        (&json!("Pod"), &json!("v1"), &json!("edge-1"))
+    );
     assert_eq!(object["metadata"]["resourceVersion"], push.header.resourceversion.as_str());
     let uid = object["metadata"]["uid"].as_str().unwrap().to_owned();
 
@@ -169,7 +175,13 @@ async fn a_node_cannot_pass_for_another_or_touch_what_is_anothers() {
     let dir = tempfile::tempdir().unwrap();
     let cloud = Cloud::start(dir.path()).await;
     let (device, mut edge) = joined(&cloud, dir.path(), "edge-1").await;
-    let false_name = Device { node: "edge-2".into(), ca: device.ca.clone(), certificate: device.certificate.clone(), key: device.key.clone(), store_id: String::new() };
+    let false_name = Device {
+        node: "edge-2".into(),
+        ca: device.ca.clone(),
+        certificate: device.certificate.clone(),
+        key: device.key.clone(),
+        store_id: String::new(),
+    };
     let (status, text) = cloud.connect(&false_name).await.err().unwrap();
     assert!(status == 403 && text.contains("edge-2") && text.contains("edge-1"), "{status} {text}");
 
@@ -182,12 +194,17 @@ async fn a_node_cannot_pass_for_another_or_touch_what_is_anothers() {
     foreign["spec"]["nodeName"] = "edge-3".into();
     let foreign = cloud.create("/api/v1/namespaces/default/pods", foreign).await;
     let patch = json!({"metadata": {"uid": foreign["metadata"]["uid"]}, "status": {"phase": "Failed"}});
-    let answer: Value = edge.ask("patch", "default/podpatch/web", &Value::from(patch.to_string())).await.content_as().unwrap();
+    let answer: Value = edge
+        .ask("patch", "default/podpatch/web", &Value::from(patch.to_string()))
+        .await
+        .content_as()
+        .unwrap();
     assert_eq!(answer["Err"]["ErrStatus"]["reason"], "Forbidden");
     let options = json!({"preconditions": {"uid": foreign["metadata"]["uid"]}});
     edge.ask("delete", "default/pod/web", &options).await;
     assert!(cloud.get(POD).await.is_some());
-    let answer: Value = edge.ask("update", "null/node/edge-3", &json!({"metadata": {}})).await.content_as().unwrap();
+    let answer: Value =
+        edge.ask("update", "null/node/edge-3", &json!({"metadata": {}})).await.content_as().unwrap();
     assert_eq!(answer["Err"]["ErrStatus"]["reason"], "Forbidden");
     cloud.stop().await;
 }
@@ -201,10 +218,12 @@ async fn config_maps_come_with_the_pods_that_name_them() {
     web["spec"]["volumes"] = json!([{"name": "v", "configMap": {"name": "cfg"}}]);
     cloud.create("/api/v1/namespaces/default/pods", web).await;
     edge.pushed("insert", "default/pod/web").await;
-    let missing: String = edge.ask("query", "default/configmap/cfg", &Value::Null).await.content_as().unwrap();
+    let missing: String =
+        edge.ask("query", "default/configmap/cfg", &Value::Null).await.content_as().unwrap();
     assert!(missing.contains("\"cfg\" not found"), "{missing}");
 
-    let made = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cfg"}, "data": {"a": "1"}});
+    let made =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cfg"}, "data": {"a": "1"}});
     cloud.create("/api/v1/namespaces/default/configmaps", made).await;
     edge.pushed("insert", "default/configmap/cfg").await;
     let answer = edge.ask("query", "default/configmap/cfg", &Value::Null).await;
@@ -217,7 +236,11 @@ async fn config_maps_come_with_the_pods_that_name_them() {
     assert_eq!(object["data"]["a"], "2");
     cloud.call("DELETE", path, None).await.unwrap();
     edge.pushed("delete", "default/configmap/cfg").await;
-    let refused: String = edge.ask("query", "default/serviceaccounttoken/default", &json!({"spec": {}})).await.content_as().unwrap();
+    let refused: String = edge
+        .ask("query", "default/serviceaccounttoken/default", &json!({"spec": {}}))
+        .await
+        .content_as()
+        .unwrap();
     assert!(refused.contains("must be bound to a pod of node edge-1"), "{refused}");
     cloud.stop().await;
 }
@@ -242,7 +265,10 @@ async fn a_devices_reports_become_its_status_from_the_first_one_on() {
     cloud.create(&format!("{base}/devicemodels"), model).await;
     cloud.create(&format!("{base}/devices"), object).await;
     let membership = edge.receive("membership", |m| m.route.resource == "membership").await;
-    assert_eq!((membership.route.source.as_str(), membership.route.group.as_str()), ("devicecontroller", "twin"));
+    assert_eq!(
+        (membership.route.source.as_str(), membership.route.group.as_str()),
+        ("devicecontroller", "twin")
+    );
     let content: Value = membership.content_as().unwrap();
     assert_eq!(content["added_devices"][0]["id"], "default/oven");
     edge.pushed("insert", "default/devicemodel/thermometer").await;
@@ -253,7 +279,8 @@ async fn a_devices_reports_become_its_status_from_the_first_one_on() {
         let twin = json!({"temperature": {"actual": {"value": value, "metadata": {"timestamp": at}}, "optional": false,
                           "metadata": {"type": "float"}, "actual_version": {"cloud": 0, "edge": 1}}});
         let content = json!({"event_id": "e", "timestamp": at, "twin": twin});
-        Message::new(at, "twin", "resource", "update", "device/default/oven/twin/edge_updated").with_content(&content)
+        Message::new(at, "twin", "resource", "update", "device/default/oven/twin/edge_updated")
+            .with_content(&content)
     };
     let status = format!("{base}/devicestatuses/oven");
     for (value, at) in [("41.5", 7), ("42", 8)] {
@@ -261,19 +288,27 @@ async fn a_devices_reports_become_its_status_from_the_first_one_on() {
         edge.send(&message).await;
         let id = message.header.msg_id;
         let answer = edge.receive("the answer to a report", |m| m.header.parent_msg_id == id).await;
-        assert!(answer.content_is_ok() && answer.route.resource == "twin" && answer.route.source == "devicecontroller");
+        assert!(
+            answer.content_is_ok()
+                && answer.route.resource == "twin"
+                && answer.route.source == "devicecontroller"
+        );
         let object = cloud.get(&status).await.expect("stored before it was answered");
         let reported = json!({"value": value, "metadata": {"timestamp": at.to_string(), "type": "float"}});
         assert_eq!(object["status"]["twins"], json!([{"propertyName": "temperature", "reported": reported}]));
         assert_eq!(object["metadata"]["ownerReferences"][0]["kind"], "Device");
     }
     let state = json!({"event_id": "e", "timestamp": 9, "device": {"name": "oven", "state": "online", "lastOnlineTime": "2026-01-01T00:00:00Z"}});
-    let message = Message::new(9, "twin", "resource", "update", "device/default/oven/state/update").with_content(&state.to_string());
+    let message = Message::new(9, "twin", "resource", "update", "device/default/oven/state/update")
+        .with_content(&state.to_string());
     edge.send(&message).await;
     let id = message.header.msg_id;
     edge.receive("the answer to a state", |m| m.header.parent_msg_id == id).await;
     let object = cloud.get(&status).await.unwrap();
-    assert_eq!((&object["status"]["state"], &object["status"]["twins"][0]["reported"]["value"]), (&json!("online"), &json!("42")));
+    assert_eq!(
+        (&object["status"]["state"], &object["status"]["twins"][0]["reported"]["value"]),
+        (&json!("online"), &json!("42"))
+    );
 
     // Membership is not acknowledged: every link begins with it.
     let mut edge = cloud.connect(&joined_device).await.unwrap();
@@ -297,25 +332,36 @@ async fn a_pod_that_fits_nowhere_says_why_until_a_node_fits() {
     let cloud = Cloud::start(dir.path()).await;
     cloud.create("/api/v1/namespaces/default/pods", pod("web", json!({"hall": "7"}))).await;
     let message = |pod: &Value| {
-        let condition = pod["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == "PodScheduled")?;
-        (condition["status"] == "False" && condition["reason"] == "Unschedulable").then(|| condition["message"].as_str().unwrap_or_default().to_owned())
+        let condition =
+            pod["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == "PodScheduled")?;
+        (condition["status"] == "False" && condition["reason"] == "Unschedulable")
+            .then(|| condition["message"].as_str().unwrap_or_default().to_owned())
     };
     assert_eq!(cloud.until(POD, message).await, "no nodes available to schedule pods");
     let (_, mut edge) = joined(&cloud, dir.path(), "edge-1").await;
     let expected = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.";
     cloud.until(POD, |pod| (message(pod)? == expected).then_some(())).await;
-    cloud.until("/api/v1/namespaces/default/events", |list| {
-        let found = list["items"].as_array()?.iter().any(|event| event["reason"] == "FailedScheduling" && event["message"] == expected);
-        found.then_some(())
-    })
-    .await;
-    cloud.call("PATCH", "/api/v1/nodes/edge-1", Some(json!({"metadata": {"labels": {"hall": "7"}}}))).await.unwrap();
+    cloud
+        .until("/api/v1/namespaces/default/events", |list| {
+            let found = list["items"]
+                .as_array()?
+                .iter()
+                .any(|event| event["reason"] == "FailedScheduling" && event["message"] == expected);
+            found.then_some(())
+        })
+        .await;
+    cloud
+        .call("PATCH", "/api/v1/nodes/edge-1", Some(json!({"metadata": {"labels": {"hall": "7"}}})))
+        .await
+        .unwrap();
     edge.pushed("insert", "default/pod/web").await;
-    cloud.until(POD, |pod| {
-        let condition = pod["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == "PodScheduled")?;
-        (condition["status"] == "True").then_some(())
-    })
-    .await;
+    cloud
+        .until(POD, |pod| {
+            let condition =
+                pod["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == "PodScheduled")?;
+            (condition["status"] == "True").then_some(())
+        })
+        .await;
     cloud.stop().await;
 }
 
@@ -369,11 +415,18 @@ async fn bad_frames_end_nothing_and_large_ones_do() {
     let dir = tempfile::tempdir().unwrap();
     let cloud = Cloud::start(dir.path()).await;
     let (_, mut edge) = joined(&cloud, dir.path(), "edge-1").await;
-    for bad in ["", "{", "[1]", "{\"header\":{},\"route\":{}}", "{\"header\":{},\"route\":{\"operation\":\"query\",\"resource\":\"a/b\"}}"] {
+    for bad in [
+        "",
+        "{",
+        "[1]",
+        "{\"header\":{},\"route\":{}}",
+        "{\"header\":{},\"route\":{\"operation\":\"query\",\"resource\":\"a/b\"}}",
+    ] {
         edge.send_frame(Frame::text(bad)).await;
     }
     edge.send_frame(Frame::binary(vec![0xff; 100])).await;
-    let answer: Value = edge.ask("insert", "null/node/edge-1", &json!("not a node")).await.content_as().unwrap();
+    let answer: Value =
+        edge.ask("insert", "null/node/edge-1", &json!("not a node")).await.content_as().unwrap();
     assert_eq!(answer["Err"]["ErrStatus"]["code"], 400);
     let answer: String = edge.ask("query", "default/unheardof/x", &Value::Null).await.content_as().unwrap();
     assert!(answer.contains("does not serve query on default/unheardof/x"), "{answer}");

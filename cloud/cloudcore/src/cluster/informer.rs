@@ -43,7 +43,12 @@ pub async fn run(api: Api, kind: Kind, tx: mpsc::Sender<Change>) {
     }
 }
 
-async fn step(api: &Api, kind: Kind, version: &mut Option<String>, tx: &mpsc::Sender<Change>) -> Result<(), ApiError> {
+async fn step(
+    api: &Api,
+    kind: Kind,
+    version: &mut Option<String>,
+    tx: &mpsc::Sender<Change>,
+) -> Result<(), ApiError> {
     if version.is_none() {
         let (views, listed) = list(api, kind).await?;
         // A closed channel ends `run`.
@@ -89,14 +94,18 @@ async fn list(api: &Api, kind: Kind) -> Result<(Vec<View>, String), ApiError> {
 
 /// An object that cannot be read is left out with a log line: it must not stop all others.
 fn readable(kind: Kind, object: &RawValue) -> Option<View> {
-    parse(kind, object).inspect_err(|error| tracing::warn!("a {} object is left out: {error}", kind.name())).ok()
+    parse(kind, object)
+        .inspect_err(|error| tracing::warn!("a {} object is left out: {error}", kind.name()))
+        .ok()
 }
 
 /// Percent-encoding for a query value.
 pub fn escape(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
             _ => format!("%{byte:02X}"),
         })
         .collect()
@@ -118,7 +127,12 @@ struct ErrorStatus {
     message: String,
 }
 
-async fn watch(api: &Api, kind: Kind, version: &mut Option<String>, tx: &mpsc::Sender<Change>) -> Result<(), ApiError> {
+async fn watch(
+    api: &Api,
+    kind: Kind,
+    version: &mut Option<String>,
+    tx: &mpsc::Sender<Change>,
+) -> Result<(), ApiError> {
     let from = version.clone().unwrap_or_default();
     let path = format!(
         "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={}",
@@ -126,7 +140,8 @@ async fn watch(api: &Api, kind: Kind, version: &mut Option<String>, tx: &mpsc::S
         escape(&from)
     );
     let open = api.open(Method::GET, &path, "application/json", Bytes::new());
-    let mut lines = Lines::new(tokio::time::timeout(API_TIME_MAX, open).await.map_err(|_| ApiError::Timeout)??);
+    let mut lines =
+        Lines::new(tokio::time::timeout(API_TIME_MAX, open).await.map_err(|_| ApiError::Timeout)??);
     loop {
         let line = tokio::select! {
             line = lines.next() => line?,
@@ -137,7 +152,12 @@ async fn watch(api: &Api, kind: Kind, version: &mut Option<String>, tx: &mpsc::S
         if event.event_type == "ERROR" {
             let status: ErrorStatus = serde_json::from_str(event.object.get()).unwrap_or_default();
             let body = Bytes::copy_from_slice(event.object.get().as_bytes());
-            return Err(ApiError::Refused { code: status.code, reason: status.reason, message: status.message, body });
+            return Err(ApiError::Refused {
+                code: status.code,
+                reason: status.reason,
+                message: status.message,
+                body,
+            });
         }
         let Some(view) = readable(kind, event.object) else { continue };
         *version = Some(view.meta.resource_version.clone());

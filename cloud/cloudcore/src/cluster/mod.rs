@@ -62,7 +62,11 @@ impl Duties {
 }
 
 impl Cluster {
-    pub fn new(changes: mpsc::Receiver<Change>, subscriptions: mpsc::Receiver<Subscribe>, duties: Option<Duties>) -> Cluster {
+    pub fn new(
+        changes: mpsc::Receiver<Change>,
+        subscriptions: mpsc::Receiver<Subscribe>,
+        duties: Option<Duties>,
+    ) -> Cluster {
         Cluster { placement: Placement::default(), published: HashMap::new(), changes, subscriptions, duties }
     }
 
@@ -144,7 +148,9 @@ impl Cluster {
             .placement
             .all(Kind::Pod)
             .filter_map(|view| pod_of(view).map(|pod| (view, pod)))
-            .filter(|(view, pod)| pod.node.is_empty() && !pod.finished && view.meta.deletion_timestamp.is_none())
+            .filter(|(view, pod)| {
+                pod.node.is_empty() && !pod.finished && view.meta.deletion_timestamp.is_none()
+            })
             .filter(|(_, pod)| matches!(pod.scheduler.as_str(), "" | "default-scheduler"))
             .collect();
         let waiting: BTreeSet<&str> = pending.iter().map(|(view, _)| view.meta.uid.as_str()).collect();
@@ -158,7 +164,8 @@ impl Cluster {
             if duties.assumed.contains_key(&view.meta.uid) {
                 continue;
             }
-            let candidates: Vec<Candidate> = self.placement.all(Kind::Node).filter_map(|node| candidate(node, &loads)).collect();
+            let candidates: Vec<Candidate> =
+                self.placement.all(Kind::Node).filter_map(|node| candidate(node, &loads)).collect();
             let pod_ref = PodRef {
                 namespace: view.meta.namespace.clone(),
                 name: view.meta.name.clone(),
@@ -174,7 +181,8 @@ impl Cluster {
                 }
                 Decision::Refused(message) => {
                     let told = duties.refused.get(&uid);
-                    if told.is_some_and(|(text, at)| *text == message && now - *at < FAILED_SCHEDULING_REPEAT) {
+                    if told.is_some_and(|(text, at)| *text == message && now - *at < FAILED_SCHEDULING_REPEAT)
+                    {
                         continue;
                     }
                     let write = Write::Unschedulable { pod: pod_ref, message: message.clone() };
@@ -219,7 +227,8 @@ fn pod_of(view: &View) -> Option<&views::PodDetail> {
 }
 
 fn loads(placement: &Placement, duties: &Duties) -> BTreeMap<String, u64> {
-    let bound = placement.all(Kind::Pod).filter_map(pod_of).filter(|pod| !pod.finished && !pod.node.is_empty());
+    let bound =
+        placement.all(Kind::Pod).filter_map(pod_of).filter(|pod| !pod.finished && !pod.node.is_empty());
     let mut loads: BTreeMap<String, u64> = BTreeMap::new();
     for node in bound.map(|pod| &pod.node).chain(duties.assumed.values().map(|(node, _)| node)) {
         *loads.entry(node.clone()).or_default() += 1;
@@ -230,5 +239,10 @@ fn loads(placement: &Placement, duties: &Duties) -> BTreeMap<String, u64> {
 fn candidate<'a>(view: &'a View, loads: &BTreeMap<String, u64>) -> Option<Candidate<'a>> {
     let Detail::Node(detail) = &view.detail else { return None };
     let name = view.meta.name.as_str();
-    Some(Candidate { name, labels: view.meta.labels.as_ref(), detail, pods: loads.get(name).copied().unwrap_or(0) })
+    Some(Candidate {
+        name,
+        labels: view.meta.labels.as_ref(),
+        detail,
+        pods: loads.get(name).copied().unwrap_or(0),
+    })
 }

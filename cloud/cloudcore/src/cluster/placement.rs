@@ -98,8 +98,14 @@ impl Placement {
                 view.and_then(node_of).map(str::to_owned).into_iter().collect()
             }
             Kind::ConfigMap | Kind::Secret | Kind::DeviceModel => {
-                let refers = |members: &BTreeSet<(Kind, Name)>| members.iter().any(|member| self.member_refers(member, kind, name));
-                self.by_node.iter().filter(|(_, members)| refers(members)).map(|(node, _)| node.clone()).collect()
+                let refers = |members: &BTreeSet<(Kind, Name)>| {
+                    members.iter().any(|member| self.member_refers(member, kind, name))
+                };
+                self.by_node
+                    .iter()
+                    .filter(|(_, members)| refers(members))
+                    .map(|(node, _)| node.clone())
+                    .collect()
             }
         }
     }
@@ -119,11 +125,17 @@ impl Placement {
         }
         for member in self.by_node.get(node).into_iter().flatten() {
             wanted.insert(member.clone());
-            let Some(view) = self.objects.get(&member.0).and_then(|views| views.get(&member.1)) else { continue };
+            let Some(view) = self.objects.get(&member.0).and_then(|views| views.get(&member.1)) else {
+                continue;
+            };
             for (kind, name) in references(view) {
                 let namespace = view.meta.namespace.clone();
                 if kind != Kind::DeviceModel {
-                    desired.references.insert(Reference { kind: kind.word(), namespace: namespace.clone(), name: name.into() });
+                    desired.references.insert(Reference {
+                        kind: kind.word(),
+                        namespace: namespace.clone(),
+                        name: name.into(),
+                    });
                 }
                 wanted.insert((kind, (namespace, name.into())));
             }
@@ -164,7 +176,8 @@ fn references(view: &View) -> impl Iterator<Item = (Kind, &str)> {
         Detail::Device { model, .. } => (None, Some(model)),
         _ => (None, None),
     };
-    let config_maps = pod.into_iter().flat_map(|pod| &pod.config_maps).map(|name| (Kind::ConfigMap, name.as_str()));
+    let config_maps =
+        pod.into_iter().flat_map(|pod| &pod.config_maps).map(|name| (Kind::ConfigMap, name.as_str()));
     let secrets = pod.into_iter().flat_map(|pod| &pod.secrets).map(|name| (Kind::Secret, name.as_str()));
     config_maps.chain(secrets).chain(model.map(|name| (Kind::DeviceModel, name)))
 }
@@ -176,12 +189,18 @@ mod tests {
 
     fn view(name: &str, version: &str, detail: Detail) -> View {
         let namespace = if matches!(detail, Detail::Node(_)) { "" } else { "default" };
-        let meta = Meta { name: name.into(), namespace: namespace.into(), uid: format!("uid-{name}"), ..Meta::default() };
+        let meta = Meta {
+            name: name.into(),
+            namespace: namespace.into(),
+            uid: format!("uid-{name}"),
+            ..Meta::default()
+        };
         View { meta, version: version.into(), detail }
     }
 
     fn pod(name: &str, node: &str, config_map: &str) -> View {
-        let detail = PodDetail { node: node.into(), config_maps: vec![config_map.into()], ..PodDetail::default() };
+        let detail =
+            PodDetail { node: node.into(), config_maps: vec![config_map.into()], ..PodDetail::default() };
         view(name, "1", Detail::Pod(Box::new(detail)))
     }
 
@@ -207,7 +226,10 @@ mod tests {
         assert_eq!(affected, Affected::Nodes(BTreeSet::from(["n1".into()])));
         assert_eq!(resources(&placement, "n1"), ["null/node/n1", "default/pod/web"]);
         let reference = Reference { kind: "configmap", namespace: "default".into(), name: "cfg".into() };
-        assert!(placement.desired("n1").references.contains(&reference), "named, though it does not exist yet");
+        assert!(
+            placement.desired("n1").references.contains(&reference),
+            "named, though it does not exist yet"
+        );
         let affected = placement.apply(Change::Set(Kind::ConfigMap, view("cfg", "5", Detail::None)));
         assert_eq!(affected, Affected::Nodes(BTreeSet::from(["n1".into()])));
         placement.apply(Change::Set(Kind::ConfigMap, view("other", "6", Detail::None)));
@@ -228,7 +250,8 @@ mod tests {
     #[test]
     fn a_model_goes_to_the_nodes_of_its_devices_and_before_them() {
         let mut placement = listed();
-        let device = |name: &str, node: &str| view(name, "1", Detail::Device { node: node.into(), model: "m".into() });
+        let device =
+            |name: &str, node: &str| view(name, "1", Detail::Device { node: node.into(), model: "m".into() });
         placement.apply(Change::Set(Kind::Device, device("d1", "n1")));
         placement.apply(Change::Set(Kind::Device, device("d2", "n2")));
         let affected = placement.apply(Change::Set(Kind::DeviceModel, view("m", "2", Detail::None)));

@@ -33,14 +33,17 @@ pub fn decide(pod: &PodDetail, nodes: &[Candidate]) -> Decision {
     for node in nodes {
         match obstacle(pod, node) {
             Some(reason) => *reasons.entry(reason).or_default() += 1,
-            None if best.is_none_or(|best| (node.pods, node.name) < (best.pods, best.name)) => best = Some(node),
+            None if best.is_none_or(|best| (node.pods, node.name) < (best.pods, best.name)) => {
+                best = Some(node)
+            }
             None => {}
         }
     }
     match best {
         Some(node) => Decision::Bind(node.name.into()),
         None => {
-            let mut reasons: Vec<String> = reasons.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+            let mut reasons: Vec<String> =
+                reasons.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
             reasons.sort();
             Decision::Refused(format!("0/{} nodes are available: {}.", nodes.len(), reasons.join(", ")))
         }
@@ -69,7 +72,8 @@ fn obstacle(pod: &PodDetail, node: &Candidate) -> Option<String> {
 }
 
 fn repels(taint: &Taint, tolerations: &[Toleration]) -> bool {
-    matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute") && !tolerations.iter().any(|t| tolerates(t, taint))
+    matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
+        && !tolerations.iter().any(|t| tolerates(t, taint))
 }
 
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
@@ -99,13 +103,21 @@ pub const AUTONOMOUS: &str = "Autonomous";
 
 impl Lifecycle {
     /// `renew_time`: of the node's lease; empty when it has none.
-    pub fn judge(&mut self, now_ms: u64, grace_ms: u64, node: &str, renew_time: &str, conditions: &[Condition]) -> Option<Verdict> {
+    pub fn judge(
+        &mut self,
+        now_ms: u64,
+        grace_ms: u64,
+        node: &str,
+        renew_time: &str,
+        conditions: &[Condition],
+    ) -> Option<Verdict> {
         let seen = self.leases.entry(node.to_owned()).or_insert_with(|| (renew_time.to_owned(), now_ms));
         if seen.0 != renew_time {
             *seen = (renew_time.to_owned(), now_ms);
         }
         let silent = now_ms.saturating_sub(seen.1) > grace_ms;
-        let status = |name: &str| conditions.iter().find(|c| c.condition_type == name).map(|c| c.status.as_str());
+        let status =
+            |name: &str| conditions.iter().find(|c| c.condition_type == name).map(|c| c.status.as_str());
         match (silent, status("Ready"), status(AUTONOMOUS)) {
             // A node that never said anything is not "unknown", it has not come up yet.
             (true, None, _) => None,
@@ -150,14 +162,24 @@ mod tests {
     #[test]
     fn refusals_count_their_reasons() {
         let mut tainted = ready();
-        tainted.taints.push(Taint { key: "dedicated".into(), value: "gpu".into(), effect: "NoSchedule".into() });
+        tainted.taints.push(Taint {
+            key: "dedicated".into(),
+            value: "gpu".into(),
+            effect: "NoSchedule".into(),
+        });
         let (cordoned, unknown) = (
             NodeDetail { unschedulable: true, ..ready() },
             NodeDetail { ready: "Unknown".into(), ..NodeDetail::default() },
         );
         let full = NodeDetail { pods_max: Some(3), ..ready() };
         let node = |name, detail| Candidate { name, labels: None, detail, pods: 3 };
-        let nodes = [node("a", &tainted), node("b", &cordoned), node("c", &unknown), node("d", &full), node("e", &unknown)];
+        let nodes = [
+            node("a", &tainted),
+            node("b", &cordoned),
+            node("c", &unknown),
+            node("d", &full),
+            node("e", &unknown),
+        ];
         assert_eq!(
             decide(&PodDetail::default(), &nodes),
             Decision::Refused(
@@ -182,12 +204,19 @@ mod tests {
         let ready = [condition("Ready", "True")];
         assert_eq!(lifecycle.judge(0, 40, "n", "t1", &ready), None);
         assert_eq!(lifecycle.judge(30, 40, "n", "t2", &ready), None);
-        assert_eq!(lifecycle.judge(70, 40, "n", "t2", &ready), None, "40 ms after the renewal, not after the first look");
+        assert_eq!(
+            lifecycle.judge(70, 40, "n", "t2", &ready),
+            None,
+            "40 ms after the renewal, not after the first look"
+        );
         assert_eq!(lifecycle.judge(71, 40, "n", "t2", &ready), Some(Verdict::Silent("t2".into())));
         let shown = [condition("Ready", "Unknown"), condition(AUTONOMOUS, "True")];
         assert_eq!(lifecycle.judge(72, 40, "n", "t2", &shown), None);
         assert_eq!(lifecycle.judge(73, 40, "n", "t3", &shown), Some(Verdict::Back));
-        assert_eq!(lifecycle.judge(74, 40, "n", "t3", &[condition("Ready", "True"), condition(AUTONOMOUS, "False")]), None);
+        assert_eq!(
+            lifecycle.judge(74, 40, "n", "t3", &[condition("Ready", "True"), condition(AUTONOMOUS, "False")]),
+            None
+        );
     }
 
     #[test]

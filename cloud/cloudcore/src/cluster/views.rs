@@ -220,7 +220,10 @@ struct Envelope<'a> {
 }
 
 fn part<T: Default + serde::de::DeserializeOwned>(text: Option<&RawValue>) -> Result<T, serde_json::Error> {
-    text.map_or_else(|| Ok(T::default()), |text| serde_json::from_str::<Option<T>>(text.get()).map(Option::unwrap_or_default))
+    text.map_or_else(
+        || Ok(T::default()),
+        |text| serde_json::from_str::<Option<T>>(text.get()).map(Option::unwrap_or_default),
+    )
 }
 
 #[derive(Deserialize, Default)]
@@ -260,10 +263,17 @@ fn node(envelope: &Envelope) -> Result<NodeDetail, serde_json::Error> {
     let spec: NodeSpec = part(envelope.spec)?;
     let status: NodeStatus = part(envelope.status)?;
     let conditions = status.conditions.unwrap_or_default();
-    let ready = conditions.iter().find(|c| c.condition_type == "Ready").map(|c| c.status.clone()).unwrap_or_default();
+    let ready =
+        conditions.iter().find(|c| c.condition_type == "Ready").map(|c| c.status.clone()).unwrap_or_default();
     let pods = status.allocatable.as_ref().and_then(|allocatable| allocatable.get("pods"));
     let pods_max = pods.and_then(|pods| pods.as_u64().or_else(|| pods.as_str()?.parse().ok()));
-    Ok(NodeDetail { unschedulable: spec.unschedulable, taints: spec.taints.unwrap_or_default(), ready, pods_max, conditions })
+    Ok(NodeDetail {
+        unschedulable: spec.unschedulable,
+        taints: spec.taints.unwrap_or_default(),
+        ready,
+        pods_max,
+        conditions,
+    })
 }
 
 #[derive(Deserialize, Default)]
@@ -351,7 +361,8 @@ fn pod(envelope: &Envelope) -> Result<PodDetail, serde_json::Error> {
         ..PodDetail::default()
     };
     let (config_maps, secrets) = (&mut detail.config_maps, &mut detail.secrets);
-    let named = |names: &mut Vec<String>, reference: Option<NamedRef>| names.extend(reference.map(|r| r.name));
+    let named =
+        |names: &mut Vec<String>, reference: Option<NamedRef>| names.extend(reference.map(|r| r.name));
     for volume in spec.volumes.into_iter().flatten() {
         named(config_maps, volume.config_map);
         secrets.extend(volume.secret.map(|secret| secret.secret_name));
@@ -444,12 +455,18 @@ mod tests {
         };
         let first = view(Kind::Pod, &text(3, "Pending", "")).version;
         assert_eq!(first, view(Kind::Pod, &text(4, "Running", "")).version);
-        assert_ne!(first, view(Kind::Pod, &text(4, "Running", r#","deletionTimestamp":"2026-01-01T00:00:00Z""#)).version);
+        assert_ne!(
+            first,
+            view(Kind::Pod, &text(4, "Running", r#","deletionTimestamp":"2026-01-01T00:00:00Z""#)).version
+        );
     }
 
     #[test]
     fn null_parts_are_absent_parts() {
-        let node = view(Kind::Node, r#"{"metadata":{"name":"n","labels":null},"spec":{"taints":null},"status":null}"#);
+        let node = view(
+            Kind::Node,
+            r#"{"metadata":{"name":"n","labels":null},"spec":{"taints":null},"status":null}"#,
+        );
         assert!(matches!(node.detail, Detail::Node(NodeDetail { unschedulable: false, .. })));
     }
 }

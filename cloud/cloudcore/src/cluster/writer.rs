@@ -47,10 +47,18 @@ async fn carry_out(api: &Api, write: &Write) -> Result<(), ApiError> {
         }
         Write::NodeSilent { node, renew_time } => {
             let seen = if renew_time.is_empty() { "never".into() } else { format!("last at {renew_time}") };
-            let unknown = format!("the node does not renew its lease ({seen}); check its power and its way to this cloudcore");
-            let kept = format!("no contact with the node ({seen}); its pods are not evicted and go on running there");
-            conditions(api, node, [("Ready", "Unknown", "NodeStatusUnknown", unknown), (AUTONOMOUS, "True", "NoContact", kept)])
-                .await
+            let unknown = format!(
+                "the node does not renew its lease ({seen}); check its power and its way to this cloudcore"
+            );
+            let kept = format!(
+                "no contact with the node ({seen}); its pods are not evicted and go on running there"
+            );
+            conditions(
+                api,
+                node,
+                [("Ready", "Unknown", "NodeStatusUnknown", unknown), (AUTONOMOUS, "True", "NoContact", kept)],
+            )
+            .await
         }
         Write::NodeBack { node } => {
             let text = "the node renews its lease".to_owned();
@@ -59,7 +67,11 @@ async fn carry_out(api: &Api, write: &Write) -> Result<(), ApiError> {
     }
 }
 
-async fn conditions<const N: usize>(api: &Api, node: &str, set: [(&str, &str, &str, String); N]) -> Result<(), ApiError> {
+async fn conditions<const N: usize>(
+    api: &Api,
+    node: &str,
+    set: [(&str, &str, &str, String); N],
+) -> Result<(), ApiError> {
     let now = now_rfc3339();
     let conditions: Vec<_> = set
         .into_iter()
@@ -86,7 +98,13 @@ async fn bind(api: &Api, pod: &PodRef, node: &str) -> Result<(), ApiError> {
     event(api, pod, "Normal", "Scheduled", &message).await
 }
 
-async fn event(api: &Api, pod: &PodRef, event_type: &str, reason: &str, message: &str) -> Result<(), ApiError> {
+async fn event(
+    api: &Api,
+    pod: &PodRef,
+    event_type: &str,
+    reason: &str,
+    message: &str,
+) -> Result<(), ApiError> {
     let now = now_rfc3339();
     let event = json!({
         "apiVersion": "v1", "kind": "Event",

@@ -56,11 +56,17 @@ pub const ACCEPTED: &[(&str, &str)] = &[
     ("modules.cloudHub.edgeCertSigningDuration", "node certificates are valid for a year; nodes renew them"),
     ("modules.cloudHub.enable", "the hub is what this program is for"),
     ("modules.cloudHub.https.enable", "nodes cannot join without it"),
-    ("modules.cloudHub.quic.**", "KubeEdge's QUIC is a draft that no other library speaks; the WebSocket is used"),
+    (
+        "modules.cloudHub.quic.**",
+        "KubeEdge's QUIC is a draft that no other library speaks; the WebSocket is used",
+    ),
     ("modules.cloudHub.tlsCAFile", "the data directory holds the certificate authority"),
     ("modules.cloudHub.tlsCAKeyFile", "the data directory holds the certificate authority"),
     ("modules.cloudHub.tlsCertFile", "the server certificate is made from advertiseAddress and dnsNames"),
-    ("modules.cloudHub.tlsPrivateKeyFile", "the server certificate is made from advertiseAddress and dnsNames"),
+    (
+        "modules.cloudHub.tlsPrivateKeyFile",
+        "the server certificate is made from advertiseAddress and dnsNames",
+    ),
     ("modules.cloudHub.tokenRefreshDuration", "tokens are made on demand with `cloudcore token`"),
     ("modules.cloudHub.unixsocket.**", "CSI calls from the cloud are not built yet"),
     ("modules.cloudHub.websocket.enable", "nodes cannot connect without it"),
@@ -104,7 +110,8 @@ fn covers(pattern: &str, path: &str) -> bool {
 }
 
 fn is_known(path: &str) -> bool {
-    HONOURED.iter().any(|pattern| covers(pattern, path)) || ACCEPTED.iter().any(|(pattern, _)| covers(pattern, path))
+    HONOURED.iter().any(|pattern| covers(pattern, path))
+        || ACCEPTED.iter().any(|(pattern, _)| covers(pattern, path))
 }
 
 /// True when known keys lie below this path.

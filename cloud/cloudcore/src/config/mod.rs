@@ -112,13 +112,15 @@ pub struct Loaded {
 
 impl Config {
     pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
         Config::parse(path, &text)
     }
 
     /// `path` only names the text in errors.
     pub fn parse(path: &Path, text: &str) -> Result<Loaded, ConfigError> {
-        let parse = |error: serde_saphyr::Error| ConfigError::Parse { path: path.into(), message: one_line(&error) };
+        let parse =
+            |error: serde_saphyr::Error| ConfigError::Parse { path: path.into(), message: one_line(&error) };
         let unknown = unknown_keys(text).map_err(parse)?;
         let config: Config = serde_saphyr::from_str(text).map_err(parse)?;
         config.check(path)?;
@@ -134,9 +136,11 @@ impl Config {
             ("kinglet.leaseGraceSeconds", self.kinglet.lease_grace_seconds, "40"),
         ];
         match positive.into_iter().find(|(_, value, _)| *value == 0) {
-            Some((key, _, usual)) => {
-                Err(ConfigError::Value { path: path.into(), key, problem: format!("is 0; the default is {usual}") })
-            }
+            Some((key, _, usual)) => Err(ConfigError::Value {
+                path: path.into(),
+                key,
+                problem: format!("is 0; the default is {usual}"),
+            }),
             None => Ok(()),
         }
     }
@@ -177,7 +181,8 @@ mod tests {
 
     #[test]
     fn unknown_keys_have_a_line_and_a_suggestion() {
-        let loaded = parse("modules:\n  cloudHub:\n    keepaliveIntervall: 3\nkinglet:\n  colour: red\n").unwrap();
+        let loaded =
+            parse("modules:\n  cloudHub:\n    keepaliveIntervall: 3\nkinglet:\n  colour: red\n").unwrap();
         let lines: Vec<String> = loaded.unknown.iter().map(Unknown::to_string).collect();
         assert_eq!(
             lines,
@@ -191,7 +196,10 @@ mod tests {
     #[test]
     fn bad_values_name_the_file_and_the_key() {
         let error = parse("modules:\n  cloudHub:\n    keepaliveInterval: 0\n").unwrap_err();
-        assert_eq!(error.to_string(), "cloudcore.yaml: modules.cloudHub.keepaliveInterval is 0; the default is 30 seconds");
+        assert_eq!(
+            error.to_string(),
+            "cloudcore.yaml: modules.cloudHub.keepaliveInterval is 0; the default is 30 seconds"
+        );
         let error = parse("modules:\n  cloudHub:\n    nodeLimit: many\n").unwrap_err().to_string();
         assert!(error.contains("cloudcore.yaml") && error.contains("line 3"), "{error}");
     }

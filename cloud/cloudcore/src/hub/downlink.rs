@@ -23,7 +23,9 @@ pub enum Fetched {
 }
 
 pub async fn fetch(api: Api, push: Push) -> Fetched {
-    let Some((kind, resource)) = kind_of(&push.resource) else { return Fetched::Gone { msg_id: push.msg_id } };
+    let Some((kind, resource)) = kind_of(&push.resource) else {
+        return Fetched::Gone { msg_id: push.msg_id };
+    };
     if push.verb == Verb::Delete {
         let content = tombstone(kind, &resource.namespace, &resource.name, &push.uid);
         return Fetched::Ready(Box::new(message(kind, &push).with_content(&content)));
@@ -39,7 +41,9 @@ pub async fn fetch(api: Api, push: Push) -> Fetched {
     match for_push(kind, &body) {
         Ok(object) if crate::upstream::uid_of(&object).as_deref() == Some(&push.uid) => {
             let version = crate::upstream::resource_version_of(&object).unwrap_or_default();
-            Fetched::Ready(Box::new(message(kind, &push).with_raw_content(object).with_resource_version(&version)))
+            Fetched::Ready(Box::new(
+                message(kind, &push).with_raw_content(object).with_resource_version(&version),
+            ))
         }
         Ok(_) => Fetched::Gone { msg_id: push.msg_id },
         Err(source) => {
@@ -74,7 +78,10 @@ pub fn now_ms() -> i64 {
 /// The devices among the targets, as `<namespace>/<name>`.
 pub fn devices(targets: &[Target]) -> BTreeSet<String> {
     let names = targets.iter().filter_map(|target| kind_of(&target.resource));
-    names.filter(|(kind, _)| *kind == Kind::Device).map(|(_, r)| format!("{}/{}", r.namespace, r.name)).collect()
+    names
+        .filter(|(kind, _)| *kind == Kind::Device)
+        .map(|(_, r)| format!("{}/{}", r.namespace, r.name))
+        .collect()
 }
 
 /// KubeEdge's edge keeps twins only of devices that it was told are members. The message is not acknowledged, so all members
@@ -93,7 +100,8 @@ pub fn membership(before: &BTreeSet<String>, now: &BTreeSet<String>) -> Option<M
         "added_devices": list(now.difference(before).collect()),
         "removed_devices": list(before.difference(now).collect()),
     });
-    let message = Message::new(now_ms(), wire::source::DEVICE_CONTROLLER, "twin", Operation::UPDATE, "membership");
+    let message =
+        Message::new(now_ms(), wire::source::DEVICE_CONTROLLER, "twin", Operation::UPDATE, "membership");
     Some(message.with_content(&content))
 }
 

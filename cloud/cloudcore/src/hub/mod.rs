@@ -97,7 +97,13 @@ impl Hub {
         group.wait(Duration::from_secs(5)).await;
     }
 
-    async fn link(&self, stream: TcpStream, address: SocketAddr, handshake: tokio::sync::OwnedSemaphorePermit, drain: Drain) {
+    async fn link(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        handshake: tokio::sync::OwnedSemaphorePermit,
+        drain: Drain,
+    ) {
         let opened = tokio::time::timeout(HUB_HANDSHAKE_TIME_MAX, self.open(stream));
         let (node, record, ws) = match opened.await.unwrap_or(Err(Refusal::Timeout)) {
             Ok(Some(opened)) => opened,
@@ -136,8 +142,14 @@ impl Hub {
     async fn open(
         &self,
         stream: TcpStream,
-    ) -> Result<Option<(String, NodeRecord, tokio_tungstenite::WebSocketStream<tokio_rustls::server::TlsStream<TcpStream>>)>, Refusal>
-    {
+    ) -> Result<
+        Option<(
+            String,
+            NodeRecord,
+            tokio_tungstenite::WebSocketStream<tokio_rustls::server::TlsStream<TcpStream>>,
+        )>,
+        Refusal,
+    > {
         // Small messages each way: do not wait to fill segments. A failure costs latency only.
         drop(stream.set_nodelay(true));
         let tls = self.tls.accept(stream).await.map_err(Refusal::Tls)?;
@@ -146,7 +158,9 @@ impl Hub {
         let peer = node_of_certificate(certificate).map_err(Refusal::Certificate)?;
         let record = self.records.node(&peer.node).map_err(Refusal::Records)?;
         let mut upgrade = Upgrade::default();
-        let check = |request: &Request, response: Response| self.check(request, response, &peer.node, &peer.fingerprint, &record, &mut upgrade);
+        let check = |request: &Request, response: Response| {
+            self.check(request, response, &peer.node, &peer.fingerprint, &record, &mut upgrade)
+        };
         let limits = WebSocketConfig::default()
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX))
@@ -177,13 +191,29 @@ impl Hub {
         record: &NodeRecord,
         upgrade: &mut Upgrade,
     ) -> Result<Response, ErrorResponse> {
-        let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let header = |name: &str| {
+            request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        };
         let reason = if header(NODE_ID) != node {
-            Some((403, format!("node_id is {:?}, but the certificate is of node {node:?}; join again under the name you want", header(NODE_ID))))
+            Some((
+                403,
+                format!(
+                    "node_id is {:?}, but the certificate is of node {node:?}; join again under the name you want",
+                    header(NODE_ID)
+                ),
+            ))
         } else if !record.accepts(fingerprint) {
-            Some((403, format!("the certificate of node {node} was replaced or revoked; join again with a new token (`cloudcore token`)")))
+            Some((
+                403,
+                format!(
+                    "the certificate of node {node} was replaced or revoked; join again with a new token (`cloudcore token`)"
+                ),
+            ))
         } else if !self.sessions.has_room(node, self.nodes_max) {
-            Some((503, format!("{} nodes are connected, the limit (cloudHub.nodeLimit) is reached", self.nodes_max)))
+            Some((
+                503,
+                format!("{} nodes are connected, the limit (cloudHub.nodeLimit) is reached", self.nodes_max),
+            ))
         } else {
             None
         };
@@ -216,9 +246,11 @@ impl Sessions {
     async fn take_over(&self, node: &str, stop: Drain) -> Option<Place> {
         let semaphore = {
             let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let slot = slots
-                .entry(node.to_owned())
-                .or_insert_with(|| Slot { stop: stop.clone(), place: Arc::new(Semaphore::new(1)), claims: 0 });
+            let slot = slots.entry(node.to_owned()).or_insert_with(|| Slot {
+                stop: stop.clone(),
+                place: Arc::new(Semaphore::new(1)),
+                claims: 0,
+            });
             if slot.claims > 0 {
                 slot.stop.start();
             }

@@ -108,7 +108,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         self.handle(work, Input::Connected { nonce }).await?;
         self.desired.mark_changed();
         loop {
-            let resend_at = work.delivery.next_deadline_ms().map(|ms| work.started + Duration::from_millis(ms));
+            let resend_at =
+                work.delivery.next_deadline_ms().map(|ms| work.started + Duration::from_millis(ms));
             let wake_at = resend_at.map_or(work.alive_until, |at| at.min(work.alive_until));
             tokio::select! {
                 biased;
@@ -156,13 +157,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         let message = match Message::decode(bytes) {
             Ok(message) => message,
             Err(error) => {
-                tracing::warn!("node {} sent a frame that is not a message; it is skipped: {}", self.node, rt::error_chain(&error));
+                tracing::warn!(
+                    "node {} sent a frame that is not a message; it is skipped: {}",
+                    self.node,
+                    rt::error_chain(&error)
+                );
                 return Ok(());
             }
         };
         match parse(&self.node, &message) {
             Ok(Request::Keepalive) => self.keep_alive(work),
-            Ok(Request::Ack { parent }) if message.content_is_ok() => self.handle(work, Input::Acked { msg_id: parent }).await,
+            Ok(Request::Ack { parent }) if message.content_is_ok() => {
+                self.handle(work, Input::Acked { msg_id: parent }).await
+            }
             Ok(Request::Ack { .. } | Request::Ignored) => Ok(()),
             Ok(request) => {
                 work.requests.push_back((request, message));
@@ -191,12 +198,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             return;
         }
         let Some((request, message)) = work.requests.pop_front() else { return };
-        let (upstream, node, desired) = (self.upstream.clone(), self.node.clone(), self.desired.borrow().clone());
-        work.answering = Some(Box::pin(async move { upstream.answer(&node, desired, request, message).await }));
+        let (upstream, node, desired) =
+            (self.upstream.clone(), self.node.clone(), self.desired.borrow().clone());
+        work.answering =
+            Some(Box::pin(async move { upstream.answer(&node, desired, request, message).await }));
     }
 
     async fn desire(&mut self, work: &mut Work) -> Result<(), End> {
-        let Some(desired): Option<Arc<NodeDesired>> = self.desired.borrow_and_update().clone() else { return Ok(()) };
+        let Some(desired): Option<Arc<NodeDesired>> = self.desired.borrow_and_update().clone() else {
+            return Ok(());
+        };
         if work.node_uid.is_some() && work.node_uid != desired.node_uid {
             return Err(End::NodeDeleted);
         }
@@ -213,7 +224,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         let now_ms = work.started.elapsed().as_millis() as u64;
         for action in work.delivery.handle(now_ms, input) {
             match action {
-                Action::Record { uid, delivered, durable } => work.file.record(&uid, &delivered, durable).map_err(End::Records)?,
+                Action::Record { uid, delivered, durable } => {
+                    work.file.record(&uid, &delivered, durable).map_err(End::Records)?
+                }
                 Action::Forget { uid } => work.file.forget(&uid).map_err(End::Records)?,
                 // A push that is still being read will be sent when it was.
                 Action::Send(push) if work.fetching.is_none() => {

@@ -81,12 +81,14 @@ impl Join {
             }
         };
         let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
-        let peer = certificates.first().and_then(|certificate| node_of_certificate(certificate).ok()).map(Arc::new);
+        let peer =
+            certificates.first().and_then(|certificate| node_of_certificate(certificate).ok()).map(Arc::new);
         let service = service_fn(move |request| {
             let (join, peer) = (self.clone(), peer.clone());
             async move { Ok::<_, Infallible>(join.answer(request, peer.as_deref()).await) }
         });
-        let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), service).await;
+        let served =
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), service).await;
         if let Err(error) = served {
             tracing::debug!("a join connection ended: {error}");
         }
@@ -98,9 +100,10 @@ impl Join {
             (&Method::GET, "/ca.crt") => Ok(Bytes::copy_from_slice(self.authority.ca_der())),
             (&Method::GET, "/edge.crt") => self.certificate(request, peer).await,
             (&Method::GET, path) if path.starts_with("/node/") => self.node(&path["/node/".len()..]).await,
-            (method, path) => {
-                Err(Refusal(StatusCode::NOT_FOUND, format!("cloudcore's join port does not serve {method} {path}")))
-            }
+            (method, path) => Err(Refusal(
+                StatusCode::NOT_FOUND,
+                format!("cloudcore's join port does not serve {method} {path}"),
+            )),
         };
         let mut response = match answered {
             Ok(body) => Response::new(Full::new(body)),
@@ -123,18 +126,22 @@ impl Join {
         })?;
         match self.api.get(&Kind::Node.path("", name)).await {
             Ok(_) if record.has_certificate() => Ok(Bytes::from(format!("node {name} exists\n"))),
-            Err(error) if !error.is_not_found() => Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, error.line())),
+            Err(error) if !error.is_not_found() => {
+                Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, error.line()))
+            }
             _ => Err(Refusal(StatusCode::NOT_FOUND, format!("the name {name} is free"))),
         }
     }
 
     async fn certificate(&self, request: Request<Incoming>, peer: Option<&Peer>) -> Result<Bytes, Refusal> {
-        let text =
-            |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let text = |name: &str| {
+            request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+        };
         let (node, authorization) = (text("NodeName"), text(header::AUTHORIZATION.as_str()));
         if !is_node_name(&node) {
-            let reason =
-                format!("{node:?} is not a node name: use lower case letters, digits, '-' and '.' (--edgenode-name)");
+            let reason = format!(
+                "{node:?} is not a node name: use lower case letters, digits, '-' and '.' (--edgenode-name)"
+            );
             return Err(Refusal(StatusCode::BAD_REQUEST, reason));
         }
         let body = Limited::new(request.into_body(), CSR_BYTES_MAX).collect().await;
@@ -151,7 +158,8 @@ impl Join {
 
     fn renew(&self, node: &str, peer: &Peer, csr: &[u8]) -> Result<Bytes, Refusal> {
         if peer.node != node {
-            let reason = format!("the certificate is of node {}, which cannot ask for one of node {node}", peer.node);
+            let reason =
+                format!("the certificate is of node {}, which cannot ask for one of node {node}", peer.node);
             return Err(Refusal(StatusCode::FORBIDDEN, reason));
         }
         let signed = self.sign(node, csr)?;
@@ -163,8 +171,9 @@ impl Join {
             valid
         });
         if !renewed.map_err(|error| internal(node, &error))? {
-            let reason =
-                format!("the certificate of node {node} was replaced or revoked; join again with a new token (`cloudcore token`)");
+            let reason = format!(
+                "the certificate of node {node} was replaced or revoked; join again with a new token (`cloudcore token`)"
+            );
             return Err(Refusal(StatusCode::UNAUTHORIZED, reason));
         }
         tracing::info!("node {node} has renewed its certificate");
@@ -173,8 +182,11 @@ impl Join {
 
     fn admit(&self, node: &str, bearer: &str, csr: &[u8]) -> Result<Bytes, Refusal> {
         let refused = |error: TokenError| {
-            let status =
-                if error.is_internal() { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::UNAUTHORIZED };
+            let status = if error.is_internal() {
+                StatusCode::INTERNAL_SERVER_ERROR
+            } else {
+                StatusCode::UNAUTHORIZED
+            };
             Refusal(status, rt::error_chain(&error))
         };
         let claims = self.tokens.check(&self.authority, bearer, node, now_s()).map_err(refused)?;
@@ -203,14 +215,20 @@ impl Join {
 
     fn sign(&self, node: &str, csr: &[u8]) -> Result<Vec<u8>, Refusal> {
         self.authority.sign_node(csr, node, now_s()).map_err(|error| {
-            let reason = format!("the certificate request of node {node} cannot be signed: {}", rt::error_chain(&error));
+            let reason = format!(
+                "the certificate request of node {node} cannot be signed: {}",
+                rt::error_chain(&error)
+            );
             Refusal(StatusCode::BAD_REQUEST, reason)
         })
     }
 }
 
 fn internal(node: &str, error: &RecordError) -> Refusal {
-    let reason = format!("node {node} cannot be recorded on the cloud: {}; look at cloudcore's disk", rt::error_chain(error));
+    let reason = format!(
+        "node {node} cannot be recorded on the cloud: {}; look at cloudcore's disk",
+        rt::error_chain(error)
+    );
     Refusal(StatusCode::INTERNAL_SERVER_ERROR, reason)
 }
 

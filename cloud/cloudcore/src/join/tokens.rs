@@ -73,7 +73,13 @@ impl Tokens {
     }
 
     /// Who the token admits, if it may admit this node now.
-    pub fn check(&self, authority: &Authority, bearer: &str, node: &str, now_s: u64) -> Result<Claims, TokenError> {
+    pub fn check(
+        &self,
+        authority: &Authority,
+        bearer: &str,
+        node: &str,
+        now_s: u64,
+    ) -> Result<Claims, TokenError> {
         if bearer.is_empty() {
             return Err(TokenError::Missing);
         }
@@ -123,7 +129,9 @@ impl Tokens {
     fn sweep(&self, now_s: u64) {
         for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let path = entry.path();
-            let Some(id) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".json")) else {
+            let Some(id) =
+                path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".json"))
+            else {
                 continue;
             };
             if matches!(self.read(id), Ok(Some(kept)) if kept.expires < now_s) {

@@ -78,7 +78,10 @@ pub struct TooManyTwins;
 /// The new `status` of a DeviceStatus. `None`: it says so already, nothing is to be written.
 ///
 /// The first report of a property is kept (KubeEdge v1.23 appends an empty entry and loses the value).
-pub fn merge_twins(status: &Value, reports: &BTreeMap<String, Option<TwinReport>>) -> Result<Option<Value>, TooManyTwins> {
+pub fn merge_twins(
+    status: &Value,
+    reports: &BTreeMap<String, Option<TwinReport>>,
+) -> Result<Option<Value>, TooManyTwins> {
     let mut twins: Vec<StatusTwin> =
         status.get("twins").and_then(|twins| serde_json::from_value(twins.clone()).ok()).unwrap_or_default();
     for (name, report) in reports {
@@ -92,7 +95,9 @@ pub fn merge_twins(status: &Value, reports: &BTreeMap<String, Option<TwinReport>
         });
         let value_type = report.metadata.as_ref().map_or("", |metadata| metadata.value_type.as_str());
         for (key, side) in [("reported", &report.actual), ("observedDesired", &report.expected)] {
-            if let Some((value, side)) = side.as_ref().and_then(|side| side.value.as_ref().map(|value| (value, side))) {
+            if let Some((value, side)) =
+                side.as_ref().and_then(|side| side.value.as_ref().map(|value| (value, side)))
+            {
                 let timestamp = side.metadata.as_ref().map_or(0, |metadata| metadata.timestamp).to_string();
                 let entry = json!({"value": value, "metadata": {"timestamp": timestamp, "type": value_type}});
                 twins[at].rest.insert(key.into(), entry);
@@ -147,16 +152,22 @@ mod tests {
                           "expected": {"value": "20", "metadata": {"timestamp": 3}}, "metadata": {"type": "int"}}});
         let status = merge_twins(&status, &reports(next)).unwrap().unwrap();
         assert_eq!(status["twins"][0]["reported"]["value"], "42");
-        assert_eq!(status["twins"][0]["observedDesired"]["metadata"], json!({"timestamp": "3", "type": "int"}));
+        assert_eq!(
+            status["twins"][0]["observedDesired"]["metadata"],
+            json!({"timestamp": "3", "type": "int"})
+        );
     }
 
     #[test]
     fn what_a_report_does_not_name_stays() {
         let status = json!({"state": "online", "twins": [{"propertyName": "a", "reported": {"value": "1", "metadata": {}}},
                             {"propertyName": "gone", "reported": {"value": "1", "metadata": {}}}]});
-        let merged = merge_twins(&status, &reports(json!({"b": {"actual": {"value": ""}}, "gone": null}))).unwrap().unwrap();
+        let merged = merge_twins(&status, &reports(json!({"b": {"actual": {"value": ""}}, "gone": null})))
+            .unwrap()
+            .unwrap();
         assert_eq!(merged["state"], "online");
-        let names: Vec<&str> = merged["twins"].as_array().unwrap().iter().filter_map(|t| t["propertyName"].as_str()).collect();
+        let names: Vec<&str> =
+            merged["twins"].as_array().unwrap().iter().filter_map(|t| t["propertyName"].as_str()).collect();
         assert_eq!(names, ["a", "b"]);
         assert_eq!(merged["twins"][1]["reported"]["value"], "", "an empty value is a value");
     }
@@ -164,7 +175,8 @@ mod tests {
     #[test]
     fn state_comes_as_json_inside_a_string() {
         let text = r#"{"event_id":"e","timestamp":1,"device":{"name":"d","state":"online","lastOnlineTime":"2026-01-01T00:00:00Z"}}"#;
-        let message = Message::new(1, "twin", "resource", "update", "device/d/x/state/update").with_content(text);
+        let message =
+            Message::new(1, "twin", "resource", "update", "device/d/x/state/update").with_content(text);
         let report = parse_state(&message).unwrap();
         let status = merge_state(&json!({"twins": []}), &report).unwrap();
         assert_eq!(status, json!({"twins": [], "state": "online", "lastOnlineTime": "2026-01-01T00:00:00Z"}));
@@ -173,8 +185,9 @@ mod tests {
 
     #[test]
     fn too_many_properties_are_refused() {
-        let many: Map<String, Value> =
-            (0..=TWINS_PER_DEVICE_MAX).map(|n| (format!("p{n}"), json!({"actual": {"value": "1"}}))).collect();
+        let many: Map<String, Value> = (0..=TWINS_PER_DEVICE_MAX)
+            .map(|n| (format!("p{n}"), json!({"actual": {"value": "1"}})))
+            .collect();
         assert!(merge_twins(&json!({}), &reports(Value::Object(many))).is_err());
     }
 }

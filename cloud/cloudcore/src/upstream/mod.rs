@@ -58,7 +58,13 @@ enum Answer {
 
 impl Upstream {
     /// `desired`: what belongs on the node, once known; it decides which config maps and secrets the node may read.
-    pub async fn answer(&self, node: &str, desired: Option<Arc<NodeDesired>>, request: Request, message: Message) -> Option<Message> {
+    pub async fn answer(
+        &self,
+        node: &str,
+        desired: Option<Arc<NodeDesired>>,
+        request: Request,
+        message: Message,
+    ) -> Option<Message> {
         let shape = shape_of(&request);
         match self.carry_out(node, desired.as_deref(), &request, &message).await {
             Ok(answer) => reply(&message, &request, answer),
@@ -99,12 +105,16 @@ impl Upstream {
             Request::PodInsert(pod) => {
                 let body: Value = message.content_as().map_err(|e| Failure::Content("a mirror pod", e))?;
                 if body.pointer("/spec/nodeName").and_then(Value::as_str) != Some(node) {
-                    return Err(Failure::Denied(format!("a mirror pod of node {node} must have its nodeName")));
+                    return Err(Failure::Denied(format!(
+                        "a mirror pod of node {node} must have its nodeName"
+                    )));
                 }
                 let body = for_node(Kind::Pod, message).map_err(|e| Failure::Content("a mirror pod", e))?;
                 object(self.api.post(&format!("/api/v1/namespaces/{}/pods", pod.namespace), body).await)
             }
-            Request::PodDelete(pod) => self.delete_pod(node, &Kind::Pod.path(&pod.namespace, &pod.name), message).await,
+            Request::PodDelete(pod) => {
+                self.delete_pod(node, &Kind::Pod.path(&pod.namespace, &pod.name), message).await
+            }
             Request::Query(reference) => {
                 let kind = Kind::from_word(reference.kind).expect("references are config maps and secrets");
                 if !desired.is_some_and(|desired| desired.references.contains(reference)) {
@@ -119,22 +129,30 @@ impl Upstream {
             Request::Token { namespace, account } => self.token(node, namespace, account, message).await,
             Request::EventInsert { namespace } => {
                 let body = objects::event(node, message).map_err(|e| Failure::Content("an event", e))?;
-                self.api.post(&format!("/api/v1/namespaces/{namespace}/events"), body).await.map_err(at_api)?;
+                self.api
+                    .post(&format!("/api/v1/namespaces/{namespace}/events"), body)
+                    .await
+                    .map_err(at_api)?;
                 Ok(Answer::None)
             }
             Request::EventUpdate { namespace, name } => {
                 let body = objects::event(node, message).map_err(|e| Failure::Content("an event", e))?;
-                self.api.put(&format!("/api/v1/namespaces/{namespace}/events/{name}"), body).await.map_err(at_api)?;
+                self.api
+                    .put(&format!("/api/v1/namespaces/{namespace}/events/{name}"), body)
+                    .await
+                    .map_err(at_api)?;
                 Ok(Answer::None)
             }
             Request::EventPatch { namespace, name } => {
-                let patch = objects::event_patch(message).map_err(|e| Failure::Content("an event patch", e))?;
+                let patch =
+                    objects::event_patch(message).map_err(|e| Failure::Content("an event patch", e))?;
                 let path = format!("/api/v1/namespaces/{namespace}/events/{name}");
                 self.api.patch(&path, STRATEGIC_PATCH, patch).await.map_err(at_api)?;
                 Ok(Answer::None)
             }
             Request::Twins { namespace, device } => {
-                let reports = devices::parse_twins(message).map_err(|e| Failure::Content("a twin report", e))?;
+                let reports =
+                    devices::parse_twins(message).map_err(|e| Failure::Content("a twin report", e))?;
                 let merge = |status: &Value| {
                     devices::merge_twins(status, &reports).unwrap_or_else(|error| {
                         tracing::warn!("report of device {namespace}/{device} refused: {error}");
@@ -144,8 +162,10 @@ impl Upstream {
                 self.device_status(node, namespace, device, merge).await
             }
             Request::DeviceState { namespace, device } => {
-                let report = devices::parse_state(message).map_err(|e| Failure::Content("a device state", e))?;
-                self.device_status(node, namespace, device, |status| devices::merge_state(status, &report)).await
+                let report =
+                    devices::parse_state(message).map_err(|e| Failure::Content("a device state", e))?;
+                self.device_status(node, namespace, device, |status| devices::merge_state(status, &report))
+                    .await
             }
         }
     }
@@ -167,9 +187,13 @@ impl Upstream {
             Err(exists) if exists.is_conflict() => {
                 let path = Kind::Node.path("", node);
                 let current = self.api.get(&path).await.map_err(at_api)?;
-                let current: Value = serde_json::from_slice(&current).map_err(|e| Failure::Api(ApiError::Json(e)))?;
+                let current: Value =
+                    serde_json::from_slice(&current).map_err(|e| Failure::Api(ApiError::Json(e)))?;
                 if let Some(patch) = objects::missing_metadata(&current, &body) {
-                    self.api.patch(&path, crate::api::MERGE_PATCH, patch.to_string()).await.map_err(at_api)?;
+                    self.api
+                        .patch(&path, crate::api::MERGE_PATCH, patch.to_string())
+                        .await
+                        .map_err(at_api)?;
                     tracing::info!("node {node} has taken over the Node object that was there");
                 }
                 Err(Failure::Api(exists))
@@ -181,8 +205,12 @@ impl Upstream {
     async fn label(&self, node: &str, message: &Message) -> Result<Answer, Failure> {
         let body = registered(node, message).map_err(|e| Failure::Content("a node", e))?;
         let metadata = &body["metadata"];
-        let patch = json!({"metadata": {"labels": metadata["labels"], "annotations": metadata["annotations"]}});
-        self.api.patch(&Kind::Node.path("", node), crate::api::MERGE_PATCH, patch.to_string()).await.map_err(at_api)?;
+        let patch =
+            json!({"metadata": {"labels": metadata["labels"], "annotations": metadata["annotations"]}});
+        self.api
+            .patch(&Kind::Node.path("", node), crate::api::MERGE_PATCH, patch.to_string())
+            .await
+            .map_err(at_api)?;
         Ok(Answer::Ok)
     }
 
@@ -197,7 +225,8 @@ impl Upstream {
         match self.api.post(&path, body.clone()).await {
             // A cluster has this namespace from its start; the embedded API may get it with the first node.
             Err(error) if error.is_not_found() => {
-                let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": LEASE_NAMESPACE}});
+                let namespace =
+                    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": LEASE_NAMESPACE}});
                 self.api.post("/api/v1/namespaces", namespace.to_string()).await.map_err(at_api)?;
                 object(self.api.post(&path, body).await)
             }
@@ -208,13 +237,16 @@ impl Upstream {
     /// The pod is on this node and, when a uid is given, has it.
     async fn check_pod(&self, node: &str, path: &str, uid: Option<&str>) -> Result<(), Failure> {
         let body = self.api.get(path).await.map_err(at_api)?;
-        let pod: Value = serde_json::from_slice(&body).map_err(|error| Failure::Api(ApiError::Json(error)))?;
+        let pod: Value =
+            serde_json::from_slice(&body).map_err(|error| Failure::Api(ApiError::Json(error)))?;
         let at = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str);
         if at("/spec/nodeName") != Some(node) {
             return Err(Failure::Denied(format!("{path} is not a pod of node {node}")));
         }
         match uid {
-            Some(uid) if at("/metadata/uid") != Some(uid) => Err(Failure::Denied(format!("{path} is another pod than {uid}"))),
+            Some(uid) if at("/metadata/uid") != Some(uid) => {
+                Err(Failure::Denied(format!("{path} is another pod than {uid}")))
+            }
             _ => Ok(()),
         }
     }
@@ -237,13 +269,22 @@ impl Upstream {
         }
     }
 
-    async fn token(&self, node: &str, namespace: &str, account: &str, message: &Message) -> Result<Answer, Failure> {
+    async fn token(
+        &self,
+        node: &str,
+        namespace: &str,
+        account: &str,
+        message: &Message,
+    ) -> Result<Answer, Failure> {
         let mut body: Value = message.content_as().map_err(|e| Failure::Content("a token request", e))?;
-        let pod = body.pointer("/spec/boundObjectRef/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let pod =
+            body.pointer("/spec/boundObjectRef/name").and_then(Value::as_str).unwrap_or_default().to_owned();
         let uid = body.pointer("/spec/boundObjectRef/uid").and_then(Value::as_str).map(str::to_owned);
         // A token not bound to one of the node's own pods would let a node act as any service account.
         if !request::is_name(&pod) {
-            return Err(Failure::Denied(format!("a token for {namespace}/{account} must be bound to a pod of node {node}")));
+            return Err(Failure::Denied(format!(
+                "a token for {namespace}/{account} must be bound to a pod of node {node}"
+            )));
         }
         self.check_pod(node, &Kind::Pod.path(namespace, &pod), uid.as_deref()).await?;
         body["apiVersion"] = "authentication.k8s.io/v1".into();
@@ -265,14 +306,19 @@ impl Upstream {
         let found = match found {
             // Nobody will ever want this report: the node must not send it for ever.
             Err(error) if error.is_not_found() => {
-                tracing::info!("node {node} reports device {namespace}/{device}, which does not exist (any more)");
+                tracing::info!(
+                    "node {node} reports device {namespace}/{device}, which does not exist (any more)"
+                );
                 return Ok(Answer::Ok);
             }
             found => found.map_err(at_api)?,
         };
-        let owner: Value = serde_json::from_slice(&found).map_err(|error| Failure::Api(ApiError::Json(error)))?;
+        let owner: Value =
+            serde_json::from_slice(&found).map_err(|error| Failure::Api(ApiError::Json(error)))?;
         if owner.pointer("/spec/nodeName").and_then(Value::as_str) != Some(node) {
-            tracing::warn!("node {node} reports device {namespace}/{device}, which is not its own; the report is dropped");
+            tracing::warn!(
+                "node {node} reports device {namespace}/{device}, which is not its own; the report is dropped"
+            );
             return Ok(Answer::Ok);
         }
         // A conflict means that somebody else wrote in between: merge again into what they wrote.
@@ -297,7 +343,9 @@ impl Upstream {
         match self.api.get(&path).await {
             Ok(body) => {
                 let current: Value = serde_json::from_slice(&body).map_err(ApiError::Json)?;
-                let Some(status) = merge(current.get("status").unwrap_or(&Value::Null)) else { return Ok(()) };
+                let Some(status) = merge(current.get("status").unwrap_or(&Value::Null)) else {
+                    return Ok(());
+                };
                 let version = &current["metadata"]["resourceVersion"];
                 let patch = json!({"metadata": {"resourceVersion": version}, "status": status});
                 self.api.patch(&path, crate::api::MERGE_PATCH, patch.to_string()).await?;
@@ -345,7 +393,11 @@ fn shape_of(request: &Request) -> Shape {
         | Request::LeaseUpdate
         | Request::PodPatch(_)
         | Request::PodInsert(_) => Shape::Response,
-        Request::NodeQuery | Request::NodeUpdate | Request::PodDelete(_) | Request::Query(_) | Request::Token { .. } => Shape::Plain,
+        Request::NodeQuery
+        | Request::NodeUpdate
+        | Request::PodDelete(_)
+        | Request::Query(_)
+        | Request::Token { .. } => Shape::Plain,
         _ => Shape::Silent,
     }
 }
@@ -374,7 +426,8 @@ fn reply(message: &Message, request: &Request, answer: Answer) -> Option<Message
 }
 
 fn wrapped(object: &RawValue) -> Box<RawValue> {
-    RawValue::from_string(format!("{{\"Object\":{},\"Err\":null}}", object.get())).expect("an object inside an object is JSON")
+    RawValue::from_string(format!("{{\"Object\":{},\"Err\":null}}", object.get()))
+        .expect("an object inside an object is JSON")
 }
 
 fn reply_failure(message: &Message, shape: Shape, failure: &Failure) -> Option<Message> {
@@ -383,7 +436,9 @@ fn reply_failure(message: &Message, shape: Shape, failure: &Failure) -> Option<M
     match shape {
         Shape::Silent => None,
         Shape::Plain => Some(answer.with_content(&failure.to_string())),
-        Shape::Response => Some(answer.with_content(&json!({"Object": null, "Err": {"ErrStatus": status_of(failure)}}))),
+        Shape::Response => {
+            Some(answer.with_content(&json!({"Object": null, "Err": {"ErrStatus": status_of(failure)}})))
+        }
     }
 }
 
@@ -415,7 +470,10 @@ fn log_failure(node: &str, message: &Message, failure: &Failure) {
 
 /// The refusal of a message that could not even be read as a request, when it waits for an answer.
 pub fn refuse(message: &Message, error: &request::RequestError) -> Option<Message> {
-    let waits = matches!(message.route.operation.as_str(), Operation::QUERY | Operation::INSERT | Operation::UPDATE | Operation::PATCH);
+    let waits = matches!(
+        message.route.operation.as_str(),
+        Operation::QUERY | Operation::INSERT | Operation::UPDATE | Operation::PATCH
+    );
     let resource = &message.route.resource;
     let shape = match resource.split('/').nth(1) {
         Some("node" | "lease" | "nodepatch" | "podpatch" | "pod") => Shape::Response,

@@ -74,7 +74,9 @@ pub fn registered(node: &str, message: &Message) -> Result<Value, serde_json::Er
     }
     metadata["name"] = node.into();
     if let Some(fields) = metadata.as_object_mut() {
-        for field in ["resourceVersion", "uid", "creationTimestamp", "ownerReferences", "finalizers", "managedFields"] {
+        for field in
+            ["resourceVersion", "uid", "creationTimestamp", "ownerReferences", "finalizers", "managedFields"]
+        {
             fields.remove(field);
         }
     }
@@ -193,14 +195,22 @@ mod tests {
 
     #[test]
     fn a_status_patch_cannot_change_more_than_the_status() {
-        let patch = r#"{"metadata":{"uid":"u","labels":{"a":"b"}},"spec":{"x":1},"status":{"phase":"Running"}}"#;
+        let patch =
+            r#"{"metadata":{"uid":"u","labels":{"a":"b"}},"spec":{"x":1},"status":{"phase":"Running"}}"#;
         let text = status_patch(&message(&json!(patch))).unwrap();
-        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), json!({"metadata": {"uid": "u"}, "status": {"phase": "Running"}}));
+        assert_eq!(
+            serde_json::from_str::<Value>(&text).unwrap(),
+            json!({"metadata": {"uid": "u"}, "status": {"phase": "Running"}})
+        );
     }
 
     #[test]
     fn a_push_names_its_kind_and_carries_no_managed_fields() {
-        let pushed = for_push(Kind::Pod, br#"{"metadata":{"name":"p","resourceVersion":"7","managedFields":[1]},"spec":{}}"#).unwrap();
+        let pushed = for_push(
+            Kind::Pod,
+            br#"{"metadata":{"name":"p","resourceVersion":"7","managedFields":[1]},"spec":{}}"#,
+        )
+        .unwrap();
         let value: Value = serde_json::from_str(pushed.get()).unwrap();
         let metadata = json!({"name": "p", "resourceVersion": "7"});
         assert_eq!(value, json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}}));
@@ -209,9 +219,14 @@ mod tests {
 
     #[test]
     fn both_forms_of_a_final_delete() {
-        let options = delete_options(&message(&json!({"gracePeriodSeconds": 0, "preconditions": {"uid": "u"}}))).unwrap();
+        let options =
+            delete_options(&message(&json!({"gracePeriodSeconds": 0, "preconditions": {"uid": "u"}})))
+                .unwrap();
         assert_eq!(options.uid, "u");
         assert_eq!(delete_options(&message(&json!("u"))).unwrap().uid, "u");
-        assert!(delete_options(&message(&json!({"gracePeriodSeconds": 0}))).is_err(), "without a uid nothing is deleted");
+        assert!(
+            delete_options(&message(&json!({"gracePeriodSeconds": 0}))).is_err(),
+            "without a uid nothing is deleted"
+        );
     }
 }

@@ -13,7 +13,9 @@ pub enum Request {
     /// `config`, `ping`, `pong`: answered at once.
     Control,
     /// The node has stored a push.
-    Ack { parent: String },
+    Ack {
+        parent: String,
+    },
     NodeInsert,
     NodeQuery,
     /// Labels and annotations.
@@ -30,12 +32,29 @@ pub enum Request {
     PodDelete(Resource),
     /// Config map or secret.
     Query(Reference),
-    Token { namespace: String, account: String },
-    EventInsert { namespace: String },
-    EventUpdate { namespace: String, name: String },
-    EventPatch { namespace: String, name: String },
-    Twins { namespace: String, device: String },
-    DeviceState { namespace: String, device: String },
+    Token {
+        namespace: String,
+        account: String,
+    },
+    EventInsert {
+        namespace: String,
+    },
+    EventUpdate {
+        namespace: String,
+        name: String,
+    },
+    EventPatch {
+        namespace: String,
+        name: String,
+    },
+    Twins {
+        namespace: String,
+        device: String,
+    },
+    DeviceState {
+        namespace: String,
+        device: String,
+    },
     ClusterCa,
     /// Known, and nothing is to be done.
     Ignored,
@@ -52,7 +71,8 @@ pub enum RequestError {
 }
 
 /// Sources that only the cloud side uses; KubeEdge drops such messages when they come from a node.
-const CLOUD_SOURCES: [&str; 5] = ["cloudhub", "cloudStream", "devicecontroller", "edgecontroller", "synccontroller"];
+const CLOUD_SOURCES: [&str; 5] =
+    ["cloudhub", "cloudStream", "devicecontroller", "edgecontroller", "synccontroller"];
 
 /// The order of the checks is CloudHub's (kubeedge-wire.md section 3.2).
 pub fn parse(node: &str, message: &Message) -> Result<Request, RequestError> {
@@ -81,7 +101,11 @@ pub fn parse(node: &str, message: &Message) -> Result<Request, RequestError> {
     }
     let own = matches!(resource.kind.as_str(), "node" | "nodepatch" | "lease");
     if own && resource.name != node {
-        return Err(RequestError::Foreign { node: node.into(), operation: operation.into(), resource: text.into() });
+        return Err(RequestError::Foreign {
+            node: node.into(),
+            operation: operation.into(),
+            resource: text.into(),
+        });
     }
     if resource.kind == "lease" && resource.namespace != LEASE_NAMESPACE {
         return Err(unsupported());
@@ -156,7 +180,9 @@ mod tests {
 
     #[test]
     fn names_that_would_leave_their_path_are_refused() {
-        for resource in ["default/configmap/..", "../secret/a", "default/secret/a?x=1", "default/pod/a%2fb", "a b/pod/c"] {
+        for resource in
+            ["default/configmap/..", "../secret/a", "default/secret/a?x=1", "default/pod/a%2fb", "a b/pod/c"]
+        {
             assert!(matches!(ask("query", resource), Err(RequestError::Malformed { .. })), "{resource}");
         }
         assert!(ask("update", "device/default/../twin/edge_updated").is_err());

@@ -38,7 +38,8 @@ impl Cloud {
     }
 
     pub async fn start_with(dir: &Path, config: &str) -> Cloud {
-        let config = Config::parse("test.yaml".as_ref(), if config.is_empty() { "{}" } else { config }).unwrap();
+        let config =
+            Config::parse("test.yaml".as_ref(), if config.is_empty() { "{}" } else { config }).unwrap();
         assert_eq!(config.unknown, [], "the test's configuration");
         let run = Run {
             data_dir: Some(dir.to_owned()),
@@ -66,7 +67,8 @@ impl Cloud {
         let content_type =
             if method == "PATCH" { "application/strategic-merge-patch+json" } else { "application/json" };
         let request = http::Request::builder().method(method).uri(path).header("content-type", content_type);
-        let request = request.body(body.map(|body| body.to_string()).unwrap_or_default().into_bytes().into()).unwrap();
+        let request =
+            request.body(body.map(|body| body.to_string()).unwrap_or_default().into_bytes().into()).unwrap();
         let response = self.api.send(request).await.unwrap();
         let status = response.status();
         let bytes = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
@@ -125,7 +127,10 @@ impl Cloud {
         body: &[u8],
     ) -> (u16, String, Vec<u8>) {
         let mut stream = self.tls("join", config).await.unwrap();
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: cloud\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        let mut head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: cloud\r\nConnection: close\r\nContent-Length: {}\r\n",
+            body.len()
+        );
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -144,7 +149,8 @@ impl Cloud {
     /// The whole join as an edge does it.
     pub async fn join(&self, node: &str, token: &str) -> Result<Device, (u16, String)> {
         let token: JoinToken = token.parse().unwrap();
-        let (status, _, ca) = self.join_request(pki::tls::first_contact().unwrap(), "GET", "/ca.crt", &[], b"").await;
+        let (status, _, ca) =
+            self.join_request(pki::tls::first_contact().unwrap(), "GET", "/ca.crt", &[], b"").await;
         assert_eq!(status, 200);
         token.check_ca(&ca).unwrap();
         let key = Key::generate().unwrap();
@@ -179,7 +185,10 @@ impl Cloud {
         };
         match tokio_tungstenite::client_async(request.body(()).unwrap(), stream).await {
             Ok((ws, response)) => {
-                let header = response.headers().get(wire::headers::CLOUD_ID).map(|value| value.to_str().unwrap().to_owned());
+                let header = response
+                    .headers()
+                    .get(wire::headers::CLOUD_ID)
+                    .map(|value| value.to_str().unwrap().to_owned());
                 let cloud_id = header.unwrap_or_default();
                 Ok(Edge { node: device.node.clone(), ws, cloud_id, waiting: VecDeque::new(), acks: true })
             }
@@ -243,7 +252,8 @@ impl Edge {
             match tokio::time::timeout(PATIENCE, self.ws.next()).await.expect("the cloud stays silent") {
                 Some(Ok(Frame::Text(text))) => {
                     let message = Message::decode(text.as_bytes()).unwrap();
-                    let is_push = message.header.parent_msg_id.is_empty() && message.route.group == "resource";
+                    let is_push =
+                        message.header.parent_msg_id.is_empty() && message.route.group == "resource";
                     if is_push && self.acks {
                         self.send(&message.ack(1)).await;
                     }
@@ -268,12 +278,17 @@ impl Edge {
             }
             self.waiting.push_back(message);
         }
-        let seen: Vec<String> = self.waiting.iter().map(|m| format!("{} {}", m.route.operation, m.route.resource)).collect();
+        let seen: Vec<String> =
+            self.waiting.iter().map(|m| format!("{} {}", m.route.operation, m.route.resource)).collect();
         panic!("{what} did not come; came: {seen:?}")
     }
 
     pub async fn pushed(&mut self, operation: &str, resource: &str) -> Message {
-        let fits = |m: &Message| m.route.operation == operation && m.route.resource == resource && m.header.parent_msg_id.is_empty();
+        let fits = |m: &Message| {
+            m.route.operation == operation
+                && m.route.resource == resource
+                && m.header.parent_msg_id.is_empty()
+        };
         self.receive(&format!("push {operation} {resource}"), fits).await
     }
 
@@ -314,7 +329,8 @@ impl Edge {
         let content = json!({"metadata": {"name": node, "creationTimestamp": null, "labels": labels}, "spec": {},
             "status": {"capacity": {"cpu": "1", "memory": "460000Ki", "pods": "110"},
                        "allocatable": {"cpu": "1", "memory": "460000Ki", "pods": "110"}}});
-        let answer: Value = self.ask("insert", &format!("null/node/{node}"), &content).await.content_as().unwrap();
+        let answer: Value =
+            self.ask("insert", &format!("null/node/{node}"), &content).await.content_as().unwrap();
         let taken_over = answer["Err"]["ErrStatus"]["reason"] == "AlreadyExists";
         assert!(taken_over || answer["Err"].is_null(), "{answer}");
         self.status("True").await;
@@ -342,7 +358,8 @@ impl Edge {
             self.ask_object("update", &resource, &lease).await;
         } else {
             assert_eq!(found["Err"]["ErrStatus"]["reason"], "NotFound");
-            let lease = json!({"metadata": {"name": self.node, "namespace": "kube-node-lease"}, "spec": spec});
+            let lease =
+                json!({"metadata": {"name": self.node, "namespace": "kube-node-lease"}, "spec": spec});
             self.ask_object("insert", &resource, &lease).await;
         }
     }
