@@ -1,5 +1,7 @@
 //! Joining over real sockets: the good way, and every bad input with its one line.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::{Cloud, command, token};
@@ -82,7 +84,8 @@ async fn every_bad_input_is_one_line_with_its_remedy() {
 
     let huge = vec![b'x'; 20 * 1024];
     let good_csr = csr("edge-1");
-    let rows: &[(&str, u16, &[&str], &str, String, &[u8])] = &[
+    type Row<'a> = (&'a str, u16, &'a [&'a str], &'a str, String, &'a [u8]);
+    let rows: &[Row] = &[
         ("no token", 401, &["no join token", "cloudcore token"], "edge-1", String::new(), &good_csr),
         ("garbage", 401, &["malformed", "cloudcore token"], "edge-1", "Bearer abc".into(), &good_csr),
         (

@@ -1,5 +1,7 @@
 //! The link: registration, pods, delivery, restarts, devices, as a scripted edge sees them.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::{Cloud, Device, Edge, command, pod, token};
@@ -429,7 +431,7 @@ async fn bad_frames_end_nothing_and_large_ones_do() {
         edge.ask("insert", "null/node/edge-1", &json!("not a node")).await.content_as().unwrap();
     assert_eq!(answer["Err"]["ErrStatus"]["code"], 400);
     let answer: String = edge.ask("query", "default/unheardof/x", &Value::Null).await.content_as().unwrap();
-    assert!(answer.contains("does not serve query on default/unheardof/x"), "{answer}");
+    assert!(answer.contains("does not serve operation query on default/unheardof/x"), "{answer}");
     let huge = "x".repeat(wire::limits::MESSAGE_BYTES_MAX + 1);
     edge.send_frame(Frame::text(huge)).await;
     edge.ended().await;

@@ -139,6 +139,7 @@ impl Hub {
     }
 
     /// `None`: refused with an HTTP answer that says why.
+    #[expect(clippy::result_large_err, reason = "the signature of the check is tungstenite's")]
     async fn open(
         &self,
         stream: TcpStream,

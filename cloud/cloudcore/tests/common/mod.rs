@@ -1,5 +1,6 @@
 //! A cloudcore in this process with its real ports, and a scripted edge that speaks to it over real TLS and WebSocket.
 #![allow(dead_code, reason = "each test program uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
