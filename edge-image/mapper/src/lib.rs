@@ -1,1 +1,34 @@
-//! (being written)
+//! mapper: drives the devices of a node (GPIO lines, serial lines) from descriptions on the MQTT bus.
+//!
+//! Not here: twins, the cloud, brokers. One thread and one `poll` loop; it needs no runtime.
+//!
+//! Invariants: what cannot work is a device state with a reason, never an exit; one device's fault does not stop the others;
+//! outputs belong to the line-holder process ([`holder`]) and so survive this program; every buffer is bounded ([`limits`]).
+//!
+//! Start at [`run`] (the loop), [`engine`] (what happens to devices), [`plan`] (what a Device's fields mean).
+
+pub mod board;
+pub mod check;
+pub mod driver;
+pub mod engine;
+pub mod gpio;
+pub mod holder;
+pub mod limits;
+pub mod plan;
+pub mod run;
+pub mod scan;
+pub mod serial;
+
+/// Milliseconds of a clock that never steps.
+pub fn monotonic_ms() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
+    (now.tv_sec() as u64) * 1000 + (now.tv_nsec() as u64) / 1_000_000
+}
+
+/// Milliseconds since 1970, for messages.
+pub fn wall_ms() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,268 @@
+use std::{cell::RefCell, rc::Rc};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    gpio::{
+        GpioDriver,
+        fake::{LABEL, World},
+    },
+    holder::{Holder, Outputs},
+    plan::gpio::LineSpec,
+};
+
+/// The line-holder without its socket. `running` false: as if the process were not there.
+#[derive(Clone)]
+struct DirectOutputs {
+    holder: Rc<RefCell<Holder>>,
+    running: Rc<RefCell<bool>>,
+}
+
+impl DirectOutputs {
+    fn ask(&self, request: &str) -> Result<bool, String> {
+        if !*self.running.borrow() {
+            return Err("the line-holder does not answer".into());
+        }
+        match self.holder.borrow_mut().handle(0, request).as_str() {
+            "ok 1" => Ok(true),
+            "ok 0" | "ok" => Ok(false),
+            other => Err(other.to_owned()),
+        }
+    }
+}
+
+impl Outputs for DirectOutputs {
+    fn request(&mut self, name: &str, spec: &LineSpec) -> Result<bool, String> {
+        let initial =
+            spec.initial.map(|initial| format!(" initial={}", u8::from(initial))).unwrap_or_default();
+        let crate::plan::gpio::LineRef::Offset(line) = spec.line else { panic!("offsets only") };
+        self.ask(&format!("request {name} chip={LABEL} line={line}{initial}"))
+    }
+
+    fn set(&mut self, name: &str, active: bool) -> Result<bool, String> {
+        self.ask(&format!("set {name} {}", u8::from(active)))
+    }
+
+    fn refresh(&mut self, name: &str) -> Result<bool, String> {
+        self.ask(&format!("refresh {name}"))
+    }
+
+    fn release(&mut self, name: &str) -> Result<(), String> {
+        self.ask(&format!("release {name}")).map(|_| ())
+    }
+}
+
+struct FakeOpener {
+    world: World,
+    outputs: DirectOutputs,
+}
+
+impl Opener for FakeOpener {
+    fn open(
+        &mut self,
+        now_ms: u64,
+        device: &str,
+        plan: &Plan,
+        readings: &mut Vec<Reading>,
+    ) -> Result<Box<dyn Driver>, String> {
+        let outputs = Box::new(self.outputs.clone());
+        let driver = GpioDriver::open(now_ms, device, &plan.properties, &mut self.world, outputs, readings)?;
+        Ok(Box::new(driver))
+    }
+
+    fn release(&mut self, device: &str, properties: &[&str]) {
+        for property in properties {
+            let _ = self.outputs.release(&format!("{device}/{property}"));
+        }
+    }
+}
+
+struct Bench {
+    engine: Engine,
+    world: World,
+    outputs: DirectOutputs,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let world = World::default();
+        let holder = Rc::new(RefCell::new(Holder::new(Box::new(world.clone()))));
+        let outputs = DirectOutputs { holder, running: Rc::new(RefCell::new(true)) };
+        let opener = FakeOpener { world: world.clone(), outputs: outputs.clone() };
+        let mut engine = Engine::new(Box::new(opener));
+        engine.connected();
+        Bench { engine, world, outputs }
+    }
+
+    fn describe(&mut self, now_ms: u64, value: &Value) {
+        self.engine.description(now_ms, "default/d", value.to_string().as_bytes());
+    }
+
+    /// Messages as `topic suffix: twins or state`.
+    fn messages(&mut self) -> Vec<String> {
+        let mut all = Vec::new();
+        self.engine.flush(7, |topic, payload| {
+            let value: Value = serde_json::from_str(payload).unwrap();
+            let topic = topic.strip_prefix("$hw/events/device/").unwrap();
+            all.push(match value.get("twin") {
+                Some(twin) => {
+                    let twin = twin.as_object().unwrap();
+                    let twins: Vec<String> = twin
+                        .iter()
+                        .map(|(name, twin)| format!("{name}={}", twin["actual"]["value"].as_str().unwrap()))
+                        .collect();
+                    format!("{topic} {}", twins.join(" "))
+                }
+                None => format!(
+                    "{topic} {} {}",
+                    value["state"].as_str().unwrap(),
+                    value["reason"].as_str().unwrap()
+                ),
+            });
+            true
+        });
+        all
+    }
+}
+
+fn description(desired: Option<&str>, lamp_line: u64, cycle: u64) -> Value {
+    let mut lamp =
+        json!({"name": "lamp", "visitors": {"configData": {"line": lamp_line, "direction": "output"}}});
+    if let Some(desired) = desired {
+        lamp["desired"] = json!({"value": desired});
+    }
+    json!({"version": 1, "device": {"metadata": {"name": "d", "namespace": "default"}, "spec": {
+        "protocol": {"protocolName": "gpio", "configData": {"chip": LABEL}},
+        "properties": [{"name": "button", "reportCycle": cycle, "visitors": {"configData": {"line": 5}}}, lamp]}}})
+}
+
+#[test]
+fn inputs_are_reported_and_wishes_are_applied() {
+    let mut bench = Bench::new();
+    bench.describe(0, &description(Some("1"), 2, 0));
+    assert!(bench.world.high(2));
+    assert_eq!(bench.messages(), ["default/d/state/update online ", "default/d/twin/update button=0 lamp=1"]);
+    bench.world.flip(5, true);
+    let mut waits = Vec::new();
+    bench.engine.waits(&mut waits);
+    assert_eq!(waits.len(), 1);
+    bench.engine.ready(10, "default/d");
+    assert_eq!(bench.messages(), ["default/d/twin/update button=1"]);
+    // A pulse shorter than a turn is two updates.
+    bench.world.flip(5, false);
+    bench.world.flip(5, true);
+    bench.engine.ready(20, "default/d");
+    assert_eq!(bench.messages(), ["default/d/twin/update button=0", "default/d/twin/update button=1"]);
+    bench.describe(30, &description(Some("off"), 2, 0));
+    assert!(!bench.world.high(2));
+    assert_eq!(bench.messages(), ["default/d/twin/update lamp=0"]);
+    bench.describe(31, &description(Some("off"), 2, 0));
+    assert!(bench.messages().is_empty());
+    bench.describe(40, &description(Some("off"), 3, 0));
+    assert!(!bench.world.taken(2) && bench.world.taken(3), "another line");
+    bench.engine.description(50, "default/d", b"");
+    assert!(!bench.world.taken(3) && !bench.world.taken(5));
+}
+
+#[test]
+fn nothing_is_lost_while_the_broker_is_away() {
+    let mut bench = Bench::new();
+    bench.describe(0, &description(None, 2, 0));
+    bench.messages();
+    bench.engine.disconnected();
+    for level in [true, false, true] {
+        bench.world.flip(5, level);
+        bench.engine.ready(1, "default/d");
+    }
+    bench.engine.connected();
+    assert_eq!(
+        bench.messages(),
+        ["default/d/state/update online ", "default/d/twin/update button=1 lamp=0"],
+        "the last values, once"
+    );
+    // The broker takes nothing for a while: bounded, and the last value survives.
+    for at in 0..500 {
+        bench.world.flip(5, at % 2 == 0);
+        bench.engine.ready(2, "default/d");
+    }
+    let mut refused = 0;
+    bench.engine.flush(7, |_, _| {
+        refused += 1;
+        false
+    });
+    assert_eq!(refused, 1);
+    let messages = bench.messages();
+    assert!(
+        messages.len() <= READINGS_MAX && messages.last().unwrap() == "default/d/twin/update button=0",
+        "{messages:?}"
+    );
+}
+
+#[test]
+fn an_unplugged_chip_is_offline_until_it_is_back_and_others_go_on() {
+    let mut bench = Bench::new();
+    *bench.world.unplugged.borrow_mut() = true;
+    bench.describe(0, &description(None, 2, 0));
+    bench.engine.description(
+        0,
+        "default/bad",
+        br#"{"device":{"spec":{"protocol":{"protocolName":"gpio"},"properties":[{"name":"x"}]}}}"#,
+    );
+    assert_eq!(
+        bench.messages(),
+        [
+            "default/bad/state/update unhealthy spec.properties[0].visitors.configData.line is missing: write the line's offset (17) or its name (\"GPIO17\")",
+            "default/d/state/update offline there is no GPIO chip with the label fake-chip; mapper scan prints those that are there",
+        ]
+    );
+    assert_eq!(bench.engine.deadline_ms(), Some(1000));
+    bench.engine.tick(1000);
+    assert_eq!(bench.engine.deadline_ms(), Some(3000), "the pauses grow");
+    *bench.world.unplugged.borrow_mut() = false;
+    bench.engine.tick(3000);
+    assert_eq!(bench.messages(), ["default/d/state/update online ", "default/d/twin/update button=0 lamp=0"]);
+    *bench.world.unplugged.borrow_mut() = true;
+    bench.engine.ready(4000, "default/d");
+    assert!(bench.messages()[0].starts_with("default/d/state/update offline"));
+    bench.engine.description(5000, "default/bad", b"nonsense");
+    assert!(bench.messages()[0].contains("unhealthy the description is not a Device"));
+}
+
+#[test]
+fn outputs_outlive_the_mapper_and_come_back_after_the_line_holder() {
+    let mut bench = Bench::new();
+    bench.describe(0, &description(Some("1"), 2, 0));
+    bench.messages();
+    // A new mapper, the same line-holder: the level never changes.
+    let opener = FakeOpener { world: bench.world.clone(), outputs: bench.outputs.clone() };
+    bench.engine = Engine::new(Box::new(opener));
+    assert!(bench.world.high(2) && bench.world.taken(2) && !bench.world.taken(5));
+    bench.engine.connected();
+    bench.describe(10, &description(Some("1"), 2, 0));
+    assert!(bench.messages()[1].contains("lamp=1"));
+    // A new line-holder: it knows no line, and the mapper notices at its next refresh.
+    *bench.outputs.holder.borrow_mut() = Holder::new(Box::new(bench.world.clone()));
+    bench.world.flip(2, false);
+    let at = bench.engine.deadline_ms().unwrap();
+    bench.engine.tick(at);
+    assert!(bench.messages()[0].contains("offline error unknown line default/d/lamp"));
+    bench.engine.tick(at + 1000);
+    assert!(bench.world.high(2));
+    *bench.outputs.running.borrow_mut() = false;
+    bench.describe(at + 2000, &description(Some("0"), 2, 0));
+    assert!(
+        bench.messages().iter().any(|message| message.contains("offline the line-holder does not answer"))
+    );
+}
+
+#[test]
+fn values_are_repeated_when_asked_for() {
+    let mut bench = Bench::new();
+    bench.describe(0, &description(None, 2, 1000));
+    bench.messages();
+    assert_eq!(bench.engine.deadline_ms(), Some(1000));
+    bench.engine.tick(1000);
+    assert_eq!(bench.messages(), ["default/d/twin/update button=0"]);
+    assert_eq!(bench.engine.deadline_ms(), Some(2000));
+}

@@ -1,0 +1,410 @@
+//! The kernel's GPIO character device, version 2 of its interface (include/uapi/linux/gpio.h).
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::OsString,
+    fs::{File, OpenOptions},
+    io::{self, Read},
+    os::{
+        fd::{AsRawFd, FromRawFd, RawFd},
+        unix::fs::OpenOptionsExt,
+    },
+};
+
+use super::{Chips, EdgeEvent, GpioError, Line};
+use crate::plan::gpio::{Bias, Direction, Drive, Edge, LineRef, LineSpec};
+
+/// The chips whose lines are on the Pi's header.
+const HEADER_LABELS: [&str; 3] = ["pinctrl-rp1", "pinctrl-bcm2711", "pinctrl-bcm2835"];
+const CONSUMER: &[u8] = b"kinglet-mapper";
+
+const FLAG_USED: u64 = 1;
+const FLAG_ACTIVE_LOW: u64 = 1 << 1;
+const FLAG_INPUT: u64 = 1 << 2;
+const FLAG_OUTPUT: u64 = 1 << 3;
+const FLAG_EDGE_RISING: u64 = 1 << 4;
+const FLAG_EDGE_FALLING: u64 = 1 << 5;
+const FLAG_OPEN_DRAIN: u64 = 1 << 6;
+const FLAG_OPEN_SOURCE: u64 = 1 << 7;
+const FLAG_BIAS_PULL_UP: u64 = 1 << 8;
+const FLAG_BIAS_PULL_DOWN: u64 = 1 << 9;
+const FLAG_BIAS_DISABLED: u64 = 1 << 10;
+const ATTRIBUTE_OUTPUT_VALUES: u32 = 2;
+const ATTRIBUTE_DEBOUNCE: u32 = 3;
+const EVENT_RISING_EDGE: u32 = 1;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ChipInfo {
+    name: [u8; 32],
+    label: [u8; 32],
+    lines: u32,
+}
+
+/// `id` says what `value` is; a debounce period is in its first four bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Attribute {
+    id: u32,
+    padding: u32,
+    value: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct ConfigAttribute {
+    attribute: Attribute,
+    mask: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct LineConfig {
+    flags: u64,
+    attributes_len: u32,
+    padding: [u32; 5],
+    attributes: [ConfigAttribute; 10],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct LineRequest {
+    offsets: [u32; 64],
+    consumer: [u8; 32],
+    config: LineConfig,
+    lines_len: u32,
+    event_buffer_size: u32,
+    padding: [u32; 5],
+    fd: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct LineInfo {
+    name: [u8; 32],
+    consumer: [u8; 32],
+    offset: u32,
+    attributes_len: u32,
+    flags: u64,
+    attributes: [Attribute; 10],
+    padding: [u32; 4],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct LineValues {
+    bits: u64,
+    mask: u64,
+}
+
+const EVENT_BYTES: usize = 48;
+
+// Sizes and places as a C compiler gives them for linux/gpio.h; the ioctl numbers contain the sizes.
+const _: () = {
+    use std::mem::{offset_of, size_of};
+    assert!(size_of::<ChipInfo>() == 68);
+    assert!(size_of::<Attribute>() == 16);
+    assert!(size_of::<ConfigAttribute>() == 24);
+    assert!(size_of::<LineConfig>() == 272 && offset_of!(LineConfig, attributes) == 0x20);
+    assert!(size_of::<LineRequest>() == 592);
+    assert!(offset_of!(LineRequest, config) == 0x120 && offset_of!(LineRequest, lines_len) == 0x230);
+    assert!(offset_of!(LineRequest, fd) == 0x24c);
+    assert!(
+        size_of::<LineInfo>() == 256
+            && offset_of!(LineInfo, offset) == 0x40
+            && offset_of!(LineInfo, flags) == 0x48
+    );
+    assert!(size_of::<LineValues>() == 16);
+    assert!(nix::request_code_read!(0xb4, 0x01, size_of::<ChipInfo>()) as u32 == 0x8044_b401);
+    assert!(nix::request_code_readwrite!(0xb4, 0x05, size_of::<LineInfo>()) as u32 == 0xc100_b405);
+    assert!(nix::request_code_readwrite!(0xb4, 0x07, size_of::<LineRequest>()) as u32 == 0xc250_b407);
+    assert!(nix::request_code_readwrite!(0xb4, 0x0d, size_of::<LineConfig>()) as u32 == 0xc110_b40d);
+    assert!(nix::request_code_readwrite!(0xb4, 0x0e, size_of::<LineValues>()) as u32 == 0xc010_b40e);
+    assert!(nix::request_code_readwrite!(0xb4, 0x0f, size_of::<LineValues>()) as u32 == 0xc010_b40f);
+};
+
+nix::ioctl_read!(get_chip_info, 0xb4, 0x01, ChipInfo);
+nix::ioctl_readwrite!(get_line_info, 0xb4, 0x05, LineInfo);
+nix::ioctl_readwrite!(get_line, 0xb4, 0x07, LineRequest);
+nix::ioctl_readwrite!(set_line_config, 0xb4, 0x0d, LineConfig);
+nix::ioctl_readwrite!(get_line_values, 0xb4, 0x0e, LineValues);
+nix::ioctl_readwrite!(set_line_values, 0xb4, 0x0f, LineValues);
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+/// A chip of this machine.
+pub struct Chip {
+    file: File,
+    pub path: String,
+    pub label: String,
+    pub lines: u32,
+}
+
+/// A line as `mapper scan` shows it.
+pub struct LineDescription {
+    pub offset: u32,
+    pub name: String,
+    pub user: Option<String>,
+    pub output: bool,
+}
+
+/// All chips, in the order of their numbers (which mean nothing: ask for labels).
+pub fn chips() -> Vec<Chip> {
+    let mut names: Vec<OsString> = std::fs::read_dir("/dev")
+        .map(|entries| entries.flatten().map(|entry| entry.file_name()).collect())
+        .unwrap_or_default();
+    names.retain(|name| name.to_string_lossy().starts_with("gpiochip"));
+    names.sort_by_key(|name| (name.len(), name.clone()));
+    names.iter().filter_map(|name| open_chip(&format!("/dev/{}", name.to_string_lossy())).ok()).collect()
+}
+
+fn open_chip(path: &str) -> io::Result<Chip> {
+    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(path)?;
+    let mut info = ChipInfo { name: [0; 32], label: [0; 32], lines: 0 };
+    // SAFETY: the descriptor is open, and `info` has the size and layout that the kernel writes (asserted above).
+    unsafe { get_chip_info(file.as_raw_fd(), &mut info) }?;
+    Ok(Chip { file, path: path.into(), label: text(&info.label), lines: info.lines })
+}
+
+impl Chip {
+    pub fn line(&self, offset: u32) -> io::Result<LineDescription> {
+        // SAFETY: all-zero bytes are a valid LineInfo (integers and byte arrays only).
+        let mut info: LineInfo = unsafe { std::mem::zeroed() };
+        info.offset = offset;
+        // SAFETY: the descriptor is open, and `info` has the size and layout that the kernel reads and writes.
+        unsafe { get_line_info(self.file.as_raw_fd(), &mut info) }?;
+        let user = (info.flags & FLAG_USED != 0).then(|| text(&info.consumer));
+        Ok(LineDescription { offset, name: text(&info.name), user, output: info.flags & FLAG_OUTPUT != 0 })
+    }
+
+    fn offset(&self, line: &LineRef) -> Option<u32> {
+        match line {
+            LineRef::Offset(offset) => (*offset < self.lines).then_some(*offset),
+            LineRef::Name(name) => {
+                (0..self.lines).find(|offset| self.line(*offset).is_ok_and(|line| line.name == *name))
+            }
+        }
+    }
+}
+
+/// The chips of this machine, looked up anew at each request: USB expanders come and go.
+#[derive(Default)]
+pub struct KernelChips;
+
+impl Chips for KernelChips {
+    fn request(&mut self, spec: &LineSpec) -> Result<Box<dyn Line>, GpioError> {
+        let chips = chips();
+        let chip = match &spec.chip {
+            Some(label) => chips
+                .iter()
+                .find(|chip| chip.label == *label)
+                .ok_or_else(|| GpioError::NoChip(label.clone()))?,
+            None => HEADER_LABELS
+                .iter()
+                .find_map(|label| chips.iter().find(|chip| chip.label == *label))
+                .ok_or(GpioError::NoHeader)?,
+        };
+        let names = Names {
+            chip: chip.label.clone(),
+            line: match &spec.line {
+                LineRef::Offset(offset) => offset.to_string(),
+                LineRef::Name(name) => name.clone(),
+            },
+        };
+        let offset = chip
+            .offset(&spec.line)
+            .ok_or_else(|| GpioError::NoLine { chip: names.chip.clone(), line: names.line.clone() })?;
+        take(chip, offset, spec, names).map(|line| Box::new(line) as Box<dyn Line>)
+    }
+}
+
+#[derive(Clone)]
+struct Names {
+    chip: String,
+    line: String,
+}
+
+impl Names {
+    fn error(&self, action: &'static str, error: impl Into<io::Error>) -> GpioError {
+        GpioError::Line { action, chip: self.chip.clone(), line: self.line.clone(), error: error.into() }
+    }
+}
+
+fn config(spec: &LineSpec, edges: bool, value: bool) -> LineConfig {
+    let mut config = LineConfig::default();
+    config.flags |= match spec.bias {
+        Bias::AsIs => 0,
+        Bias::PullUp => FLAG_BIAS_PULL_UP,
+        Bias::PullDown => FLAG_BIAS_PULL_DOWN,
+        Bias::Disabled => FLAG_BIAS_DISABLED,
+    };
+    if spec.active_low {
+        config.flags |= FLAG_ACTIVE_LOW;
+    }
+    let mut attribute = |id: u32, value: u64| {
+        config.attributes[config.attributes_len as usize] =
+            ConfigAttribute { attribute: Attribute { id, padding: 0, value }, mask: 1 };
+        config.attributes_len += 1;
+    };
+    match spec.direction {
+        Direction::Input => {
+            if spec.debounce_ms > 0 {
+                let mut bytes = [0; 8];
+                bytes[..4].copy_from_slice(&(spec.debounce_ms * 1000).to_ne_bytes());
+                attribute(ATTRIBUTE_DEBOUNCE, u64::from_ne_bytes(bytes));
+            }
+            config.flags |= FLAG_INPUT;
+            if edges {
+                // Both, whatever was asked for: the value after the other edge must be known too. The driver filters.
+                config.flags |= FLAG_EDGE_RISING | FLAG_EDGE_FALLING;
+            }
+        }
+        Direction::Output => {
+            attribute(ATTRIBUTE_OUTPUT_VALUES, u64::from(value));
+            config.flags |= FLAG_OUTPUT;
+            config.flags |= match spec.drive {
+                Drive::PushPull => 0,
+                Drive::OpenDrain => FLAG_OPEN_DRAIN,
+                Drive::OpenSource => FLAG_OPEN_SOURCE,
+            };
+        }
+    }
+    config
+}
+
+fn request(chip: &Chip, offset: u32, config: LineConfig) -> io::Result<File> {
+    let mut request = LineRequest {
+        offsets: [0; 64],
+        consumer: [0; 32],
+        config,
+        lines_len: 1,
+        event_buffer_size: 0,
+        padding: [0; 5],
+        fd: -1,
+    };
+    request.offsets[0] = offset;
+    request.consumer[..CONSUMER.len()].copy_from_slice(CONSUMER);
+    // SAFETY: the descriptor is open, and `request` has the size and layout that the kernel reads and writes.
+    unsafe { get_line(chip.file.as_raw_fd(), &mut request) }?;
+    // SAFETY: the kernel gave this new descriptor to us alone.
+    let file = unsafe { File::from_raw_fd(request.fd) };
+    let nonblocking = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
+    nix::fcntl::fcntl(&file, nonblocking)?;
+    Ok(file)
+}
+
+fn take(chip: &Chip, offset: u32, spec: &LineSpec, names: Names) -> Result<KernelLine, GpioError> {
+    let failed = |error: io::Error| match error.raw_os_error() {
+        Some(libc::EBUSY) => {
+            let user = chip.line(offset).ok().and_then(|line| line.user).unwrap_or_default();
+            GpioError::Busy { chip: names.chip.clone(), line: names.line.clone(), user }
+        }
+        _ => names.error("take", error),
+    };
+    if spec.direction == Direction::Output {
+        let Some(value) = spec.initial else {
+            // Taken as it is, read, and only then made an output with the same level: no glitch.
+            let as_is = LineConfig {
+                flags: if spec.active_low { FLAG_ACTIVE_LOW } else { 0 },
+                ..LineConfig::default()
+            };
+            let file = request(chip, offset, as_is).map_err(failed)?;
+            let mut line = KernelLine { file, edges: false, names: names.clone() };
+            let value = line.get()?;
+            let mut output = config(spec, false, value);
+            // SAFETY: the descriptor is open, and `output` has the size and layout that the kernel reads.
+            unsafe { set_line_config(line.file.as_raw_fd(), &mut output) }
+                .map_err(|error| names.error("drive", error))?;
+            return Ok(line);
+        };
+        let file = request(chip, offset, config(spec, false, value)).map_err(failed)?;
+        return Ok(KernelLine { file, edges: false, names });
+    }
+    if spec.edge != Edge::None {
+        match request(chip, offset, config(spec, true, false)) {
+            Ok(file) => return Ok(KernelLine { file, edges: true, names }),
+            // A chip without interrupts (expanders): read by the clock instead.
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::EOPNOTSUPP | libc::EINVAL)) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    let file = request(chip, offset, config(spec, false, false)).map_err(failed)?;
+    Ok(KernelLine { file, edges: false, names })
+}
+
+struct KernelLine {
+    file: File,
+    edges: bool,
+    names: Names,
+}
+
+impl Line for KernelLine {
+    fn get(&mut self) -> Result<bool, GpioError> {
+        let mut values = LineValues { bits: 0, mask: 1 };
+        // SAFETY: the descriptor is open, and `values` has the size and layout that the kernel reads and writes.
+        unsafe { get_line_values(self.file.as_raw_fd(), &mut values) }
+            .map_err(|error| self.names.error("read", error))?;
+        Ok(values.bits & 1 == 1)
+    }
+
+    fn set(&mut self, active: bool) -> Result<(), GpioError> {
+        let mut values = LineValues { bits: u64::from(active), mask: 1 };
+        // SAFETY: the descriptor is open, and `values` has the size and layout that the kernel reads.
+        unsafe { set_line_values(self.file.as_raw_fd(), &mut values) }
+            .map_err(|error| self.names.error("set", error))?;
+        Ok(())
+    }
+
+    fn next_edge(&mut self) -> Result<Option<EdgeEvent>, GpioError> {
+        let mut event = [0; EVENT_BYTES];
+        match self.file.read(&mut event) {
+            Ok(EVENT_BYTES) => Ok(Some(decode_event(&event))),
+            Ok(_) => Err(self.names.error("read", io::ErrorKind::UnexpectedEof)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(self.names.error("read", error)),
+        }
+    }
+
+    fn fd(&self) -> Option<RawFd> {
+        self.edges.then(|| self.file.as_raw_fd())
+    }
+}
+
+/// `struct gpio_v2_line_event`: timestamp u64, id u32, offset u32, sequence numbers.
+fn decode_event(event: &[u8; EVENT_BYTES]) -> EdgeEvent {
+    let mut timestamp = [0; 8];
+    timestamp.copy_from_slice(&event[..8]);
+    let mut id = [0; 4];
+    id.copy_from_slice(&event[8..12]);
+    EdgeEvent {
+        active: u32::from_ne_bytes(id) == EVENT_RISING_EDGE,
+        timestamp_ns: u64::from_ne_bytes(timestamp),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_read_from_the_kernel_s_bytes() {
+        let mut event = [0; EVENT_BYTES];
+        event[..8].copy_from_slice(&7u64.to_ne_bytes());
+        event[8..12].copy_from_slice(&1u32.to_ne_bytes());
+        assert_eq!(decode_event(&event), EdgeEvent { active: true, timestamp_ns: 7 });
+        event[8..12].copy_from_slice(&2u32.to_ne_bytes());
+        assert!(!decode_event(&event).active);
+    }
+
+    #[test]
+    fn a_chip_that_is_not_there_is_named() {
+        let spec = crate::gpio::fake::input(LineRef::Offset(1));
+        let spec = LineSpec { chip: Some("no-such-chip".into()), ..spec };
+        let Err(error) = KernelChips.request(&spec) else { panic!("there is no such chip") };
+        assert!(error.to_string().contains("no GPIO chip with the label no-such-chip"));
+    }
+}

@@ -1,0 +1,53 @@
+//! GPIO lines: the trait that the kernel's character device and the fake implement, and the driver over it.
+
+mod driver;
+#[cfg(test)]
+pub mod fake;
+pub mod linux;
+
+pub use driver::GpioDriver;
+
+use std::os::fd::RawFd;
+
+use crate::plan::gpio::LineSpec;
+
+#[derive(Debug, thiserror::Error)]
+pub enum GpioError {
+    #[error("there is no GPIO chip with the label {0}; mapper scan prints those that are there")]
+    NoChip(String),
+    #[error("this board has no known header chip; write configData.chip (mapper scan prints the labels)")]
+    NoHeader,
+    #[error("chip {chip} has no line {line}; mapper scan prints its lines")]
+    NoLine { chip: String, line: String },
+    #[error("line {line} of chip {chip} is used by {user}; free it there, or choose another line")]
+    Busy { chip: String, line: String, user: String },
+    #[error("cannot {action} line {line} of chip {chip}: {error}")]
+    Line { action: &'static str, chip: String, line: String, error: std::io::Error },
+}
+
+/// The value after an edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EdgeEvent {
+    pub active: bool,
+    /// Of the kernel's monotonic clock, taken in the interrupt.
+    pub timestamp_ns: u64,
+}
+
+/// One line that this process holds, until it is dropped. Levels are logical: active-low is applied below.
+pub trait Line {
+    fn get(&mut self) -> Result<bool, GpioError>;
+    fn set(&mut self, active: bool) -> Result<(), GpioError>;
+    /// The next edge that waits, oldest first.
+    fn next_edge(&mut self) -> Result<Option<EdgeEvent>, GpioError>;
+    /// Readable when an edge waits; `None` when the line has no edges (wait for the clock then).
+    fn fd(&self) -> Option<RawFd>;
+}
+
+/// The chips of the machine.
+pub trait Chips {
+    /// Takes a line. An output gets its initial level in the same step, so that it never shows another one.
+    fn request(&mut self, spec: &LineSpec) -> Result<Box<dyn Line>, GpioError>;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! Fields of serial devices (README.md, section Serial).
+
+use super::fields::Fields;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    Lines,
+    Frames,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parity {
+    None,
+    Even,
+    Odd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    None,
+    RtsCts,
+    XonXoff,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    pub path: String,
+    pub baud_rate: u32,
+    pub data_bits: u8,
+    pub parity: Parity,
+    pub stop_bits: u8,
+    pub flow: Flow,
+    pub framing: Framing,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextField {
+    pub prefix: String,
+    pub separator: Option<char>,
+    pub field: usize,
+    /// The line to send for a desired value, with `{}` for the value.
+    pub write: Option<String>,
+}
+
+pub fn port(fields: &mut Fields<'_>) -> Result<Port, String> {
+    let Some(path) = fields.text("path")? else {
+        return Err(format!(
+            "{} is missing: write the device file, such as /dev/ttyUSB0",
+            fields.path("path")
+        ));
+    };
+    if !path.starts_with("/dev/") || path.split('/').any(|part| part == "..") {
+        return Err(format!("{}: {path:?} is no device file; write one below /dev", fields.path("path")));
+    }
+    let baud_rate = fields.number("baudRate", 50, 4_000_000)?.unwrap_or(115_200) as u32;
+    if crate::serial::port::speed(baud_rate).is_none() {
+        return Err(format!(
+            "{}: {baud_rate} is not a rate that the kernel knows; use 9600, 115200, ...",
+            fields.path("baudRate")
+        ));
+    }
+    let parities = [("none", Parity::None), ("even", Parity::Even), ("odd", Parity::Odd)];
+    let flows = [("none", Flow::None), ("rtscts", Flow::RtsCts), ("xonxoff", Flow::XonXoff)];
+    let framings = [("lines", Framing::Lines), ("frames", Framing::Frames)];
+    Ok(Port {
+        path,
+        baud_rate,
+        data_bits: fields.number("dataBits", 7, 8)?.unwrap_or(8) as u8,
+        parity: fields.choice("parity", &parities)?.unwrap_or(Parity::None),
+        stop_bits: fields.number("stopBits", 1, 2)?.unwrap_or(1) as u8,
+        flow: fields.choice("flowControl", &flows)?.unwrap_or(Flow::None),
+        framing: fields.choice("framing", &framings)?.unwrap_or(Framing::Lines),
+    })
+}
+
+pub fn text_field(fields: &mut Fields<'_>, property: &str) -> Result<TextField, String> {
+    let prefix = fields.text("prefix")?.unwrap_or_else(|| format!("{property}="));
+    let separator = match fields.text("separator")? {
+        None => None,
+        Some(text) => {
+            let mut chars = text.chars();
+            match (chars.next(), chars.next()) {
+                (Some(separator), None) => Some(separator),
+                _ => return Err(format!("{}: {text:?} is not one character", fields.path("separator"))),
+            }
+        }
+    };
+    let field = fields.number("field", 0, 63)?;
+    if field.is_some() && separator.is_none() {
+        return Err(format!("{}: needs a separator; write configData.separator", fields.path("field")));
+    }
+    let write = fields.text("write")?;
+    if let Some(line) = &write
+        && (!line.contains("{}") || line.contains(['\n', '\r']) || line.len() > 200)
+    {
+        return Err(format!(
+            "{}: {line:?} is no line with a place for the value; write something like \"heater={{}}\"",
+            fields.path("write")
+        ));
+    }
+    Ok(TextField { prefix, separator, field: field.unwrap_or(0) as usize, write })
+}
+
+pub fn channel(fields: &mut Fields<'_>) -> Result<u8, String> {
+    match fields.number("channel", 0, 255)? {
+        Some(channel) => Ok(channel as u8),
+        None => Err(format!(
+            "{} is missing: write the channel that the sensor uses for it, 0 to 255",
+            fields.path("channel")
+        )),
+    }
+}
+
+impl TextField {
+    /// The value in a line, if the line is for this property.
+    pub fn value<'a>(&self, line: &'a str) -> Option<&'a str> {
+        let rest = line.trim().strip_prefix(&self.prefix)?;
+        let part = match self.separator {
+            Some(separator) => rest.split(separator).nth(self.field)?,
+            None => rest,
+        };
+        Some(part.trim())
+    }
+}

@@ -1,0 +1,179 @@
+use serde_json::{Value, json};
+
+use super::{
+    gpio::{Bias, Direction, Drive, Edge, LineRef},
+    *,
+};
+
+fn gpio_device() -> Value {
+    json!({"version": 3, "device": {
+        "metadata": {"name": "panel-1", "namespace": "default"},
+        "spec": {"deviceModelRef": {"name": "panel"}, "protocol": {"protocolName": "gpio", "configData": {"chip": "9030000.pl061"}},
+            "properties": [
+                {"name": "button", "reportToCloud": true, "reportCycle": 5, "visitors": {"protocolName": "gpio", "configData":
+                    {"LINE": "5", "direction": "Input", "bias": "pull-up", "debounceMs": "20", "activeLow": true}}},
+                {"name": "lamp", "desired": {"value": "on"}, "visitors": {"protocolName": "gpio", "configData":
+                    {"line": "GPIO17", "direction": "output", "failsafe": false, "drive": "open-drain", "initial": "keep"}}}]}},
+        "model": {"spec": {"properties": [{"name": "button", "type": "BOOLEAN"}, {"name": "lamp", "type": "INT"}]}}})
+}
+
+fn serial_device() -> Value {
+    json!({"device": {"metadata": {"name": "sensor", "namespace": "default"},
+        "spec": {"protocol": {"protocolName": "serial", "configData": {"path": "/dev/ttyS0", "baudRate": "9600"}},
+            "properties": [
+                {"name": "temperature", "visitors": {"configData": {}}},
+                {"name": "heater", "desired": {"value": "1"}, "visitors": {"configData": {"write": "heater={}", "prefix": "h:", "separator": ",", "field": 1}}}]}}})
+}
+
+fn plan_of(value: &Value) -> Result<Plan, String> {
+    read(value.to_string().as_bytes()).and_then(|(_, plan)| plan)
+}
+
+#[test]
+fn gpio_fields() {
+    let plan = plan_of(&gpio_device()).unwrap();
+    let (Access::Line(button), Access::Line(lamp)) = (&plan.properties[0].access, &plan.properties[1].access)
+    else {
+        panic!()
+    };
+    assert_eq!((button.chip.as_deref(), &button.line), (Some("9030000.pl061"), &LineRef::Offset(5)));
+    assert_eq!(
+        (button.direction, button.bias, button.edge, button.debounce_ms, button.active_low),
+        (Direction::Input, Bias::PullUp, Edge::Both, 20, true)
+    );
+    assert_eq!(
+        (&lamp.line, lamp.drive, lamp.initial, lamp.failsafe, lamp.deadline_ms),
+        (&LineRef::Name("GPIO17".into()), Drive::OpenDrain, None, Some(false), 30_000)
+    );
+    assert_eq!((plan.properties[0].report_cycle_ms, plan.properties[0].level_text(true)), (100, "true"));
+    assert_eq!(
+        (plan.properties[1].desired.as_deref(), plan.properties[1].level_text(true)),
+        (Some("on"), "1")
+    );
+}
+
+#[test]
+fn serial_fields() {
+    let plan = plan_of(&serial_device()).unwrap();
+    let (Access::Text(temperature), Access::Text(heater)) =
+        (&plan.properties[0].access, &plan.properties[1].access)
+    else {
+        panic!()
+    };
+    assert_eq!(temperature.value("  temperature= 21.5 "), Some("21.5"));
+    assert_eq!(temperature.value("humidity=3"), None);
+    assert_eq!(heater.value("h:a,b,c"), Some("b"));
+    assert_eq!(heater.value("h:a"), None);
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_remedy() {
+    let gpio: &[(&str, Value, &str)] = &[
+        (
+            "/device/spec/protocol/protocolName",
+            json!("modbus"),
+            "spec.protocol.protocolName: this mapper knows gpio and serial, not \"modbus\"",
+        ),
+        ("/device/spec/protocol/configData", json!(7), "spec.protocol.configData: 7 is not an object"),
+        (
+            "/device/spec/protocol/configData",
+            json!({"chips": "x"}),
+            "spec.protocol.configData.chips: unknown field; known are chip",
+        ),
+        (
+            "/device/spec/properties/0/visitors/configData",
+            json!({}),
+            "spec.properties[0].visitors.configData.line is missing: write the line's offset (17) or its name",
+        ),
+        ("/device/spec/properties/0/visitors/configData/LINE", json!(4096), "line: 4096 is no offset"),
+        (
+            "/device/spec/properties/0/visitors/configData/direction",
+            json!("sideways"),
+            "direction: sideways is unknown; use input, output",
+        ),
+        (
+            "/device/spec/properties/0/visitors/configData/debounceMs",
+            json!(-1),
+            "debounceMs: -1 is not a whole number from 0 to 10000",
+        ),
+        (
+            "/device/spec/properties/0/visitors/configData/activeLow",
+            json!("maybe"),
+            "activeLow: maybe is neither true nor false",
+        ),
+        (
+            "/device/spec/properties/0/visitors/configData/direction",
+            json!("output"),
+            "debounceMs: has a meaning for an input only",
+        ),
+        (
+            "/device/spec/properties/1/visitors/configData/direction",
+            json!("input"),
+            "drive: has a meaning for an output only",
+        ),
+        (
+            "/device/spec/properties/1/visitors/configData/failsafe",
+            json!("down"),
+            "failsafe: down is no level; write 1, 0, true",
+        ),
+        (
+            "/device/spec/properties/1/desired/value",
+            json!("bright"),
+            "spec.properties[1].desired.value: \"bright\" is no level",
+        ),
+        (
+            "/device/spec/properties/0/name",
+            json!("two words"),
+            "spec.properties[0].name: \"two words\" is not a property name",
+        ),
+    ];
+    let serial: &[(&str, Value, &str)] = &[
+        ("/device/spec/protocol/configData", json!({}), "spec.protocol.configData.path is missing"),
+        ("/device/spec/protocol/configData/path", json!("/etc/passwd"), "write one below /dev"),
+        (
+            "/device/spec/protocol/configData/baudRate",
+            json!(12345),
+            "12345 is not a rate that the kernel knows",
+        ),
+        ("/device/spec/protocol/configData/framing", json!("frames"), "channel is missing"),
+        ("/device/spec/properties/1/visitors/configData/write", json!("on"), "with a place for the value"),
+        ("/device/spec/properties/1/visitors/configData/separator", json!(", "), "is not one character"),
+        (
+            "/device/spec/properties/1/visitors/configData",
+            json!({}),
+            "spec.properties[1].desired.value: heater is read only; remove it, or set configData.write",
+        ),
+    ];
+    for (device, cases) in [(gpio_device(), gpio), (serial_device(), serial)] {
+        for (pointer, value, expected) in cases {
+            let mut spoilt = device.clone();
+            let (parent, key) = pointer.rsplit_once('/').unwrap();
+            spoilt.pointer_mut(parent).unwrap()[key] = value.clone();
+            let error = plan_of(&spoilt).expect_err(expected);
+            assert!(error.contains(expected), "{pointer}: {error}");
+        }
+    }
+    let mut frames = serial_device();
+    frames["device"]["spec"]["protocol"]["configData"]["framing"] = json!("frames");
+    frames["device"]["spec"]["properties"] = json!([{"name": "level", "visitors": {"configData": {}}}]);
+    assert!(plan_of(&frames).unwrap_err().contains("channel is missing: write the channel"));
+    assert!(read(b"{").unwrap_err().contains("the description is not a Device"));
+}
+
+#[test]
+fn check_says_what_a_device_means() {
+    let said = crate::check::check(&gpio_device().to_string(), None).unwrap();
+    assert_eq!(
+        said,
+        "device default/panel-1\nbutton: reads line 5 of 9030000.pl061; reported on change and every 100 ms\n\
+         lamp: drives line \"GPIO17\" of 9030000.pl061; wanted: on; reported on change\n"
+    );
+    let mut device = serial_device()["device"].clone();
+    device["kind"] = json!("Device");
+    let said = crate::check::check(&json!({"items": [device]}).to_string(), None).unwrap();
+    assert!(
+        said.contains("opens /dev/ttyS0 at 9600 baud, text lines") && said.contains("writes \"heater={}\""),
+        "{said}"
+    );
+    assert!(crate::check::check("kind: Device", None).unwrap_err().contains("-o json"));
+}

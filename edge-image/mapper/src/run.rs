@@ -1,0 +1,293 @@
+//! The loop: one thread waits for the broker, the devices and the clock.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{TcpStream, ToSocketAddrs},
+    os::fd::{AsFd, BorrowedFd, RawFd},
+    path::PathBuf,
+    time::Duration,
+};
+
+use mqtt::{
+    Qos,
+    client::{Client, Event, Options},
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::{
+    driver::{Driver, Reading, Wait},
+    engine::{Engine, Opener},
+    gpio::{GpioDriver, linux::KernelChips},
+    holder::{Outputs, SocketOutputs},
+    limits::DESCRIPTION_BYTES_MAX,
+    monotonic_ms,
+    plan::{Plan, Protocol},
+    serial::SerialDriver,
+    wall_ms,
+};
+
+const KEEP_ALIVE_S: u16 = 30;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const READ_BYTES: usize = 4096;
+/// Longest sleep: nothing depends on it, it only bounds the effect of a mistake in a deadline.
+const PAUSE_MS_MAX: u64 = 60_000;
+const TOPIC_PREFIX: &str = "$kinglet/mapper/";
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub broker: String,
+    pub username: Option<String>,
+    pub password: Option<String>,
+    pub lines_socket: PathBuf,
+    pub client_id: String,
+}
+
+/// Opens the kernel's devices.
+struct KernelOpener {
+    lines_socket: PathBuf,
+}
+
+impl Opener for KernelOpener {
+    fn open(
+        &mut self,
+        now_ms: u64,
+        device: &str,
+        plan: &Plan,
+        readings: &mut Vec<Reading>,
+    ) -> Result<Box<dyn Driver>, String> {
+        Ok(match &plan.protocol {
+            Protocol::Gpio => {
+                let outputs = Box::new(SocketOutputs::new(&self.lines_socket));
+                Box::new(GpioDriver::open(
+                    now_ms,
+                    device,
+                    &plan.properties,
+                    &mut KernelChips,
+                    outputs,
+                    readings,
+                )?)
+            }
+            Protocol::Serial(port) => Box::new(SerialDriver::open(now_ms, port, &plan.properties)?),
+        })
+    }
+
+    fn release(&mut self, device: &str, properties: &[&str]) {
+        let mut outputs = SocketOutputs::new(&self.lines_socket);
+        for property in properties {
+            // Inputs and serial properties are unknown to the line-holder; that is no news.
+            let _ = outputs.release(&format!("{device}/{property}"));
+        }
+    }
+}
+
+/// Runs until the process is ended: the kernel closes what it holds, and outputs are not its.
+pub fn run(settings: &Settings) -> anyhow::Result<()> {
+    let engine = Engine::new(Box::new(KernelOpener { lines_socket: settings.lines_socket.clone() }));
+    Loop::new(settings, engine).run(|| false)
+}
+
+pub struct Loop {
+    broker: String,
+    client: Client,
+    stream: Option<TcpStream>,
+    connect_at_ms: u64,
+    outage_said: bool,
+    /// The socket did not take everything.
+    output_waits: bool,
+    engine: Engine,
+}
+
+impl Loop {
+    pub fn new(settings: &Settings, engine: Engine) -> Loop {
+        let mut client = Client::new(Options {
+            client_id: settings.client_id.clone(),
+            username: settings.username.clone(),
+            password: settings.password.clone(),
+            keep_alive_s: KEEP_ALIVE_S,
+            packet_bytes_max: DESCRIPTION_BYTES_MAX,
+        });
+        for protocol in ["gpio", "serial"] {
+            let valid = client.subscribe(&format!("{TOPIC_PREFIX}{protocol}/device/+/+"));
+            debug_assert!(valid, "the filter is ours");
+        }
+        Loop {
+            broker: settings.broker.clone(),
+            client,
+            stream: None,
+            connect_at_ms: 0,
+            outage_said: false,
+            output_waits: false,
+            engine,
+        }
+    }
+
+    /// `stop` is asked at least once per turn.
+    pub fn run(&mut self, stop: impl Fn() -> bool) -> anyhow::Result<()> {
+        while !stop() {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self) -> anyhow::Result<()> {
+        let now_ms = monotonic_ms();
+        self.engine.tick(now_ms);
+        if self.stream.is_none() && now_ms >= self.connect_at_ms {
+            self.connect(now_ms);
+        }
+        if self.stream.is_some() && self.client.deadline_ms().is_some_and(|at| at <= now_ms) {
+            let result = self.client.tick(now_ms).map_err(|error| error.to_string());
+            self.lost_if(now_ms, result);
+        }
+        self.offer(now_ms);
+        let mut waits: Vec<(String, Wait)> = Vec::new();
+        self.engine.waits(&mut waits);
+        let (broker_ready, ready) = self.wait(now_ms, &waits)?;
+        let now_ms = monotonic_ms();
+        if broker_ready {
+            let result = self.read(now_ms);
+            self.lost_if(now_ms, result);
+        }
+        for id in ready {
+            self.engine.ready(now_ms, &id);
+        }
+        Ok(())
+    }
+
+    /// Sleeps until something is ready. Returns whether the broker is, and the devices that are.
+    fn wait(&self, now_ms: u64, waits: &[(String, Wait)]) -> anyhow::Result<(bool, Vec<String>)> {
+        let connect_at = self.stream.is_none().then_some(self.connect_at_ms);
+        let times = [
+            self.engine.deadline_ms(),
+            self.client.deadline_ms().filter(|_| self.stream.is_some()),
+            connect_at,
+        ];
+        let due_ms = times.into_iter().flatten().min().unwrap_or(now_ms + PAUSE_MS_MAX);
+        let pause_ms = due_ms.saturating_sub(now_ms).min(PAUSE_MS_MAX);
+        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(waits.len() + 1);
+        for (_, wait) in waits {
+            let write = if wait.write { PollFlags::POLLOUT } else { PollFlags::empty() };
+            fds.push(PollFd::new(borrowed(wait.fd), PollFlags::POLLIN | write));
+        }
+        if let Some(stream) = &self.stream {
+            let write = if self.output_waits { PollFlags::POLLOUT } else { PollFlags::empty() };
+            fds.push(PollFd::new(stream.as_fd(), PollFlags::POLLIN | write));
+        }
+        match poll(&mut fds, PollTimeout::from(pause_ms as u16)) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => anyhow::bail!("cannot wait for devices: {error}"),
+        }
+        let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+        let broker_ready = self.stream.is_some() && fds.last().is_some_and(is_ready);
+        let mut ready: Vec<String> =
+            waits.iter().zip(&fds).filter(|(_, fd)| is_ready(fd)).map(|((id, _), _)| id.clone()).collect();
+        ready.dedup();
+        Ok((broker_ready, ready))
+    }
+
+    fn connect(&mut self, now_ms: u64) {
+        let address = self.broker.to_socket_addrs().ok().and_then(|mut found| found.next());
+        let stream = address
+            .ok_or(ErrorKind::AddrNotAvailable.into())
+            .and_then(|address| TcpStream::connect_timeout(&address, CONNECT_TIMEOUT));
+        let stream = stream.and_then(|stream| {
+            stream.set_nonblocking(true)?;
+            stream.set_nodelay(true)?;
+            Ok(stream)
+        });
+        match stream {
+            Ok(stream) => {
+                self.stream = Some(stream);
+                self.client.opened(now_ms);
+            }
+            Err(error) => self.lost(now_ms, &error.to_string()),
+        }
+    }
+
+    fn lost_if(&mut self, now_ms: u64, result: Result<(), String>) {
+        if let Err(error) = result {
+            self.lost(now_ms, &error);
+        }
+    }
+
+    fn lost(&mut self, now_ms: u64, error: &str) {
+        if !std::mem::replace(&mut self.outage_said, true) {
+            eprintln!(
+                "mapper: no MQTT broker at {}: {error}; devices go on, values are reported when it is there",
+                self.broker
+            );
+        }
+        self.stream = None;
+        self.engine.disconnected();
+        self.connect_at_ms = now_ms + self.client.closed();
+    }
+
+    fn read(&mut self, now_ms: u64) -> Result<(), String> {
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        let mut buffer = [0; READ_BYTES];
+        match stream.read(&mut buffer) {
+            Ok(0) => return Err("it closed the connection".into()),
+            Ok(len) => self.client.receive(&buffer[..len]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                return Ok(());
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+        while let Some(event) = self.client.next_event().map_err(|error| error.to_string())? {
+            match event {
+                Event::Up => {
+                    if std::mem::take(&mut self.outage_said) {
+                        eprintln!("mapper: the MQTT broker at {} is there", self.broker);
+                    }
+                    self.engine.connected();
+                }
+                Event::Message { topic, payload, .. } => {
+                    let device =
+                        topic.strip_prefix(TOPIC_PREFIX).and_then(|rest| rest.split_once("/device/"));
+                    if let Some((_, id)) = device {
+                        self.engine.description(now_ms, id, payload);
+                    }
+                }
+                Event::Acknowledged(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the broker what it takes.
+    fn offer(&mut self, now_ms: u64) {
+        if self.client.is_up() {
+            let client = &mut self.client;
+            let publish = |topic: &str, payload: &str| {
+                client.publish(topic, payload.as_bytes(), Qos::AtLeastOnce, false).is_ok()
+            };
+            self.engine.flush(wall_ms(), publish);
+        }
+        let Some(stream) = &mut self.stream else { return };
+        let output = self.client.output();
+        self.output_waits = !output.is_empty();
+        if output.is_empty() {
+            return;
+        }
+        match stream.write(output) {
+            Ok(written) => {
+                output.drain(..written);
+                self.output_waits = !output.is_empty();
+                self.client.wrote(now_ms);
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => self.lost(now_ms, &error.to_string()),
+        }
+    }
+}
+
+/// Descriptors of drivers for one `poll`.
+#[allow(unsafe_code)]
+fn borrowed<'a>(fd: RawFd) -> BorrowedFd<'a> {
+    debug_assert!(fd >= 0);
+    // SAFETY: the engine's drivers own these descriptors, and none is opened or closed between `waits` and the end of `poll`.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+#[cfg(test)]
+mod tests;

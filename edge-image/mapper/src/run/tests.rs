@@ -1,0 +1,163 @@
+//! The whole loop against the real mosquitto and a real tty.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::*;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct Mosquitto(Child);
+
+impl Mosquitto {
+    fn start(port: u16) -> Mosquitto {
+        let binary = if std::path::Path::new("/usr/sbin/mosquitto").exists() {
+            "/usr/sbin/mosquitto"
+        } else {
+            "mosquitto"
+        };
+        let child =
+            Command::new(binary).args(["-p", &port.to_string()]).stderr(Stdio::null()).spawn().unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < deadline, "mosquitto does not come up");
+            thread::sleep(Duration::from_millis(10));
+        }
+        Mosquitto(child)
+    }
+}
+
+impl Drop for Mosquitto {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn publish(port: u16, topic: &str, payload: &str) {
+    let status = Command::new("mosquitto_pub")
+        .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-t", topic, "-m", payload, "-r", "-q", "1"])
+        .status();
+    assert!(status.unwrap().success());
+}
+
+/// Lines that mosquitto_sub prints, until it is dropped.
+struct Watch {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Watch {
+    fn start(port: u16) -> Watch {
+        let mut child = Command::new("mosquitto_sub")
+            .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-t", "$hw/#", "-q", "1", "-F", "%t %p"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let out = child.stdout.take().unwrap();
+        let (tx, lines) = mpsc::channel();
+        thread::spawn(move || {
+            use std::io::BufRead;
+            for line in std::io::BufReader::new(out).lines().map_while(Result::ok) {
+                if tx.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Watch { child, lines }
+    }
+
+    fn wait_for(&self, parts: &[&str]) -> String {
+        let deadline = Instant::now() + DEADLINE;
+        while let Ok(line) = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            if parts.iter().all(|part| line.contains(part)) {
+                return line;
+            }
+        }
+        panic!("no line with {parts:?}");
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read_line(master: &mut File) -> String {
+    let mut got = Vec::new();
+    let mut byte = [0];
+    while byte[0] != b'\n' {
+        master.read_exact(&mut byte).unwrap();
+        got.push(byte[0]);
+    }
+    String::from_utf8(got).unwrap()
+}
+
+#[test]
+fn a_serial_device_over_mosquitto_which_is_killed_in_between() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let pty = nix::pty::openpty(None, None).unwrap();
+    let path = nix::unistd::ttyname(&pty.slave).unwrap().to_string_lossy().into_owned();
+    let mut master = File::from(pty.master);
+    let stop = Arc::new(AtomicBool::new(false));
+    let settings = Settings {
+        broker: format!("127.0.0.1:{port}"),
+        username: None,
+        password: None,
+        lines_socket: "/nonexistent/lines.sock".into(),
+        client_id: "mapper-under-test".into(),
+    };
+    let mapper = {
+        let stop = stop.clone();
+        thread::spawn(move || {
+            let engine = Engine::new(Box::new(KernelOpener { lines_socket: settings.lines_socket.clone() }));
+            Loop::new(&settings, engine).run(|| stop.load(Ordering::Relaxed)).unwrap();
+        })
+    };
+    let description = |desired: &str| {
+        format!(
+            r#"{{"version":1,"device":{{"metadata":{{"name":"s","namespace":"default"}},"spec":{{"protocol":{{"protocolName":"serial","configData":{{"path":"{path}"}}}},"properties":[{{"name":"temperature","reportCycle":200,"visitors":{{"configData":{{}}}}}},{{"name":"heater","desired":{{"value":"{desired}"}},"visitors":{{"configData":{{"write":"heater={{}}"}}}}}}]}}}}}}"#
+        )
+    };
+    let topic = "$kinglet/mapper/serial/device/default/s";
+    let broker = Mosquitto::start(port);
+    let watch = Watch::start(port);
+    publish(port, topic, &description("1"));
+    assert_eq!(read_line(&mut master), "heater=1\n");
+    master.write_all(b"temperature=21.5\n").unwrap();
+    watch.wait_for(&["default/s/state/update", "\"state\":\"online\""]);
+    watch.wait_for(&[
+        "$hw/events/device/default/s/twin/update",
+        "\"temperature\":{\"actual\":{\"value\":\"21.5\"",
+    ]);
+    publish(port, topic, &description("0"));
+    assert_eq!(read_line(&mut master), "heater=0\n");
+    watch.wait_for(&["\"heater\":{\"actual\":{\"value\":\"0\""]);
+    drop((watch, broker));
+    master.write_all(b"temperature=30\n").unwrap();
+    // A new broker that knows nothing: the last values are told again, the device was never closed.
+    let _broker = Mosquitto::start(port);
+    let watch = Watch::start(port);
+    watch.wait_for(&["\"temperature\":{\"actual\":{\"value\":\"30\""]);
+    publish(
+        port,
+        "$kinglet/mapper/gpio/device/default/g",
+        r#"{"device":{"metadata":{"name":"g"},"spec":{"protocol":{"protocolName":"gpio","configData":{"chip":"none"}},"properties":[{"name":"x","visitors":{"configData":{"line":1}}}]}}}"#,
+    );
+    watch.wait_for(&["default/g/state/update", "offline", "no GPIO chip with the label none"]);
+    stop.store(true, Ordering::Relaxed);
+    mapper.join().unwrap();
+}
