@@ -8,7 +8,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{
     Backend, CommitError, Committed, Durability, Event, Op, OpenError, Options, Recovery,
-    format::{Body, DiskOp, DiskRecord, Identity, encode_file_header, encode_frame},
+    checkpoint::{NEW, write_checkpoint},
+    format::{Body, Identity, encode_frame},
     limits::{CHUNK_LEN, DAMAGED_FILES_MAX},
     memory::Memory,
     plan::{Plan, disk_op},
@@ -21,7 +22,6 @@ mod crash;
 #[cfg(test)]
 mod tests;
 
-const NEW: &str = "store.log.new";
 const DAMAGED_SUFFIX: &str = ".damaged";
 
 pub(crate) struct Request {
@@ -384,87 +384,4 @@ impl Engine {
 
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-/// Writes the whole state to the new file and syncs it. Returns its length and the next frame's number.
-fn write_checkpoint(
-    backend: &mut dyn Backend,
-    memory: &Memory,
-    identity: &Identity,
-    limit: u64,
-) -> io::Result<(u64, u64)> {
-    backend.create(NEW)?;
-    let mut out = Checkpoint {
-        backend,
-        salt: identity.salt,
-        buf: encode_file_header(identity).to_vec(),
-        len: 0,
-        seq: 0,
-    };
-    let (mut records, mut records_len) = (Vec::new(), 0);
-    for record in memory.base().into_values() {
-        records_len += record.value.len();
-        records.push(DiskRecord::from(&**record));
-        if records_len >= CHUNK_LEN {
-            records_len = 0;
-            out.put(&Body::Base { records: std::mem::take(&mut records) })?;
-        }
-    }
-    if !records.is_empty() {
-        out.put(&Body::Base { records })?;
-    }
-    let mut revision = memory.floor();
-    out.put(&Body::Mark { revision, limit: revision })?;
-
-    let mut ops: Vec<DiskOp<'_>> = Vec::new();
-    let (mut first, mut ops_len) = (revision + 1, 0);
-    for event in memory.events_after(revision) {
-        let gap = event.revision != revision + 1;
-        if (gap || ops_len >= CHUNK_LEN) && !ops.is_empty() {
-            out.put(&Body::Commit { first, ops: std::mem::take(&mut ops) })?;
-        }
-        if gap {
-            out.put(&Body::Mark { revision: event.revision - 1, limit: event.revision - 1 })?;
-        }
-        if ops.is_empty() {
-            (first, ops_len) = (event.revision, 0);
-        }
-        ops_len += event.record.value.len();
-        ops.push(disk_op(event));
-        revision = event.revision;
-    }
-    if !ops.is_empty() {
-        out.put(&Body::Commit { first, ops })?;
-    }
-    out.put(&Body::Mark { revision: memory.revision(), limit })?;
-    out.flush()?;
-    let (len, seq) = (out.len, out.seq);
-    backend.sync(NEW)?;
-    Ok((len, seq))
-}
-
-struct Checkpoint<'a> {
-    backend: &'a mut dyn Backend,
-    salt: u64,
-    buf: Vec<u8>,
-    len: u64,
-    seq: u64,
-}
-
-impl Checkpoint<'_> {
-    fn put(&mut self, body: &Body<'_>) -> io::Result<()> {
-        encode_frame(&mut self.buf, self.salt, self.seq, 0, body);
-        self.seq += 1;
-        match self.buf.len() >= CHUNK_LEN {
-            true => self.flush(),
-            false => Ok(()),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.backend.write_at(NEW, self.len, &self.buf)?;
-        self.len += self.buf.len() as u64;
-        self.buf.clear();
-        Ok(())
-    }
 }

@@ -1,5 +1,8 @@
 //! The bytes on the disk: file header, frames, bodies. Described in docs/disk.md.
 
+#[cfg(test)]
+mod tests;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Record, Upstream, limits::FRAME_LEN_MAX};

@@ -13,6 +13,7 @@
 //! [`sim::SimDisk`] is the backend that cuts the power.
 
 mod backend;
+mod checkpoint;
 mod engine;
 mod error;
 mod format;

@@ -1,7 +1,5 @@
 //! What callers rely on, through the public API and on real files.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use store::{CommitError, Durability, EventKind, Expect, Key, Op, Options, Put, Store, Upstream, Value};
 
@@ -123,7 +121,7 @@ fn many_commits_at_once_keep_their_order_and_write_little() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), Options::default()).unwrap();
     let before = store.stats();
-    let commits: Vec<_> = (0..3000)
+    let commits: Vec<_> = (0..600)
         .map(|i| {
             store
                 .commit(vec![Op::put(pod(&format!("p{i}")), vec![b'x'; 1000], Expect::Any)], Durability::Sync)
@@ -138,11 +136,9 @@ fn many_commits_at_once_keep_their_order_and_write_little() {
     });
     assert!(revisions.is_sorted());
     let after = store.stats();
-    let written = (after.bytes_written - before.bytes_written) / 3000;
+    let written = (after.bytes_written - before.bytes_written) / 600;
     println!("{written} bytes written per commit of 1000 bytes, {} syncs", after.syncs - before.syncs);
-    // 1.1 kB for the record; the rest is rewriting, which copies what is live once per doubling.
-    assert!(written < 3500, "{written}");
-    assert_eq!(Arc::strong_count(&store.get(&pod("p0")).unwrap()), 2);
+    assert!(written < 1100, "{written}");
 }
 
 #[test]
