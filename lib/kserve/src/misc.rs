@@ -29,6 +29,8 @@ pub(crate) fn path<B: Backend>(server: &Server<B>, path: &str, parts: &Parts, qu
         ["api", version] => list(discovery::resource_list("", version)),
         ["apis", group] => list(discovery::one_group(group)),
         ["apis", group, version] => list(discovery::resource_list(group, version)),
+        // An empty document. Without one kubectl takes a kind that is not served for an error of the server.
+        ["openapi", "v2"] => Ok(respond(StatusCode::OK, OPENAPI_V2_PROTOBUF, full(Bytes::new()))),
         ["openapi", "v3"] => Ok(cached(parts, openapi::index().to_string())),
         ["openapi", "v3", rest @ ..] => {
             let document = openapi::document(&rest.join("/")).ok_or_else(ApiError::no_such_path)?;
@@ -37,6 +39,8 @@ pub(crate) fn path<B: Backend>(server: &Server<B>, path: &str, parts: &Parts, qu
         _ => Err(ApiError::no_such_path()),
     }
 }
+
+const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 const PATHS: &[&str] = &["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"];
 

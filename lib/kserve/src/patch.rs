@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use kapi::decode::{self, Findings};
-use kapi::{ApiError, meta, patch};
+use kapi::{ApiError, Kind, meta, patch};
 use serde_json::Value;
 
 use crate::backend::Backend;
@@ -11,18 +11,25 @@ use crate::object::{Strictness, check_type, media_type, parse};
 use crate::server::{Answer, Call, Server, warn};
 use crate::write::Change;
 
-const ACCEPTED: &str =
-    "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+/// What patches of a kind may be written in.
+fn accepted(kind: &Kind) -> &'static str {
+    if kind.builtin {
+        "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"
+    } else {
+        "application/json-patch+json, application/merge-patch+json"
+    }
+}
 
 impl<B: Backend> Server<B> {
     pub(crate) async fn patch(&self, call: &Call<'_>) -> Answer {
         let kind = call.target.kind;
         let media = media_type(&call.parts.headers);
         if media.starts_with("application/apply-patch") {
-            let mut error = ApiError::unsupported_media_type(ACCEPTED);
+            let mut error = ApiError::unsupported_media_type(accepted(kind));
             error.message = format!(
                 "server-side apply is not supported by this server; use client-side apply (kubectl apply without \
-                 --server-side). Accepted media types for patches: {ACCEPTED}"
+                 --server-side). Accepted media types for patches: {}",
+                accepted(kind)
             );
             return Err(error);
         }
@@ -41,7 +48,7 @@ impl<B: Backend> Server<B> {
                 "application/strategic-merge-patch+json" if kind.builtin => {
                     patch::strategic::apply(&mut new, body.clone(), kind.schema)?;
                 }
-                _ => return Err(ApiError::unsupported_media_type(ACCEPTED)),
+                _ => return Err(ApiError::unsupported_media_type(accepted(kind))),
             }
             let mut found = Findings { texts: findings.texts.clone() };
             check_type(kind, &new)?;
