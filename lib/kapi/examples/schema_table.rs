@@ -164,8 +164,6 @@ fn resolve(packages: &BTreeMap<String, Package>, package: &str, go: &str) -> Res
         "metav1.Duration" => return leaf("Duration"),
         "runtime.RawExtension" => return leaf("Any"),
         "metav1.FieldsV1" | "FieldsV1" => return leaf("Fields"),
-        // Named lists of strings are messages of their own on the wire.
-        "ExtraValue" | "authenticationv1.ExtraValue" => return leaf("Strings"),
         _ => {}
     }
     let (target_package, name) = match go.split_once('.') {
@@ -177,6 +175,10 @@ fn resolve(packages: &BTreeMap<String, Package>, package: &str, go: &str) -> Res
         None => (package, go),
     };
     if let Some(alias) = packages[target_package].aliases.get(name) {
+        // Named lists of strings are messages of their own on the wire.
+        if alias == "[]string" {
+            return leaf("Strings");
+        }
         return resolve(packages, target_package, alias);
     }
     assert!(packages[target_package].structs.contains_key(name), "{go} in {package} is unknown");

@@ -45,7 +45,7 @@ pub static AUTHENTICATION_V1_TOKEN_REQUEST_SPEC: Message = Message {
         Field::new("boundObjectRef", 3, One, Message(&AUTHENTICATION_V1_BOUND_OBJECT_REFERENCE), Atomic)
             .pointer()
             .required(),
-        Field::new("attestations", 5, Map, String, Atomic),
+        Field::new("attestations", 5, Map, Strings, Atomic),
     ],
 };
 
