@@ -433,7 +433,9 @@ async fn bad_frames_end_nothing_and_large_ones_do() {
     let answer: String = edge.ask("query", "default/unheardof/x", &Value::Null).await.content_as().unwrap();
     assert!(answer.contains("does not serve operation query on default/unheardof/x"), "{answer}");
     let huge = "x".repeat(wire::limits::MESSAGE_BYTES_MAX + 1);
-    edge.send_frame(Frame::text(huge)).await;
-    edge.ended().await;
+    // The link may be gone before all of it is written.
+    if edge.try_send(Frame::text(huge)).await {
+        edge.ended().await;
+    }
     cloud.stop().await;
 }

@@ -242,6 +242,10 @@ impl Edge {
         self.ws.send(frame).await.unwrap();
     }
 
+    pub async fn try_send(&mut self, frame: Frame) -> bool {
+        self.ws.send(frame).await.is_ok()
+    }
+
     pub async fn keepalive(&mut self) {
         let message = Message::new(1, "websocket", "resource", "keepalive", "node").with_content("ping");
         self.send(&message).await;
