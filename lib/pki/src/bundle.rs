@@ -33,6 +33,8 @@ pub enum BundleError {
         "{path}: the key does not belong to the certificate; restore {path}.previous, or remove it and join again"
     )]
     KeyMismatch { path: PathBuf },
+    #[error("the certificate cannot be used; join again")]
+    Malformed(#[source] PkiError),
     #[error("the certificate is for {found:?}, not for {expected:?}; join again under this name")]
     WrongName { expected: String, found: String },
     #[error("the certificate expired at {}; join again with a new token", format_utc(*.not_after))]
@@ -112,8 +114,7 @@ impl Bundle {
 
     /// Whether it can be used now, under this common name.
     pub fn check(&self, common_name: &str, now: u64) -> Result<CertInfo, BundleError> {
-        let info = CertInfo::parse(&self.cert_der)
-            .map_err(|source| BundleError::Damaged { path: "the certificate".into(), source })?;
+        let info = CertInfo::parse(&self.cert_der).map_err(BundleError::Malformed)?;
         if info.subject.common_name != common_name {
             let (expected, found) = (common_name.to_owned(), info.subject.common_name);
             return Err(BundleError::WrongName { expected, found });

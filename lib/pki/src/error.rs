@@ -1,5 +1,3 @@
-use std::path::PathBuf;
-
 /// Why keys and certificates cannot be used or made.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
@@ -17,12 +15,6 @@ pub enum PkiError {
     KeyMismatch,
     #[error("the system's random number generator failed")]
     Random,
-    #[error("cannot read {path}")]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
     #[error("TLS cannot be set up with these certificates")]
     Tls(#[source] rustls::Error),
 }

@@ -11,3 +11,6 @@ pub const ERROR_CHAIN_LEN: usize = 16;
 
 /// Bytes of one text in an error chain; the rest is cut.
 pub const ERROR_TEXT_LEN: usize = 4 << 10;
+
+/// Threads of [`crate::runtime`] for blocking work (files, name resolution); further work waits for one.
+pub const BLOCKING_THREADS_MAX: usize = 8;
