@@ -1,8 +1,8 @@
 //! Keys, certificates, join tokens and TLS settings of both ends, compatible with KubeEdge's.
 //!
 //! Not here: sockets, HTTP, who may do what. All keys are ECDSA P-256, all signatures SHA-256; randomness and arithmetic are
-//! ring's, verification of peers is rustls' webpki. What we write ourselves is only the DER around them (`der`, `x509`):
-//! rcgen and x509-parser together cost the device more than this whole crate, and re-encode an imported CA's name.
+//! ring's, verification of peers is rustls' webpki. What we write ourselves is only the DER around them (`der`, `x509`;
+//! why: docs/decisions/certificates.md).
 //!
 //! Invariants
 //! - A node's certificate takes only the public key from the request; subject and usages are written here.
