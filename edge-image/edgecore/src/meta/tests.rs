@@ -46,7 +46,7 @@ async fn what_apply_returned_for_survives_a_power_cut() {
 #[tokio::test]
 async fn without_syncs_the_same_test_would_fail() {
     let disk = SimDisk::new();
-    disk.ignore_syncs(true);
+    disk.ignore_syncs(true, true);
     let meta = on(&disk);
     meta.apply(&push("insert", "default/pod/web", "u1", "1")).await.unwrap();
     let lost = match Store::open_with(Box::new(disk.after_power_cut(Cut::LoseAll)), Options::default()) {
