@@ -181,7 +181,9 @@ pub fn parse_labels(text: &str) -> Result<BTreeMap<String, String>, JoinError> {
 /// Host (in brackets if it has colons) and port.
 pub fn split_address(text: &str) -> Option<(&str, u16)> {
     let (host, port) = text.rsplit_once(':')?;
-    let plain = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let whole = plain.is_some_and(|host| host.contains(':')) || (!host.contains(':') && !host.is_empty());
-    Some((host, port.parse().ok()?)).filter(|_| whole && !host.contains('/'))
+    let whole = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains([':', '/', '[', ']', '@', ' ']),
+    };
+    Some((host, port.parse().ok()?)).filter(|_| whole)
 }

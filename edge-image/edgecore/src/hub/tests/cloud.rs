@@ -1,0 +1,154 @@
+//! A scripted cloud on a real WebSocket with mutual TLS, with the manners of a stock one.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures_util::{SinkExt, StreamExt};
+use pki::{Bundle, Ca, Identity, Key, Names, tls::ClientAuth};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_tungstenite::{
+    WebSocketStream, accept_hdr_async,
+    tungstenite::{
+        Message as Frame,
+        handshake::server::{ErrorResponse, Request, Response},
+        protocol::frame::{
+            Frame as RawFrame,
+            coding::{Data, OpCode},
+        },
+    },
+};
+use wire::Message;
+
+use crate::credentials::unix_now_s;
+
+/// Longer than anything here takes; a test that runs into it fails.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub struct Cloud {
+    pub ca: Ca,
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    /// Told in the upgrade's answer when not empty.
+    pub cloud_id: String,
+    /// Headers of the last upgrade.
+    pub headers: Arc<Mutex<Vec<(String, String)>>>,
+}
+
+pub struct Session(WebSocketStream<TlsStream<TcpStream>>);
+
+impl Cloud {
+    pub async fn new() -> Cloud {
+        let ca = Ca::create("KubeEdge", unix_now_s()).unwrap();
+        let key = Key::generate().unwrap();
+        let cert = ca.issue_server(&key, &Names::new(["127.0.0.1"]), unix_now_s()).unwrap();
+        let config = pki::tls::server_config(&cert, &key, ClientAuth::Required(ca.cert_der())).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Cloud { ca, listener, acceptor, cloud_id: String::new(), headers: Arc::default() }
+    }
+
+    pub fn address(&self) -> String {
+        self.listener.local_addr().unwrap().to_string()
+    }
+
+    /// Writes the bundle of a node that this cloud admitted.
+    pub fn admit(&self, node: &str, path: &Path) {
+        let key = Key::generate().unwrap();
+        let csr = pki::new_csr(&key, &Identity::node(node)).unwrap();
+        let cert_der = self.ca.issue_node(&pki::Csr::parse(&csr).unwrap(), node, unix_now_s()).unwrap();
+        Bundle { cert_der, key, ca_der: self.ca.cert_der().to_vec() }.store(path).unwrap();
+    }
+
+    /// The next link, after its first keepalive.
+    pub async fn accept(&self) -> Session {
+        let mut session = self.accept_silent().await.expect("a link that is accepted");
+        let keepalive = session.receive_any().await;
+        assert_eq!(keepalive.route.operation, "keepalive", "a stock cloud waits for it");
+        session
+    }
+
+    pub async fn accept_silent(&self) -> Option<Session> {
+        let accept = async {
+            let (tcp, _) = self.listener.accept().await.unwrap();
+            let tls = self.acceptor.accept(tcp).await.ok()?;
+            let headers = self.headers.clone();
+            // The library's type; its error is a whole response.
+            #[allow(clippy::result_large_err)]
+            let callback = |request: &Request, mut response: Response| -> Result<Response, ErrorResponse> {
+                let all = request.headers().iter();
+                let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+                *headers.lock().unwrap() =
+                    all.map(|(name, value)| (name.to_string(), text(value.as_bytes()))).collect();
+                if !self.cloud_id.is_empty() {
+                    let id = self.cloud_id.parse().unwrap();
+                    response.headers_mut().insert(wire::headers::CLOUD_ID, id);
+                }
+                Ok(response)
+            };
+            Some(Session(accept_hdr_async(tls, callback).await.ok()?))
+        };
+        tokio::time::timeout(PATIENCE, accept).await.expect("somebody dials")
+    }
+}
+
+impl Session {
+    pub async fn send(&mut self, message: &Message) {
+        self.0.send(Frame::Text(message.encode().into())).await.unwrap();
+    }
+
+    pub async fn send_frame(&mut self, frame: Frame) {
+        self.0.send(frame).await.unwrap();
+    }
+
+    /// As Go's library does with messages above its buffer: a text frame and continuations.
+    pub async fn send_in_pieces(&mut self, message: &Message, piece_len: usize) {
+        let text = message.encode().into_bytes();
+        let pieces: Vec<&[u8]> = text.chunks(piece_len).collect();
+        for (n, piece) in pieces.iter().enumerate() {
+            let opcode = OpCode::Data(if n == 0 { Data::Text } else { Data::Continue });
+            let frame = RawFrame::message(piece.to_vec(), opcode, n + 1 == pieces.len());
+            self.0.send(Frame::Frame(frame)).await.unwrap();
+        }
+    }
+
+    /// The next message but keepalives.
+    pub async fn receive(&mut self) -> Message {
+        loop {
+            let message = self.receive_any().await;
+            if message.route.operation != "keepalive" {
+                return message;
+            }
+        }
+    }
+
+    async fn receive_any(&mut self) -> Message {
+        loop {
+            let next = tokio::time::timeout(PATIENCE, self.0.next()).await.expect("a message in time");
+            match next.expect("an open link").unwrap() {
+                Frame::Text(text) => {
+                    assert!(text.ends_with('\n'), "as Go's encoder writes it");
+                    return Message::decode(text.as_bytes()).unwrap();
+                }
+                Frame::Binary(_) => panic!("KubeEdge sends text"),
+                _ => {}
+            }
+        }
+    }
+
+    /// True when the link ends without another message.
+    pub async fn ends(mut self) -> bool {
+        let end = async {
+            while let Some(Ok(frame)) = self.0.next().await {
+                if let Frame::Text(_) = frame {
+                    return false;
+                }
+            }
+            true
+        };
+        tokio::time::timeout(PATIENCE, end).await.unwrap_or(false)
+    }
+}
