@@ -152,6 +152,13 @@ fn spawn_node(supervisor: &mut Supervisor, cfg: &Config, handles: &Handles, boar
 
 /// The modules that act on objects.
 fn spawn_workers(supervisor: &mut Supervisor, cfg: &Arc<Config>, handles: &Handles) {
+    if cfg.modules.edged.enable {
+        let (handles, cfg) = (handles.clone(), cfg.clone());
+        supervisor.spawn("edged", restart(), move |drain| {
+            let (handles, cfg) = (handles.clone(), cfg.clone());
+            done(async move { edged::run(handles, &cfg, drain).await })
+        });
+    }
     if cfg.modules.device_twin.enable {
         let (handles, cfg) = (handles.clone(), cfg.clone());
         supervisor.spawn("twin", restart(), move |drain| twin::run(handles.clone(), cfg.clone(), drain));
