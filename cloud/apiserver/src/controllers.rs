@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::Api;
 use crate::bootstrap::allow;
+use crate::garbage::Owners;
 use crate::internal::CallError;
 use crate::limits::{EVENT_AGE_MAX, EVENT_SWEEP_EVERY, NAMESPACE_RETRY_EVERY};
 
@@ -26,7 +27,8 @@ pub(crate) async fn run(api: &Api, drain: Drain) -> Result<(), CallError> {
                 api.fill_namespace(&record.key.name).await?;
             }
         }
-        api.collect_all().await?;
+        let mut owners = Owners::default();
+        api.collect_all(&mut owners).await?;
         let Ok(mut watch) = api.store().watch(None, revision) else { continue };
         loop {
             for namespace in terminating.clone() {
@@ -46,7 +48,7 @@ pub(crate) async fn run(api: &Api, drain: Drain) -> Result<(), CallError> {
             match drain.or(timeout_at(wake_at, watch.next())).await {
                 None | Some(Ok(Ok(None))) => return Ok(()),
                 Some(Err(_)) => {}
-                Some(Ok(Ok(Some(event)))) => react(api, &event, &mut terminating).await?,
+                Some(Ok(Ok(Some(event)))) => react(api, &event, &mut terminating, &mut owners).await?,
                 Some(Ok(Err(behind))) => {
                     tracing::warn!("the API's controllers start again: {behind}");
                     break;
@@ -57,7 +59,12 @@ pub(crate) async fn run(api: &Api, drain: Drain) -> Result<(), CallError> {
     Ok(())
 }
 
-async fn react(api: &Api, event: &Event, terminating: &mut BTreeSet<String>) -> Result<(), CallError> {
+async fn react(
+    api: &Api,
+    event: &Event,
+    terminating: &mut BTreeSet<String>,
+    owners: &mut Owners,
+) -> Result<(), CallError> {
     let key = &event.record.key;
     if &*key.kind == "namespaces" {
         match event.kind {
@@ -81,10 +88,15 @@ async fn react(api: &Api, event: &Event, terminating: &mut BTreeSet<String>) -> 
     }
     match event.kind {
         EventKind::Delete => {
-            api.collect(&event.record.uid).await?;
+            if owners.take(&event.record.uid) {
+                api.collect(&event.record.uid).await?;
+            }
             api.finish_owners(&event.record).await
         }
-        EventKind::Put => api.finish_deletion(&event.record).await,
+        EventKind::Put => {
+            owners.note(&event.record.value);
+            api.finish_deletion(&event.record).await
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Garbage collection by owner references: what belongs to something that is gone goes too.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use kapi::kinds::{self, KINDS};
@@ -14,6 +15,26 @@ use crate::internal::CallError;
 struct Dependent {
     kind: &'static Kind,
     record: Arc<Record>,
+}
+
+/// Uids that objects name as their owners. Only when one of these goes is there anything to collect, so that a deletion
+/// normally costs nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Owners(HashSet<String>);
+
+impl Owners {
+    pub fn note(&mut self, value: &[u8]) {
+        const KEY: &[u8] = b"\"ownerReferences\"";
+        if value.windows(KEY.len()).any(|window| window == KEY) {
+            let owners = meta::view(value).owner_references.unwrap_or_default();
+            self.0.extend(owners.into_iter().map(|owner| owner.uid));
+        }
+    }
+
+    /// Whether the object that is gone may have had dependents. It is asked once: a uid does not come back.
+    pub fn take(&mut self, uid: &str) -> bool {
+        self.0.remove(uid)
+    }
 }
 
 fn path(kind: &Kind, record: &Record) -> String {
@@ -44,9 +65,6 @@ impl Api {
 
     /// Something with this uid is gone: its dependents go, unless they have another owner that is there.
     pub(crate) async fn collect(&self, uid: &str) -> Result<(), CallError> {
-        if uid.is_empty() {
-            return Ok(());
-        }
         for dependent in self.dependents(uid) {
             self.collect_one(&dependent).await?;
         }
@@ -54,9 +72,10 @@ impl Api {
     }
 
     /// After a start: dependents whose owners went while nobody looked.
-    pub(crate) async fn collect_all(&self) -> Result<(), CallError> {
+    pub(crate) async fn collect_all(&self, known: &mut Owners) -> Result<(), CallError> {
         for kind in KINDS {
             for record in self.store().list(&kind.resource(), None).records {
+                known.note(&record.value);
                 let view = meta::view(&record.value);
                 if view.deletion_timestamp.is_some() {
                     self.finish_deletion(&record).await?;

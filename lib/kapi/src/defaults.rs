@@ -23,7 +23,7 @@ pub fn initial_status(kind: &Kind, object: &mut Value) {
         "Namespace" => json!({"phase": "Active"}),
         // Nodes are made with their status by the agent that registers them.
         "Node" => return,
-        _ if kind.has_status => {
+        _ if kind.has_status && !kind.status_in_main => {
             if let Some(map) = object.as_object_mut() {
                 map.remove("status");
             }

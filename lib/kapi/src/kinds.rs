@@ -24,6 +24,8 @@ pub struct Kind {
     pub namespaced: bool,
     /// `/status` is a resource of its own, and the main resource ignores `status`.
     pub has_status: bool,
+    /// The main resource takes `status` too: KubeEdge defines Device without a status subresource.
+    pub status_in_main: bool,
     /// Spec changes count in `metadata.generation`.
     pub has_generation: bool,
     /// Strategic merge patches and unknown-field rules are those of built-in kinds, not of custom resources.
@@ -114,6 +116,7 @@ const CORE: Kind = Kind {
     categories: &[],
     namespaced: true,
     has_status: false,
+    status_in_main: false,
     has_generation: false,
     builtin: true,
     durability: Durability::Sync,
@@ -230,6 +233,7 @@ pub static KINDS: &[Kind] = &[
         kind: "Device",
         categories: &["all"],
         has_status: true,
+        status_in_main: true,
         schema: &schema::DEVICE,
         field_labels: &["spec.nodeName"],
         ..DEVICES

@@ -364,7 +364,7 @@ fn keep_server_fields(kind: &Kind, subresource: &str, old: &Value, new: &mut Val
     match subresource {
         "status" => restore("spec"),
         "finalize" => restore("status"),
-        _ if kind.has_status => {
+        _ if kind.has_status && !kind.status_in_main => {
             restore("status");
             if kind.kind == "Namespace" {
                 restore("spec");

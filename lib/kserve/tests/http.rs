@@ -350,17 +350,23 @@ async fn warnings_dry_runs_and_generations() {
     assert_eq!(code, 201);
     assert_eq!(f.send("GET", MAPS, "").await.1["items"].as_array().unwrap().len(), 1);
 
+    // A device's status can be written both ways, a node's only by its subresource.
     let device = r#"{"metadata":{"name":"d"},"spec":{"nodeName":"n"},"status":{"state":"x"}}"#;
     let devices = "/apis/devices.kubeedge.io/v1beta1/namespaces/a/devices";
     let (_, made) = f.send("POST", devices, device).await;
-    assert!(made.get("status").is_none(), "a status comes by /status only: {made}");
+    assert_eq!(made["status"]["state"], "x");
     let one = format!("{devices}/d");
-    let change = r#"{"metadata":{"labels":{"a":"b"}},"status":{"state":"y"}}"#;
+    let change = r#"{"metadata":{"labels":{"a":"b"}},"status":{"state":"y"},"spec":{"nodeName":"z"}}"#;
     let (_, status) = f.send("PATCH", &format!("{one}/status"), change).await;
     assert_eq!((&status["status"]["state"], &status["metadata"]["labels"]), (&json!("y"), &Value::Null));
-    assert_eq!(status["metadata"]["generation"], 1);
+    assert_eq!((&status["metadata"]["generation"], &status["spec"]["nodeName"]), (&json!(1), &json!("n")));
     let (_, changed) = f.send("PATCH", &one, r#"{"spec":{"nodeName":"m"}}"#).await;
     assert_eq!((&changed["metadata"]["generation"], &changed["status"]["state"]), (&json!(2), &json!("y")));
+    f.send("POST", "/api/v1/nodes", r#"{"metadata":{"name":"n"},"status":{"phase":"Running"}}"#).await;
+    let (_, node) = f.send("PATCH", "/api/v1/nodes/n", r#"{"status":{"phase":"Terminated"}}"#).await;
+    assert_eq!(node["status"]["phase"], "Running");
+    let (_, node) = f.send("PATCH", "/api/v1/nodes/n/status", r#"{"status":{"phase":"Terminated"}}"#).await;
+    assert_eq!(node["status"]["phase"], "Terminated");
 }
 
 #[tokio::test]

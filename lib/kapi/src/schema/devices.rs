@@ -19,7 +19,8 @@ messages! {
     DEVICE = "Device" {
         f("metadata", One, Message(&META_V1_OBJECT_META)),
         f("spec", One, Message(&DEVICE_SPEC)),
-        f("status", One, Message(&DEVICE_OLD_STATUS)),
+        // Up to v1.22 the twins are here, then in DeviceStatus; KubeEdge keeps what it does not know.
+        f("status", One, Any),
     }
     DEVICE_SPEC = "DeviceSpec" {
         f("deviceModelRef", One, Message(&CORE_V1_LOCAL_OBJECT_REFERENCE)),
@@ -27,18 +28,16 @@ messages! {
         f("properties", List, Message(&DEVICE_PROPERTY)),
         f("protocol", One, Message(&PROTOCOL_CONFIG)),
         f("methods", List, Message(&DEVICE_METHOD)),
+        f("stateReport", One, Message(&STATE_REPORT)),
+    }
+    STATE_REPORT = "StateReport" {
+        f("reportCycle", One, Int),
+        f("reportToCloud", One, Bool),
     }
     DEVICE_METHOD = "DeviceMethod" {
         f("name", One, String),
         f("description", One, String),
         f("propertyNames", List, String),
-    }
-    DEVICE_OLD_STATUS = "DeviceStatusOfDevice" {
-        f("twins", List, Message(&TWIN)),
-        f("state", One, String),
-        f("lastOnlineTime", One, String),
-        f("reportToCloud", One, Bool),
-        f("reportCycle", One, Int),
     }
     TWIN = "Twin" {
         f("propertyName", One, String),
@@ -68,6 +67,7 @@ messages! {
         // Database credentials of four products; the mapper reads them, nobody here does.
         f("dbMethod", One, Any),
         f("otel", One, Any),
+        f("anomalyDetection", One, Any),
     }
     PUSH_METHOD_HTTP = "PushMethodHTTP" {
         f("hostName", One, String),
