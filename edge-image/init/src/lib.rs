@@ -24,6 +24,7 @@ pub mod sntp;
 pub mod status;
 mod sys;
 pub mod system;
+pub mod uevent;
 pub mod watchdog;
 
 /// Which of the program's three roles this process has.

@@ -22,6 +22,8 @@ pub const TICK: Duration = Duration::from_secs(1);
 pub const WATCHDOG_SECONDS: i32 = 15;
 /// status.txt is written at most so often: it lies on flash.
 pub const STATUS_WRITE_MIN: Duration = Duration::from_secs(10);
+/// The first status.txt waits so long after power on for an address to put into it.
+pub const STATUS_FIRST: Duration = Duration::from_secs(20);
 /// What services get between SIGTERM and SIGKILL at power off.
 pub const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// How long the initramfs waits for the disk to appear.

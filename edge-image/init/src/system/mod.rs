@@ -3,9 +3,12 @@
 //! Start at [`run`]: `boot` makes the system usable, `Supervisor` keeps it so.
 
 mod boot;
+mod buttons;
 mod join;
+mod joining;
 mod logs;
 mod power;
+mod report;
 mod spawn;
 mod supervisor;
 

@@ -1,9 +1,7 @@
 //! The loop: one thread, one `poll`.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Read;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -13,16 +11,18 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::boot::{self, Started, blank_token};
+use super::boot::{self, Started};
+use super::buttons;
 use super::join::{self, Attempts, Joined, Plan};
 use super::logs::Log;
 use super::power::End;
 use super::spawn;
-use crate::limits::{CLOCK_SAVE, SNTP_PACE, SNTP_RETRY, STATUS_WRITE_MIN, TICK};
+use crate::limits::{CLOCK_SAVE, SNTP_PACE, SNTP_RETRY, TICK};
 use crate::net::Net;
 use crate::provision::{Network, Provision, node_name};
 use crate::service::{Service, State};
-use crate::status::{self, Edgecore, Problem, Status};
+use crate::status::{Edgecore, Problem, Status};
+use crate::uevent::Uevents;
 use crate::watchdog::Watchdog;
 use crate::{clock, say};
 
@@ -30,33 +30,31 @@ const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 const LINES_SOCKET: &str = "/run/kinglet/line-holder.sock";
 /// Asked when neither the provisioning file nor DHCP names a server.
 const NTP_DEFAULT: &str = "pool.ntp.org";
-/// Seconds after the node became Ready at which memory use is printed, and the pace from then on.
-const MEMORY_LINES: [u64; 3] = [0, 10, 60];
-const MEMORY_PACE: u64 = 600;
 
 #[derive(Debug)]
 pub struct Supervisor {
-    started: Started,
-    provision: Option<Provision>,
-    node: String,
-    plan: Plan,
-    attempts: Attempts,
-    services: Vec<Service>,
-    logs: Vec<Log>,
-    net: Net,
-    buttons: Vec<File>,
-    signals: Option<SignalFd>,
-    status: Status,
-    written: Option<(Status, Instant)>,
-    edgecore: Edgecore,
-    join_problem: Option<Problem>,
-    containerd_since: Option<Instant>,
+    pub(super) started: Started,
+    pub(super) provision: Option<Provision>,
+    pub(super) node: String,
+    pub(super) plan: Plan,
+    pub(super) attempts: Attempts,
+    pub(super) services: Vec<Service>,
+    pub(super) logs: Vec<Log>,
+    pub(super) net: Net,
+    pub(super) buttons: Vec<File>,
+    pub(super) signals: Option<SignalFd>,
+    pub(super) uevents: Option<Uevents>,
+    pub(super) status: Status,
+    pub(super) written: Option<(Status, Instant)>,
+    pub(super) edgecore: Edgecore,
+    pub(super) join_problem: Option<Problem>,
+    pub(super) containerd_since: Option<Instant>,
     sntp: Sntp,
-    clock_saved: Instant,
-    ready_since: Option<Instant>,
-    memory_lines: usize,
-    shell: Option<i32>,
-    end: Option<End>,
+    pub(super) clock_saved: Instant,
+    pub(super) ready_since: Option<Instant>,
+    pub(super) memory_lines: usize,
+    pub(super) shell: Option<i32>,
+    pub(super) end: Option<End>,
 }
 
 /// When the time is asked for.
@@ -108,8 +106,9 @@ impl Supervisor {
             services: services(),
             logs: Vec::new(),
             net,
-            buttons: open_buttons(),
+            buttons: buttons::open(),
             signals: open_signals(),
+            uevents: Uevents::open().ok(),
             status,
             written: None,
             edgecore: Edgecore::default(),
@@ -182,7 +181,7 @@ impl Supervisor {
         }
     }
 
-    fn release(&mut self, name: &str) {
+    pub(super) fn release(&mut self, name: &str) {
         let now = Instant::now();
         self.services
             .iter_mut()
@@ -248,6 +247,7 @@ impl Supervisor {
         let mut fds: Vec<BorrowedFd<'_>> = Vec::new();
         let signals = self.signals.as_ref().map(|signals| signals.as_fd());
         fds.extend(signals);
+        fds.extend(self.uevents.as_ref().map(Uevents::fd));
         fds.extend(self.net.fd());
         fds.extend(self.buttons.iter().map(AsFd::as_fd));
         fds.extend(self.logs.iter().map(Log::fd));
@@ -266,16 +266,20 @@ impl Supervisor {
         let mut ready = ready.iter().copied();
         let mut next = || ready.next().unwrap_or(false);
         let signalled = self.signals.is_some() && next();
+        let plugged = self.uevents.is_some() && next();
         let packet = self.net.fd().is_some() && next();
         let pressed = self.buttons.iter().map(|_| next()).collect::<Vec<_>>();
         let printed = self.logs.iter().map(|_| next()).collect::<Vec<_>>();
+        if plugged {
+            self.load_drivers();
+        }
         if packet {
             self.net.receive(Instant::now());
         }
         let mut keep = printed.into_iter();
         self.logs.retain_mut(|log| !keep.next().unwrap_or(false) || log.take());
         for (button, _) in self.buttons.iter_mut().zip(pressed).filter(|(_, pressed)| *pressed) {
-            if is_power_key(button) {
+            if buttons::power_pressed(button) {
                 say!("power button pressed");
                 self.end = Some(End::PowerOff);
             }
@@ -284,6 +288,16 @@ impl Supervisor {
             self.take_signals();
         }
         self.reap();
+    }
+
+    /// For devices that appeared while the system runs.
+    fn load_drivers(&mut self) {
+        let Some(uevents) = &self.uevents else { return };
+        for alias in uevents.take() {
+            for problem in self.started.modules.load_for(&alias) {
+                say!("{problem}");
+            }
+        }
     }
 
     fn take_signals(&mut self) {
@@ -342,69 +356,6 @@ impl Supervisor {
         }
     }
 
-    fn try_join(&mut self, now: Instant) {
-        if self.plan != Plan::Join || self.net.address.is_none() || !self.attempts.is_due(now) {
-            return;
-        }
-        let Some(provision) = &self.provision else { return };
-        match spawn::start("join", "/usr/bin/edgecore", &join::arguments(provision, &self.node)) {
-            Ok((pid, pipe)) => {
-                say!("joining {} as {}", provision.cloud, self.node);
-                self.attempts.pid = Some(pid);
-                self.logs.retain(|log| log.name != "join");
-                self.logs.push(Log::new("join", pipe));
-            }
-            Err(problem) => {
-                let wait = self.attempts.failed(now);
-                say!("{problem}; next try in {} s", wait.as_secs());
-                self.join_problem = Some(Problem {
-                    error: problem,
-                    remedy: "this image holds no edgecore: build it with one".to_owned(),
-                });
-            }
-        }
-    }
-
-    fn join_ended(&mut self, now: Instant, succeeded: bool) {
-        // What it said last may still be in the pipe.
-        let mut last = String::new();
-        if let Some(at) = self.logs.iter().position(|log| log.name == "join") {
-            let mut log = self.logs.swap_remove(at);
-            while log.take() {}
-            last = log.last;
-        }
-        if !succeeded {
-            let wait = self.attempts.failed(now);
-            let error = if last.is_empty() { "edgecore join failed without a word".to_owned() } else { last };
-            say!("join failed: {error}; next try in {} s", wait.as_secs());
-            self.join_problem = Some(join_problem(&error));
-            return;
-        }
-        let token_hash = self.provision.as_ref().map_or(0, |provision| join::hash(&provision.token));
-        // The marker first: a power cut in between must not use the token twice.
-        if let Err(error) = (Joined { node: self.node.clone(), token_hash }).save() {
-            say!("cannot remember that this node has joined: {error}");
-        }
-        say!("joined as {}", self.node);
-        self.plan = Plan::Run;
-        self.attempts.pid = None;
-        self.join_problem = None;
-        self.blank();
-        match self.services.iter().find(|service| service.name == "edgecore").and_then(Service::pid) {
-            // It runs with what the join before this one wrote.
-            Some(pid) => drop(nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGTERM)),
-            None => self.release("edgecore"),
-        }
-    }
-
-    fn blank(&mut self) {
-        let Some(disk) = &self.started.disk else { return };
-        match blank_token(disk) {
-            Ok(()) => say!("the join token on the boot partition is blanked"),
-            Err(error) => say!("cannot blank the join token: {error}"),
-        }
-    }
-
     fn ask_time(&mut self, now: Instant) {
         if self.sntp.pid.is_some() || now < self.sntp.next || self.net.address.is_none() {
             return;
@@ -430,86 +381,6 @@ impl Supervisor {
             }
         }
     }
-
-    fn watch_edgecore(&mut self, now: Instant) {
-        let Some(read) = Edgecore::load() else { return };
-        if read == self.edgecore {
-            return;
-        }
-        let because =
-            if read.error.is_empty() { String::new() } else { format!(": {} ({})", read.error, read.remedy) };
-        say!("node {}: {}{because}", if read.node.is_empty() { &self.node } else { &read.node }, read.state);
-        if read.state == "Ready" {
-            self.ready_since.get_or_insert(now);
-        }
-        self.edgecore = read;
-    }
-
-    /// One line that tests and people read: what each program holds, when the node became Ready and from then on.
-    fn print_memory(&mut self, now: Instant) {
-        let Some(since) = self.ready_since else { return };
-        let due = MEMORY_LINES.get(self.memory_lines).copied();
-        let due = due.unwrap_or_else(|| MEMORY_PACE * (self.memory_lines + 1 - MEMORY_LINES.len()) as u64);
-        if now.saturating_duration_since(since).as_secs() < due {
-            return;
-        }
-        self.memory_lines += 1;
-        let own =
-            self.services.iter().map(|service| (service.name, service.pid())).chain([("init", Some(1))]);
-        let text: String =
-            own.filter_map(|(name, pid)| Some(format!(" {name}={}", resident_kb(pid?)?))).collect();
-        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let field = |key: &str| fields(&meminfo, key).unwrap_or(0);
-        say!("memory kB{text} available={} total={}", field("MemAvailable:"), field("MemTotal:"));
-    }
-
-    fn write_status(&mut self, now: Instant) {
-        self.status.address = self.net.address.clone().unwrap_or_default();
-        let edgecore_problem = Some(&self.edgecore)
-            .filter(|read| !read.error.is_empty())
-            .map(|read| Problem { error: read.error.clone(), remedy: read.remedy.clone() });
-        let mistake = self
-            .started
-            .provision
-            .as_ref()
-            .err()
-            .map(|mistake| Problem { error: mistake.what.clone(), remedy: mistake.remedy.clone() });
-        let missing =
-            self.services.iter().find(|service| service.state == State::Missing).map(|service| Problem {
-                error: format!("there is no {} in this image", service.program),
-                remedy: "build the image with it, or write a released image".to_owned(),
-            });
-        self.status.problem = mistake
-            .or(self.join_problem.clone())
-            .or(missing)
-            .or(edgecore_problem)
-            .or(self.started.problem.clone());
-        self.status.state = match self.plan {
-            Plan::Join => "Joining".to_owned(),
-            Plan::Unprovisioned => "NotProvisioned".to_owned(),
-            _ if self.edgecore.state.is_empty() => "Starting".to_owned(),
-            _ => self.edgecore.state.clone(),
-        };
-        let due = match &self.written {
-            None => true,
-            Some((status, at)) => {
-                *status != self.status && now.saturating_duration_since(*at) >= STATUS_WRITE_MIN
-            }
-        };
-        // The first file waits for the network, or for a reason why there is none.
-        let early = self.written.is_none()
-            && self.status.address.is_empty()
-            && clock::uptime() < Duration::from_secs(30)
-            && self.status.problem.is_none();
-        let Some(disk) = self.started.disk.as_ref().filter(|_| due && !early) else { return };
-        let text = self.status.render(self.started.boot_number, clock::now());
-        if let Err(error) =
-            boot::with_boot_partition(disk, true, |dir| fs::write(dir.join(status::FILE), text))
-        {
-            say!("cannot write {}: {error}", status::FILE);
-        }
-        self.written = Some((self.status.clone(), now));
-    }
 }
 
 fn services() -> Vec<Service> {
@@ -525,18 +396,6 @@ fn services() -> Vec<Service> {
     ]
 }
 
-/// Error lines of edgecore read `what; remedy` or `what: why (remedy)`; whatever it is, the whole line is shown.
-fn join_problem(line: &str) -> Problem {
-    match line.rsplit_once("; ") {
-        Some((error, remedy)) => Problem { error: error.to_owned(), remedy: remedy.to_owned() },
-        None => Problem {
-            error: line.to_owned(),
-            remedy: "check cloud and token in provision.toml; a new token comes from `cloudcore token`"
-                .to_owned(),
-        },
-    }
-}
-
 fn open_signals() -> Option<SignalFd> {
     let mut set = SigSet::empty();
     for signal in [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR2] {
@@ -544,38 +403,4 @@ fn open_signals() -> Option<SignalFd> {
     }
     set.thread_block().ok()?;
     SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).ok()
-}
-
-/// Input devices; boards without a power button have none.
-fn open_buttons() -> Vec<File> {
-    let Ok(entries) = fs::read_dir("/dev/input") else { return Vec::new() };
-    entries
-        .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("event"))
-        .filter_map(|entry| {
-            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(entry.path()).ok()
-        })
-        .collect()
-}
-
-/// Whether one of the events waiting is the power key going down.
-fn is_power_key(device: &mut File) -> bool {
-    const EVENT_BYTES: usize = 24;
-    const KEY: u16 = 1;
-    const POWER: u16 = 116;
-    let mut events = [0; EVENT_BYTES * 16];
-    let n = device.read(&mut events).unwrap_or(0);
-    events[..n].chunks_exact(EVENT_BYTES).any(|event| {
-        let word = |at: usize| u16::from_ne_bytes([event[at], event[at + 1]]);
-        word(16) == KEY && word(18) == POWER && word(20) == 1
-    })
-}
-
-fn resident_kb(pid: i32) -> Option<u64> {
-    fields(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmRSS:")
-}
-
-/// The number after `key` in a file of `Key: number kB` lines.
-fn fields(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse().ok())
 }

@@ -15,6 +15,13 @@ const MERGED: [(&str, &str); 3] = [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("l
 /// Where init looks for modules and their lists.
 const MODULES: &str = "usr/lib/modules";
 
+/// What a person at the console of a --dev image may call.
+const APPLETS: [&str; 36] = [
+    "sh", "cat", "ls", "ps", "ip", "mount", "umount", "dmesg", "df", "du", "free", "top", "grep", "head",
+    "tail", "less", "vi", "sed", "awk", "find", "cp", "mv", "rm", "mkdir", "ln", "echo", "sleep", "kill",
+    "date", "hexdump", "nc", "wget", "ping", "unshare", "nsenter", "uptime",
+];
+
 pub(super) fn gather(
     options: &Options,
     board: &Board,
@@ -49,7 +56,9 @@ pub(super) fn gather(
         }
     }
     if options.dev {
-        root.add("usr/bin/sh", Node::Link("busybox".to_owned()), "layout");
+        for applet in APPLETS {
+            root.add(&format!("usr/bin/{applet}"), Node::Link("busybox".to_owned()), "layout");
+        }
     }
     programs(options, &mut root)?;
     let sources: Vec<&Unpacked> = packages
