@@ -1,5 +1,5 @@
 //! Boots an image and shows its console until a marker appears or time is up:
-//! `cargo run -p qemu --example boot -- IMAGE [--memory MB] [--until MARKER] [--seconds N] [--tools DIR] [--provision FILE] [--power-down] [--keep DIR]`
+//! `cargo run -p qemu --example boot -- IMAGE [--memory MB] [--until MARKER] [--seconds N] [--tools DIR] [--provision FILE] [--power-down] [--keep DIR] [--type FILE]`
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -36,6 +36,10 @@ fn main() -> Result<()> {
     let mut machine = Machine::start(&config)?;
     let until = option("--until", "containerd ready");
     let found = machine.wait_for(&until, Duration::from_secs(option("--seconds", "120").parse()?));
+    if let Some(script) = options.get("--type") {
+        machine.console.write(&std::fs::read_to_string(script)?)?;
+        let _ = machine.wait_for("typed-end", Duration::from_secs(90));
+    }
     println!("{}", machine.console.text());
     println!("-- {:?} wall, {:.1} s CPU", begun.elapsed(), machine.cpu_seconds()?);
     found?;

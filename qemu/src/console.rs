@@ -19,11 +19,12 @@ pub struct Console {
     socket: PathBuf,
     /// Where the next [`Console::wait_for`] begins to search.
     searched: u64,
+    typing: Option<UnixStream>,
 }
 
 impl Console {
     pub(crate) fn new(log: PathBuf, socket: PathBuf) -> Console {
-        Console { log, socket, searched: 0 }
+        Console { log, socket, searched: 0, typing: None }
     }
 
     pub fn log(&self) -> &Path {
@@ -35,10 +36,19 @@ impl Console {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Types into the console (of an image with a shell).
-    pub fn write(&self, text: &str) -> Result<()> {
-        let mut socket = UnixStream::connect(&self.socket).context("cannot open the console's socket")?;
-        socket.write_all(text.as_bytes())?;
+    /// Types into the console (of an image with a shell). The connection is kept: QEMU forgets what the guest has not yet read when
+    /// it closes.
+    pub fn write(&mut self, text: &str) -> Result<()> {
+        if self.typing.is_none() {
+            let socket = UnixStream::connect(&self.socket).context("cannot open the console's socket")?;
+            let mut echo = socket.try_clone()?;
+            // The log has all of it already; unread, it would stop QEMU. Ends with the machine.
+            std::thread::spawn(move || std::io::copy(&mut echo, &mut std::io::sink()));
+            self.typing = Some(socket);
+        }
+        if let Some(socket) = &mut self.typing {
+            socket.write_all(text.as_bytes())?;
+        }
         Ok(())
     }
 

@@ -36,8 +36,8 @@ pub fn create(image: &Path, layout: &Layout, disk_id: u32) -> Result<()> {
     Ok(())
 }
 
-/// Copies a file into the image at an offset, leaving holes where it has zeros.
-pub fn place(image: &Path, part: &Path, offset: u64, room: u64) -> Result<()> {
+/// Copies a file into its partition.
+pub fn place_file(image: &Path, part: &Path, offset: u64, room: u64) -> Result<()> {
     let mut from = File::open(part).with_context(|| format!("cannot read {}", part.display()))?;
     let len = from.metadata()?.len();
     ensure!(
@@ -47,6 +47,11 @@ pub fn place(image: &Path, part: &Path, offset: u64, room: u64) -> Result<()> {
         len >> 20,
         room >> 20
     );
+    place(image, &mut from, offset)
+}
+
+/// Copies bytes into the image at an offset, leaving holes where they are zeros.
+pub fn place(image: &Path, from: &mut impl Read, offset: u64) -> Result<()> {
     let mut to = OpenOptions::new().write(true).open(image)?;
     let mut block = vec![0; 1 << 16];
     let mut at = offset;
@@ -156,14 +161,14 @@ mod tests {
         let part = dir.path().join("part");
         fs::write(&part, [7; 5000]).expect("write");
         let (start, len) = layout.partitions()[1];
-        place(&image, &part, u64::from(start) * MIB, u64::from(len) * MIB).expect("placed");
+        place_file(&image, &part, u64::from(start) * MIB, u64::from(len) * MIB).expect("placed");
         let bmap = dir.path().join("a.bmap");
         write_bmap(&image, &bmap).expect("map");
         let text = fs::read_to_string(&bmap).expect("read");
         // Block 0 is the table; the part fills two blocks at 65 MiB.
         assert!(text.contains("> 0 </Range>") && text.contains("> 16640-16641 </Range>"), "{text}");
         fs::write(&part, vec![7; 2 << 20]).expect("write");
-        let error = place(&image, &part, 0, MIB).expect_err("too large").to_string();
+        let error = place_file(&image, &part, 0, MIB).expect_err("too large").to_string();
         assert!(error.contains("raise the size"), "{error}");
     }
 }

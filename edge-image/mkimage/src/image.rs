@@ -400,8 +400,8 @@ fn assemble(
     let [p1, p2, _, p4] =
         layout.partitions().map(|(start, len)| (u64::from(start) * MIB, u64::from(len) * MIB));
     disk::create(img, layout, disk_id)?;
-    fat::make(img, p1.0, p1.1, disk_id, boot_files)?;
-    disk::place(img, squashfs, p2.0, p2.1)?;
+    disk::place(img, &mut fat::make(p1.1, disk_id, boot_files)?.as_slice(), p1.0)?;
+    disk::place_file(img, squashfs, p2.0, p2.1)?;
     let mut data = Tree::default();
     for dir in [
         "etc/kubeedge",
@@ -420,7 +420,7 @@ fn assemble(
     let ext4 = work.join("data.ext4");
     let uuid = format!("{disk_id:08x}-6b69-4e67-8c65-740000000004");
     disk::make_ext4(&tools.program("mke2fs"), &staged, &ext4, layout.data_mib, &uuid, epoch)?;
-    disk::place(img, &ext4, p4.0, p4.1)
+    disk::place_file(img, &ext4, p4.0, p4.1)
 }
 
 fn compress(tools: &Tools, img: &Path, xz: &Path) -> Result<()> {
