@@ -10,36 +10,76 @@ use crate::plan::{
     serial::Framing,
 };
 
-/// Reads a Device (JSON; also a List with its DeviceModel, or a description as a mapper gets it) and says what it means.
+/// Reads Devices and DeviceModels (YAML documents, JSON, a List, or a description as a mapper gets it) and says what each Device
+/// means. `model` is the text of a file with further models.
 pub fn check(text: &str, model: Option<&str>) -> Result<String, String> {
-    let read = |text: &str| -> Result<Value, String> {
-        serde_json::from_str(text)
-            .map_err(|error| format!("not JSON: {error}; `kubectl get device NAME -o json` writes it"))
-    };
-    let mut value = read(text)?;
-    let mut model = model.map(read).transpose()?;
-    if let Some(items) = value.get("items").and_then(Value::as_array).cloned() {
-        let of = |kind: &str| items.iter().find(|item| item["kind"] == kind).cloned();
-        value = of("Device").ok_or("there is no Device in the list")?;
-        model = model.or_else(|| of("DeviceModel"));
+    let mut objects = Vec::new();
+    for text in [Some(text), model].into_iter().flatten() {
+        for value in documents(text)? {
+            match value.get("items").and_then(Value::as_array) {
+                Some(items) => objects.extend(items.iter().cloned()),
+                None => objects.push(value),
+            }
+        }
     }
-    if value.get("device").is_none() {
-        value = serde_json::json!({"version": 0, "device": value, "model": model});
+    let mut out = String::new();
+    let mut devices = 0;
+    for object in &objects {
+        if object.get("device").is_some() {
+            describe(object.to_string().as_bytes(), &mut out)?;
+        } else if object["kind"] == "Device" {
+            let name = &object["spec"]["deviceModelRef"]["name"];
+            let models = || objects.iter().filter(|object| object["kind"] == "DeviceModel");
+            let model = models().find(|model| model["metadata"]["name"] == *name);
+            describe(
+                serde_json::json!({"version": 0, "device": object, "model": model}).to_string().as_bytes(),
+                &mut out,
+            )?;
+        } else {
+            continue;
+        }
+        devices += 1;
     }
-    let (description, plan) = plan::read(value.to_string().as_bytes())?;
-    let metadata = &description.device.metadata;
-    let mut out = format!("device {}/{}\n", metadata.namespace, metadata.name);
-    if description.model.is_none() {
-        out.push_str("note: without its DeviceModel types are unknown; give it as second file\n");
+    if devices == 0 {
+        return Err("there is no object of kind Device".into());
     }
-    render(&plan?, &mut out);
     Ok(out)
+}
+
+fn describe(description: &[u8], out: &mut String) -> Result<(), String> {
+    let (description, plan) = plan::read(description)?;
+    let metadata = &description.device.metadata;
+    let namespace = if metadata.namespace.is_empty() { "default" } else { &metadata.namespace };
+    let _ = writeln!(out, "device {namespace}/{}", metadata.name);
+    if description.model.is_none() {
+        out.push_str("  note: without its DeviceModel types are unknown; put it into the same file, or give it as second file\n");
+    }
+    render(&plan.map_err(|reason| format!("device {namespace}/{}: {reason}", metadata.name))?, out);
+    Ok(())
+}
+
+#[cfg(feature = "yaml")]
+fn documents(text: &str) -> Result<Vec<Value>, String> {
+    // JSON is YAML, too; its own parser has the better messages for it.
+    if text.trim_start().starts_with('{') {
+        return json(text);
+    }
+    serde_saphyr::from_multiple(text).map_err(|error| format!("not YAML: {error}"))
+}
+
+#[cfg(not(feature = "yaml"))]
+fn documents(text: &str) -> Result<Vec<Value>, String> {
+    json(text)
+}
+
+fn json(text: &str) -> Result<Vec<Value>, String> {
+    serde_json::from_str(text).map(|value| vec![value]).map_err(|error| format!("not JSON: {error}"))
 }
 
 fn render(plan: &Plan, out: &mut String) {
     if let Protocol::Serial(port) = &plan.protocol {
         let framing = if port.framing == Framing::Lines { "text lines" } else { "frames" };
-        let _ = writeln!(out, "opens {} at {} baud, {framing}", port.path, port.baud_rate);
+        let _ = writeln!(out, "  opens {} at {} baud, {framing}", port.path, port.baud_rate);
     }
     for property in &plan.properties {
         let _ = match &property.access {
@@ -50,13 +90,13 @@ fn render(plan: &Plan, out: &mut String) {
                     LineRef::Name(name) => format!("{name:?}"),
                 };
                 let act = if line.direction == Direction::Input { "reads" } else { "drives" };
-                write!(out, "{}: {act} line {place} of {chip}", property.name)
+                write!(out, "  {}: {act} line {place} of {chip}", property.name)
             }
             Access::Text(text) => {
                 let write = text.write.as_ref().map(|line| format!(", writes {line:?}")).unwrap_or_default();
-                write!(out, "{}: reads what follows {:?}{write}", property.name, text.prefix)
+                write!(out, "  {}: reads what follows {:?}{write}", property.name, text.prefix)
             }
-            Access::Channel(channel) => write!(out, "{}: channel {channel}", property.name),
+            Access::Channel(channel) => write!(out, "  {}: channel {channel}", property.name),
         };
         if let Some(desired) = &property.desired {
             let _ = write!(out, "; wanted: {desired}");

@@ -15,7 +15,7 @@ const USAGE: &str = "\
 mapper [--broker HOST:PORT] [--username U --password-file F] [--lines-socket S]   drives devices from the node's MQTT bus
 mapper hold-lines [--socket S]       the line-holder
 mapper lines [--socket S]            what the line-holder holds
-mapper check FILE [MODEL_FILE]       what a Device (JSON) would read and write
+mapper check FILE [MODEL_FILE]       what Devices (YAML or JSON) would read and write
 mapper scan                          board, GPIO lines and serial ports of this machine
 ";
 

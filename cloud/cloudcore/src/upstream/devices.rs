@@ -47,12 +47,17 @@ struct TwinsContent {
 pub struct StateReport {
     pub state: String,
     pub last_online_time: String,
+    /// Ours: why the device is in that state (KubeEdge's edge sends none). Kept as `extensions.reason`.
+    pub reason: String,
 }
 
 #[derive(Deserialize)]
 struct StateContent {
     device: StateReport,
 }
+
+/// The type of a property that was deleted on the node, as KubeEdge's edge reports it.
+const DELETED: &str = "deleted";
 
 /// A `None` twin was deleted on the node.
 pub fn parse_twins(message: &Message) -> Result<BTreeMap<String, Option<TwinReport>>, serde_json::Error> {
@@ -85,7 +90,10 @@ pub fn merge_twins(
     let mut twins: Vec<StatusTwin> =
         status.get("twins").and_then(|twins| serde_json::from_value(twins.clone()).ok()).unwrap_or_default();
     for (name, report) in reports {
-        let Some(report) = report else {
+        let deleted = |report: &&TwinReport| {
+            report.metadata.as_ref().is_some_and(|metadata| metadata.value_type == DELETED)
+        };
+        let Some(report) = report.as_ref().filter(|report| !deleted(report)) else {
             twins.retain(|twin| twin.property_name != *name);
             continue;
         };
@@ -115,6 +123,14 @@ pub fn merge_state(status: &Value, report: &StateReport) -> Option<Value> {
     let mut set = vec![("state", Value::from(report.state.clone()))];
     if !report.last_online_time.is_empty() {
         set.push(("lastOnlineTime", Value::from(report.last_online_time.clone())));
+    }
+    let mut extensions = status.get("extensions").and_then(Value::as_object).cloned().unwrap_or_default();
+    let had_reason = extensions.remove("reason").is_some();
+    if !report.reason.is_empty() {
+        extensions.insert("reason".into(), Value::from(report.reason.clone()));
+    }
+    if had_reason || !report.reason.is_empty() {
+        set.push(("extensions", Value::Object(extensions)));
     }
     replaced(status, set)
 }
@@ -181,6 +197,27 @@ mod tests {
         let status = merge_state(&json!({"twins": []}), &report).unwrap();
         assert_eq!(status, json!({"twins": [], "state": "online", "lastOnlineTime": "2026-01-01T00:00:00Z"}));
         assert_eq!(merge_state(&status, &report), None);
+    }
+
+    #[test]
+    fn the_reason_of_a_state_is_shown_until_it_is_over() {
+        let report = |state: &str, reason: &str| StateReport {
+            state: state.into(),
+            reason: reason.into(),
+            ..StateReport::default()
+        };
+        let status =
+            merge_state(&json!({"extensions": {"other": 1}}), &report("offline", "no chip")).unwrap();
+        assert_eq!(status, json!({"state": "offline", "extensions": {"other": 1, "reason": "no chip"}}));
+        let status = merge_state(&status, &report("online", "")).unwrap();
+        assert_eq!(status, json!({"state": "online", "extensions": {"other": 1}}));
+    }
+
+    #[test]
+    fn a_property_that_the_edge_marks_as_deleted_goes() {
+        let status = json!({"twins": [{"propertyName": "gone", "reported": {"value": "1", "metadata": {}}}]});
+        let report = json!({"gone": {"actual": {}, "metadata": {"type": "deleted"}}});
+        assert_eq!(merge_twins(&status, &reports(report)).unwrap(), Some(json!({"twins": []})));
     }
 
     #[test]

@@ -165,7 +165,7 @@ fn check_says_what_a_device_means() {
     let said = crate::check::check(&gpio_device().to_string(), None).unwrap();
     assert_eq!(
         said,
-        "device default/panel-1\nbutton: reads line 5 of 9030000.pl061; reported on change and every 100 ms\n\
+        "device default/panel-1\n  button: reads line 5 of 9030000.pl061; reported on change and every 100 ms\n  \
          lamp: drives line \"GPIO17\" of 9030000.pl061; wanted: on; reported on change\n"
     );
     let mut device = serial_device()["device"].clone();
@@ -175,5 +175,36 @@ fn check_says_what_a_device_means() {
         said.contains("opens /dev/ttyS0 at 9600 baud, text lines") && said.contains("writes \"heater={}\""),
         "{said}"
     );
-    assert!(crate::check::check("kind: Device", None).unwrap_err().contains("-o json"));
+    assert!(said.contains("without its DeviceModel"), "{said}");
+    assert!(crate::check::check("{\"kind\": \"Device\"", None).unwrap_err().contains("not JSON"));
+    assert!(
+        crate::check::check("{\"kind\": \"Pod\"}", None).unwrap_err().contains("no object of kind Device")
+    );
+}
+
+/// What newcomers are given first must be right.
+#[cfg(feature = "yaml")]
+#[test]
+fn the_samples_and_the_readme_are_valid() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let samples = std::fs::read_to_string(root.join("cloud/deploy/samples/devices.yaml")).unwrap();
+    let said = crate::check::check(&samples, None).unwrap();
+    assert!(
+        said.contains("button: reads line 5 of 9030000.pl061") && said.contains("lamp: drives line 2"),
+        "{said}"
+    );
+    assert!(said.contains("opens /dev/ttyS0 at 115200 baud") && !said.contains("note:"), "{said}");
+    let readme = std::fs::read_to_string(root.join("edge-image/mapper/README.md")).unwrap();
+    let gpio = readme.split("```yaml").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    assert!(crate::check::check(gpio, None).unwrap().contains("wanted: true"));
+    let serial = readme.split("```yaml").nth(2).and_then(|rest| rest.split("```").next()).unwrap();
+    let device = format!("kind: Device\nmetadata: {{name: sensor}}\nspec:\n{serial}");
+    assert!(crate::check::check(&device, None).unwrap().contains("writes \"heater={}\""));
+    let error = crate::check::check(&device.replace("baudRate: 115200", "baudRate: fast"), None).unwrap_err();
+    assert!(
+        error.starts_with(
+            "device default/sensor: spec.protocol.configData.baudRate: fast is not a whole number"
+        ),
+        "{error}"
+    );
 }
