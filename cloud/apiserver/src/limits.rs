@@ -6,8 +6,9 @@ use std::time::Duration;
 pub const CONNECTIONS_MAX: usize = 512;
 /// A TLS handshake that takes longer is dropped.
 pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
-/// The head of a request that takes longer is dropped.
-pub const HEADER_READ_MAX: Duration = Duration::from_secs(30);
+/// A connection without a request for so long is closed. Longer than clients keep idle ones (90 s), so that they close first and
+/// never write into a connection that is just going away.
+pub const HEADER_READ_MAX: Duration = Duration::from_secs(100);
 /// HTTP/2: a silent peer is asked, and dropped when it does not answer.
 pub const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(30);
 /// How long open requests may go on after the drain began.

@@ -10,7 +10,7 @@ use kapi::ApiError;
 use store::Key;
 use tokio::sync::Semaphore;
 
-use crate::auth::{Attributes, Authorize, Decision, Identity, MastersOnly};
+use crate::auth::{Attributes, Authorize, Decision, Identity, MASTERS, MastersOnly};
 use crate::backend::Backend;
 use crate::body::{Body, failure};
 use crate::limits::WATCHES_MAX;
@@ -99,7 +99,12 @@ impl<B: Backend> Server<B> {
     /// Answers a request. Never fails: errors are responses.
     pub async fn handle(&self, request: Request<Bytes>, identity: &Identity) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        match self.answer(&parts, &body, identity).await {
+        let outcome = match impersonated(&parts, identity) {
+            Ok(None) => self.answer(&parts, &body, identity).await,
+            Ok(Some(other)) => self.answer(&parts, &body, &other).await,
+            Err(error) => Err(error),
+        };
+        match outcome {
             Ok(response) => response,
             Err(error) => failure(&error),
         }
@@ -175,6 +180,30 @@ impl<B: Backend> Server<B> {
     pub(crate) fn key(&self, target: &Target) -> Key {
         crate::object::key(target.kind, target.namespace(), target.name())
     }
+}
+
+/// Whom an administrator wants to act as (`kubectl --as`). Ignoring the wish would give more rights than were asked for.
+fn impersonated(parts: &Parts, identity: &Identity) -> Result<Option<Identity>, ApiError> {
+    let all = |name: &str| -> Vec<String> {
+        let values = parts.headers.get_all(name).iter();
+        values.filter_map(|value| value.to_str().ok()).map(str::to_string).collect()
+    };
+    let asked = parts.headers.keys().any(|name| name.as_str().starts_with("impersonate-"));
+    if !asked {
+        return Ok(None);
+    }
+    let user = all("impersonate-user").into_iter().next().unwrap_or_default();
+    if user.is_empty() {
+        return Err(ApiError::bad_request("impersonation needs a user (Impersonate-User, kubectl --as)"));
+    }
+    if !identity.groups.iter().any(|group| group == MASTERS) {
+        let why =
+            format!("User \"{}\" cannot impersonate resource \"users\" in API group \"\"", identity.user);
+        return Err(ApiError::forbidden(None, &user, why));
+    }
+    let mut groups = all("impersonate-group");
+    groups.push("system:authenticated".into());
+    Ok(Some(Identity { user, groups }))
 }
 
 fn attributes<'a>(identity: &'a Identity, verb: &'a str) -> Attributes<'a> {

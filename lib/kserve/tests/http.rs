@@ -20,8 +20,12 @@ const PODS: &str = "/api/v1/namespaces/a/pods";
 
 impl Fixture {
     async fn new() -> Fixture {
+        Fixture::with(store::Options::default()).await
+    }
+
+    async fn with(options: store::Options) -> Fixture {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path(), store::Options::default()).unwrap();
+        let store = Store::open(dir.path(), options).unwrap();
         let options = Options { now: || 1_700_000_000, ..Options::default() };
         let f = Fixture { server: Server::new(store, options), _dir: dir };
         assert_eq!(f.send("POST", NAMESPACE, r#"{"metadata":{"name":"a"}}"#).await.0, 201);
@@ -411,4 +415,65 @@ async fn an_expired_page_offers_the_rest() {
     let names: Vec<&Value> =
         rest["items"].as_array().unwrap().iter().map(|item| &item["metadata"]["name"]).collect();
     assert_eq!(names, ["m2", "m3"]);
+}
+
+#[tokio::test]
+async fn a_watch_that_is_too_slow_ends_with_410_and_skips_nothing_in_silence() {
+    let f = Fixture::with(store::Options { history_len_max: 4096, ..store::Options::default() }).await;
+    let (_, list) = f.send("GET", MAPS, "").await;
+    let from = list["metadata"]["resourceVersion"].as_str().unwrap();
+    let request = Request::get(format!("{MAPS}?watch=true&resourceVersion={from}"));
+    let request = request.body(http_body_util::Full::new(Bytes::new())).unwrap();
+    let watch = f.server.serve(request, &Identity::internal("test")).await;
+    for index in 0..100 {
+        f.send(
+            "POST",
+            MAPS,
+            &format!(r#"{{"metadata":{{"name":"m{index}"}},"data":{{"x":"{}"}}}}"#, "y".repeat(200)),
+        )
+        .await;
+    }
+    let body = watch.into_body().collect().await.unwrap().to_bytes();
+    let lines: Vec<Value> = body
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect();
+    let last = lines.last().unwrap();
+    assert_eq!(
+        (&last["type"], &last["object"]["code"], &last["object"]["reason"]),
+        (&json!("ERROR"), &json!(410), &json!("Expired"))
+    );
+    // The same when the history is asked for later.
+    let (code, status) = f.send("GET", &format!("{MAPS}?watch=true&resourceVersion={from}"), "").await;
+    assert_eq!((code, &status["reason"]), (410, &json!("Expired")));
+}
+
+#[tokio::test]
+async fn bookmarks_say_how_far_a_quiet_watch_is() {
+    let f = Fixture::new().await;
+    f.send("POST", MAPS, r#"{"metadata":{"name":"m"}}"#).await;
+    let (_, list) = f.send("GET", PODS, "").await;
+    let now = &list["metadata"]["resourceVersion"];
+    let watch = format!("{PODS}?watch=true&resourceVersion=1&allowWatchBookmarks=true&timeoutSeconds=1");
+    let (_, bookmark) = f.send("GET", &watch, "").await;
+    assert_eq!(bookmark["type"], "BOOKMARK");
+    assert_eq!(bookmark["object"]["kind"], "Pod");
+    assert_eq!(&bookmark["object"]["metadata"]["resourceVersion"], now, "changes of other kinds count too");
+}
+
+#[tokio::test]
+async fn acting_as_somebody_else_takes_rights_away() {
+    let f = Fixture::new().await;
+    for (headers, code) in [
+        (vec![("impersonate-user", "bob")], 403),
+        (vec![("impersonate-user", "bob"), ("impersonate-group", "system:masters")], 200),
+        (vec![("impersonate-group", "system:masters")], 400),
+    ] {
+        assert_eq!(f.full("GET", PODS, &headers, Bytes::new()).await.0, code, "{headers:?}");
+    }
+    let request =
+        Request::get(PODS).header("impersonate-user", "admin").body(http_body_util::Full::new(Bytes::new()));
+    let response = f.server.serve(request.unwrap(), &Identity::new("node", &["system:nodes"])).await;
+    assert_eq!(response.status().as_u16(), 403);
 }
