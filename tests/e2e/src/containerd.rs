@@ -35,11 +35,14 @@ pub fn missing() -> Option<String> {
     }
     for program in ["containerd", "containerd-shim-runc-v2", "runc", "ip", "iptables", "unshare", "nsenter"] {
         if !on_path(program) {
-            return Some(format!("needs {program} (apt-get install containerd runc containernetworking-plugins iptables iproute2)"));
+            return Some(format!(
+                "needs {program} (apt-get install containerd runc containernetworking-plugins iptables iproute2)"
+            ));
         }
     }
     let plugin = Path::new(CNI_BIN).join("bridge");
-    (!plugin.exists()).then(|| format!("needs {} (apt-get install containernetworking-plugins)", plugin.display()))
+    (!plugin.exists())
+        .then(|| format!("needs {} (apt-get install containernetworking-plugins)", plugin.display()))
 }
 
 /// The line that the test runner counts: a test that did not run is never a test that passed.
@@ -50,7 +53,9 @@ pub fn not_run(name: &str, why: &str) {
 
 fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")]).any(|dir| dir.join(program).is_file())
+    std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")])
+        .any(|dir| dir.join(program).is_file())
 }
 
 pub struct Containerd {
@@ -64,7 +69,8 @@ pub struct Containerd {
 impl Containerd {
     /// Starts one in a new folder.
     pub fn start() -> Result<Containerd> {
-        let temporary = tempfile::Builder::new().prefix("kgt").tempdir().context("cannot make a scratch folder")?;
+        let temporary =
+            tempfile::Builder::new().prefix("kgt").tempdir().context("cannot make a scratch folder")?;
         let mut containerd = Containerd::start_in(temporary.path())?;
         containerd._temporary = Some(temporary);
         Ok(containerd)
@@ -86,7 +92,17 @@ impl Containerd {
         let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("containerd.log"))?;
         let mut command = Command::new("unshare");
         command
-            .args(["--net", "--mount", "--pid", "--ipc", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--propagation", "slave"])
+            .args([
+                "--net",
+                "--mount",
+                "--pid",
+                "--ipc",
+                "--fork",
+                "--kill-child=SIGKILL",
+                "--mount-proc",
+                "--propagation",
+                "slave",
+            ])
             .args(["/bin/sh", "start.sh"])
             .current_dir(dir)
             .stdin(Stdio::null())
@@ -119,13 +135,19 @@ impl Containerd {
     fn wait_ready(&mut self) -> Result<()> {
         let begun = Instant::now();
         loop {
-            if std::os::unix::net::UnixStream::connect(self.socket()).is_ok() && self.log().contains("containerd successfully booted") {
+            if std::os::unix::net::UnixStream::connect(self.socket()).is_ok()
+                && self.log().contains("containerd successfully booted")
+            {
                 return Ok(());
             }
             if let Some(status) = self.init.try_wait()? {
                 bail!("containerd's namespaces ended with {status}:\n{}", self.log());
             }
-            ensure!(begun.elapsed() < START_WAIT, "containerd was not ready after {START_WAIT:?}:\n{}", self.log());
+            ensure!(
+                begun.elapsed() < START_WAIT,
+                "containerd was not ready after {START_WAIT:?}:\n{}",
+                self.log()
+            );
             thread::sleep(Duration::from_millis(20));
         }
     }
@@ -134,14 +156,19 @@ impl Containerd {
     fn inside(&self) -> Result<u32> {
         let children = format!("/proc/{0}/task/{0}/children", self.init.id());
         let text = fs::read_to_string(&children).with_context(|| format!("cannot read {children}"))?;
-        text.split_whitespace().next().and_then(|pid| pid.parse().ok()).context("containerd's namespaces have ended")
+        text.split_whitespace()
+            .next()
+            .and_then(|pid| pid.parse().ok())
+            .context("containerd's namespaces have ended")
     }
 
     /// Kills every process inside at once. The folder stays as it was.
     pub fn power_cut(&mut self) -> Result<()> {
         // The kernel kills all of a PID namespace with its PID 1, which is gone only after them; unshare waits for that.
         match self.inside() {
-            Ok(inside) => kill(Pid::from_raw(inside as i32), Signal::SIGKILL).context("cannot kill PID 1 inside")?,
+            Ok(inside) => {
+                kill(Pid::from_raw(inside as i32), Signal::SIGKILL).context("cannot kill PID 1 inside")?
+            }
             Err(_) => drop(self.init.kill()),
         }
         self.init.wait().context("cannot wait for containerd's namespaces")?;

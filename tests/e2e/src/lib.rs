@@ -9,6 +9,7 @@
 pub mod cloud;
 pub mod containerd;
 pub mod guest;
+pub mod host;
 pub mod http;
 pub mod kubectl;
 pub mod process;

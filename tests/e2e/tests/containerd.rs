@@ -14,7 +14,10 @@ fn a_private_containerd_starts_restarts_and_ends() {
     let second = containerd.processes("containerd").unwrap();
     assert_ne!(first, second);
     containerd.power_cut().unwrap();
-    assert!(!std::path::Path::new(&format!("/proc/{}", second[0])).exists(), "PID 1's death takes all with it");
+    assert!(
+        !std::path::Path::new(&format!("/proc/{}", second[0])).exists(),
+        "PID 1's death takes all with it"
+    );
     let dir = containerd.dir().to_owned();
     drop(containerd);
     assert!(!dir.exists(), "nothing is left mounted in {}", dir.display());

@@ -1,0 +1,249 @@
+//! The agent on this machine: real containerd, real cloudcore, real kubectl, no emulation. Needs root.
+//!
+//! What it shows: join by token, a pod through CRI, its page on the host port, and that neither a killed agent nor a killed cloud
+//! restarts a container; and that a node without its container runtime says so instead of being Ready.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{
+    Programs,
+    cloud::Cloud,
+    containerd::Containerd,
+    kubectl::{Kubectl, condition},
+    process::{Process, tail},
+    steps::{Steps, wait_for, wait_until},
+};
+
+/// Of the sample pod; the node has a network of its own, so it is free.
+const PORT: u16 = 8080;
+const NODE: &str = "host-edge";
+const READY: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(30);
+
+/// One node on this machine: containerd in namespaces of its own, edgecore below a folder of its own.
+pub struct Node {
+    programs: Programs,
+    root: PathBuf,
+    pub containerd: Containerd,
+    pub edgecore: Option<Process>,
+}
+
+impl Node {
+    pub fn new(programs: &Programs, dir: &Path) -> Result<Node> {
+        let root = dir.join("node");
+        std::fs::create_dir_all(&root)?;
+        let containerd = Containerd::start_in(&dir.join("containerd"))?;
+        Ok(Node { programs: programs.clone(), root, containerd, edgecore: None })
+    }
+
+    pub fn edgecore_command(&self) -> Command {
+        Command::new(&self.programs.edgecore)
+    }
+
+    /// `edgecore join`, as an operator types it. Its error output on failure.
+    pub fn join(&self, cloud: &Cloud, token: &str, name: &str) -> Result<()> {
+        let mut command = self.edgecore_command();
+        command.arg("join").arg("--root").arg(&self.root);
+        command.args(["--cloudcore-ipport", &format!("127.0.0.1:{}", cloud.hub_port())]);
+        command.args([
+            "--certport",
+            &cloud.join_port().to_string(),
+            "--token",
+            token,
+            "--edgenode-name",
+            name,
+        ]);
+        command.arg("--remote-runtime-endpoint").arg(self.containerd.endpoint());
+        let output = command.output()?;
+        if !output.status.success() {
+            bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        self.configure()
+    }
+
+    /// What an operator of a plain host would also set: where the node's image archives lie, and where the broker listens.
+    fn configure(&self) -> Result<()> {
+        let path = self.root.join("etc/kubeedge/config/edgecore.yaml");
+        let mut text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        for (key, value) in [
+            ("preloadDir", self.programs.images.display().to_string()),
+            ("mqttServerInternal", "tcp://127.0.0.1:0".into()),
+        ] {
+            let old = text.lines().find(|line| line.trim_start().starts_with(&format!("{key}:")));
+            let old = old.with_context(|| format!("edgecore.yaml has no {key}"))?.to_owned();
+            let indent = &old[..old.len() - old.trim_start().len()];
+            text = text.replace(&old, &format!("{indent}{key}: {value}"));
+        }
+        std::fs::write(&path, text)?;
+        let check = self.edgecore_command().args(["config", "check"]).arg(&path).output()?;
+        ensure!(check.status.success(), "edgecore config check: {}", String::from_utf8_lossy(&check.stdout));
+        Ok(())
+    }
+
+    pub fn start(&mut self) -> Result<()> {
+        let mut command = self.edgecore_command();
+        command.arg("--config").arg(self.root.join("etc/kubeedge/config/edgecore.yaml"));
+        self.edgecore = Some(Process::start("edgecore", &mut command, &self.log())?);
+        Ok(())
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.root.join("edgecore.log")
+    }
+
+    /// What init and people without kubectl read.
+    fn state(&self) -> Result<String> {
+        let text = std::fs::read_to_string(self.root.join("run/kinglet/edgecore.json"))?;
+        let status: serde_json::Value = serde_json::from_str(&text)?;
+        Ok(status["state"].as_str().unwrap_or_default().to_owned())
+    }
+
+    fn store_log(&self) -> PathBuf {
+        self.root.join("var/lib/kubeedge/store/store.log")
+    }
+
+    /// Stops the agent, exchanges its store's log, starts it again. The log that was there.
+    fn with_store_log(&mut self, log: &[u8]) -> Result<Vec<u8>> {
+        self.edgecore.take().context("edgecore runs")?.stop(Duration::from_secs(10))?;
+        let before = std::fs::read(self.store_log())?;
+        std::fs::write(self.store_log(), log)?;
+        self.start()?;
+        Ok(before)
+    }
+}
+
+/// What must not change when an agent or a cloud comes back.
+#[derive(Debug, PartialEq)]
+struct Running {
+    container: String,
+    restarts: i64,
+    started_at: String,
+    page: String,
+    pid: u32,
+}
+
+fn page(node: &Node) -> Result<String> {
+    let answer = node.containerd.http_get(node.containerd.node_address(PORT), "/")?;
+    ensure!(answer.contains(" 200 ") && answer.contains("hello from"), "the page is {answer:?}");
+    Ok(answer.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned())
+}
+
+fn running(kubectl: &Kubectl, node: &Node) -> Result<Option<Running>> {
+    let pod = kubectl.json(&["get", "pod", "hello"])?;
+    let status = &pod["status"]["containerStatuses"][0];
+    let (Some(container), Some(started_at)) =
+        (status["containerID"].as_str(), status["state"]["running"]["startedAt"].as_str())
+    else {
+        return Ok(None);
+    };
+    let processes = node.containerd.processes("hello")?;
+    let [pid] = processes[..] else { bail!("{} processes named hello", processes.len()) };
+    Ok(Some(Running {
+        container: container.into(),
+        restarts: status["restartCount"].as_i64().unwrap_or(0),
+        started_at: started_at.into(),
+        page: page(node)?,
+        pid,
+    }))
+}
+
+/// Runs the whole story; the names of the steps that held.
+pub fn run(programs: &Programs, dir: &Path, steps: &mut Steps) -> Result<()> {
+    let mut cloud = Cloud::new(&programs.cloudcore, &dir.join("cloud"), &["127.0.0.1"])?;
+    steps.step("cloudcore starts", || cloud.start())?;
+    let kubectl = cloud.kubectl(&programs.kubectl);
+    let mut node = Node::new(programs, dir)?;
+    let outcome = story(&mut cloud, &mut node, &kubectl, steps);
+    outcome.with_context(|| {
+        format!("edgecore's log:\n{}\ncloudcore's log:\n{}", tail(&node.log(), 15), tail(&cloud.log(), 15))
+    })
+}
+
+fn story(cloud: &mut Cloud, node: &mut Node, kubectl: &Kubectl, steps: &mut Steps) -> Result<()> {
+    steps.step("edgecore joins by token", || node.join(cloud, &cloud.token(&[])?, NODE))?;
+    steps.step("node is Ready", || {
+        node.start()?;
+        wait_for(READY, "node Ready", || Ok(kubectl.node_is_ready(NODE)?.then_some(())))
+    })?;
+    let (before, _) = steps.step("pod runs and its page is served on the host port", || {
+        kubectl.apply(&node.programs.samples.join("pod.yaml"))?;
+        wait_for(SOON, "pod hello running", || running(kubectl, node))
+    })?;
+    steps.step("agent killed and started again: the pod is adopted", || {
+        node.edgecore.take().context("edgecore runs")?.kill();
+        node.start()?;
+        fresh_lease(kubectl)?;
+        unchanged(kubectl, node, &before)
+    })?;
+    steps.step("cloud killed and started again: node Ready, the pod untouched", || {
+        cloud.kill();
+        cloud.start()?;
+        fresh_lease(kubectl)?;
+        unchanged(kubectl, node, &before)
+    })?;
+    steps.step("a damaged store: the node says so, nothing is lost and nothing stops", || {
+        let log = std::fs::read(node.store_log())?;
+        let mut damaged = log.clone();
+        let middle = damaged.len() / 3;
+        damaged[middle] ^= 0xff;
+        let whole = node.with_store_log(&damaged)?;
+        let shown = wait_for(SOON, "the condition StoreUnreadable", || {
+            let node = kubectl.json(&["get", "node", NODE])?;
+            let shown = condition(&node, "StoreUnreadable").filter(|c| c["status"] == "True").cloned();
+            Ok(shown.filter(|_| condition(&node, "Ready").is_some_and(|ready| ready["status"] == "False")))
+        })?;
+        let message = shown["message"].as_str().unwrap_or_default();
+        ensure!(
+            message.contains("store.log is damaged") && message.contains("nothing was changed"),
+            "{message}"
+        );
+        ensure!(node.state()? == "Failed", "edgecore.json says {}", node.state()?);
+        page(node).context("the pod goes on")?;
+        ensure!(node.with_store_log(&whole)? == damaged, "the damaged log was changed");
+        fresh_lease(kubectl)?;
+        unchanged(kubectl, node, &before)
+    })?;
+    steps.step("pod deleted: gone here and there", || {
+        kubectl.run(&["delete", "pod", "hello", "--timeout=60s"])?;
+        wait_until(SOON, "page gone", || Ok(page(node).is_err().then_some(())))
+    })?;
+    steps.step("no container runtime: the node is not Ready and names the socket", || {
+        node.containerd.power_cut()?;
+        let _ = std::fs::remove_file(node.containerd.socket());
+        let shown = wait_for(READY, "Ready False", || {
+            let node = kubectl.json(&["get", "node", NODE])?;
+            Ok(condition(&node, "Ready").filter(|ready| ready["status"] == "False").cloned())
+        })?;
+        let message = shown["message"].as_str().unwrap_or_default();
+        ensure!(
+            message.contains("containerd.sock") && shown["reason"] == "ContainerRuntimeUnavailable",
+            "{shown}"
+        );
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// Waits until the node's lease has been renewed after this moment: only a live link does that.
+fn fresh_lease(kubectl: &Kubectl) -> Result<()> {
+    let renewed = || -> Result<String> {
+        let lease = kubectl.json(&["get", "lease", NODE, "-n", "kube-node-lease"])?;
+        Ok(lease["spec"]["renewTime"].as_str().context("lease has no renewTime")?.to_owned())
+    };
+    let before = wait_for(SOON, "lease", || renewed().map(Some))?;
+    wait_for(READY, "a renewed lease", || {
+        Ok((renewed()? != before && kubectl.node_is_ready(NODE)?).then_some(()))
+    })
+}
+
+fn unchanged(kubectl: &Kubectl, node: &Node, before: &Running) -> Result<()> {
+    let now = wait_for(SOON, "pod status", || running(kubectl, node))?;
+    ensure!(now == *before, "the container was restarted: before {before:?}, now {now:?}");
+    Ok(())
+}
