@@ -13,6 +13,8 @@ pub const RESTART_FIRST: Duration = Duration::from_millis(250);
 pub const RESTART_MAX: Duration = Duration::from_secs(30);
 /// A service that ran this long starts again at once.
 pub const RESTART_RESET: Duration = Duration::from_secs(60);
+/// A service that has run this long after a crash is no longer mentioned as a problem.
+pub const RECOVERED: Duration = Duration::from_secs(15);
 /// First and longest wait between attempts to join.
 pub const JOIN_RETRY_FIRST: Duration = Duration::from_secs(2);
 pub const JOIN_RETRY_MAX: Duration = Duration::from_secs(60);

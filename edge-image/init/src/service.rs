@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::limits::{RESTART_FIRST, RESTART_MAX, RESTART_RESET};
+use crate::limits::{RECOVERED, RESTART_FIRST, RESTART_MAX, RESTART_RESET};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -26,12 +26,22 @@ pub struct Service {
     pub state: State,
     wait: Duration,
     pub restarts: u32,
+    /// How it ended last, while that is still of interest.
+    pub problem: String,
 }
 
 impl Service {
     pub fn new(name: &'static str, program: &'static str, args: &[&str]) -> Service {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        Service { name, program, args, state: State::Held, wait: RESTART_FIRST, restarts: 0 }
+        Service {
+            name,
+            program,
+            args,
+            state: State::Held,
+            wait: RESTART_FIRST,
+            restarts: 0,
+            problem: String::new(),
+        }
     }
 
     /// Lets it be started now.
@@ -54,6 +64,12 @@ impl Service {
 
     pub fn started(&mut self, pid: i32, now: Instant) {
         self.state = State::Running { pid, since: now };
+    }
+
+    /// Whether it keeps ending soon after it was started.
+    pub fn is_crash_looping(&self, now: Instant) -> bool {
+        let runs_again = matches!(self.state, State::Running { since, .. } if now.saturating_duration_since(since) >= RECOVERED);
+        self.wait > RESTART_FIRST * 2 && !runs_again
     }
 
     /// It ended. Returns how long until it is started again.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::clock;
 
 pub const FILE: &str = "status.txt";
-const EDGECORE: &str = "/run/kinglet/edgecore.json";
+pub const EDGECORE: &str = "/run/kinglet/edgecore.json";
 
 /// What edgecore last wrote about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

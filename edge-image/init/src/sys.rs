@@ -74,10 +74,11 @@ pub fn resize_ext4(dir: &File, blocks: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a service a session of its own inside its cgroup, with the parent-death signal unset so that it outlives nothing but itself.
-pub fn before_exec(command: &mut std::process::Command, cgroup: Option<OwnedFd>) {
+/// Makes a service a session of its own inside its cgroup, open to all signals, with its own chance to be spared when memory is short.
+pub fn before_exec(command: &mut std::process::Command, cgroup: Option<OwnedFd>, oom_score_adj: i16) {
     use std::os::unix::process::CommandExt;
-    // SAFETY: the closure runs between fork and exec and makes only async-signal-safe calls: setsid, sigprocmask, write.
+    let score = oom_score_adj.to_string();
+    // SAFETY: the closure runs between fork and exec and makes only async-signal-safe calls: setsid, sigprocmask, open, write, close.
     unsafe {
         command.pre_exec(move || {
             libc::setsid();
@@ -87,6 +88,11 @@ pub fn before_exec(command: &mut std::process::Command, cgroup: Option<OwnedFd>)
             if let Some(cgroup) = &cgroup {
                 let zero = b"0";
                 libc::write(cgroup.as_raw_fd(), zero.as_ptr().cast(), 1);
+            }
+            let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+            if file >= 0 {
+                libc::write(file, score.as_ptr().cast(), score.len());
+                libc::close(file);
             }
             Ok(())
         });

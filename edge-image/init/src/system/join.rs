@@ -108,6 +108,11 @@ impl Attempts {
         self.pid.is_none() && now >= self.next
     }
 
+    /// Something has changed that a try may profit from.
+    pub fn hurry(&mut self, now: Instant) {
+        self.next = self.next.min(now);
+    }
+
     /// Returns the pause until the next try.
     pub fn failed(&mut self, now: Instant) -> Duration {
         self.pid = None;

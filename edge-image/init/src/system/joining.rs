@@ -24,8 +24,7 @@ impl Supervisor {
             Ok((pid, pipe)) => {
                 say!("joining {} as {}", provision.cloud, self.node);
                 self.attempts.pid = Some(pid);
-                self.logs.retain(|log| log.name != "join");
-                self.logs.push(Log::new("join", pipe));
+                self.logs.push(Log::new("join", pid, pipe));
             }
             Err(problem) => {
                 let wait = self.attempts.failed(now);
@@ -38,19 +37,12 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn join_ended(&mut self, now: Instant, succeeded: bool) {
-        // What it said last may still be in the pipe.
-        let mut last = String::new();
-        if let Some(at) = self.logs.iter().position(|log| log.name == "join") {
-            let mut log = self.logs.swap_remove(at);
-            while log.take() {}
-            last = log.last;
-        }
+    pub(super) fn join_ended(&mut self, now: Instant, succeeded: bool, said: &str) {
         if !succeeded {
             let wait = self.attempts.failed(now);
-            let error = if last.is_empty() { "edgecore join failed without a word".to_owned() } else { last };
+            let error = if said.is_empty() { "edgecore join failed without a word" } else { said };
             say!("join failed: {error}; next try in {} s", wait.as_secs());
-            self.join_problem = Some(join_problem(&error));
+            self.join_problem = Some(join_problem(error));
             return;
         }
         let token_hash = self.provision.as_ref().map_or(0, |provision| join::hash(&provision.token));

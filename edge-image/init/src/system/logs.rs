@@ -1,7 +1,7 @@
 //! What services print: kept in memory, bounded; warnings and errors also go to the console.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{PipeReader, Read, Write};
+use std::io::{ErrorKind, PipeReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::limits::LOG_BYTES_MAX;
@@ -13,47 +13,77 @@ const CONSOLE_LINES_PER_MINUTE: u32 = 30;
 const LINE_MAX: usize = 2000;
 /// Words that make a line worth the console.
 const ALARMS: [&str; 6] = ["ERROR", "WARN", "panicked", "level=error", "level=fatal", "error:"];
+/// Chunks read in one go: a talkative service must not keep the loop from feeding the watchdog.
+const CHUNKS_MAX: usize = 16;
 
 #[derive(Debug)]
 pub struct Log {
     pub name: &'static str,
+    /// Who writes into the pipe; the log is given up when this process is reaped.
+    pub pid: i32,
     pipe: PipeReader,
+    /// The other end is closed. Such a pipe is ready for ever, so it is not waited for any more.
+    pub is_closed: bool,
     file: Option<File>,
     written: u64,
     line: Vec<u8>,
-    pub last: String,
+    last: String,
+    last_alarm: String,
     shown: u32,
     minute: u64,
 }
 
 impl Log {
-    pub fn new(name: &'static str, pipe: PipeReader) -> Log {
+    pub fn new(name: &'static str, pid: i32, pipe: PipeReader) -> Log {
         let path = format!("{DIR}/{name}.log");
         let file = OpenOptions::new().create(true).append(true).open(&path).ok();
         let written = fs::metadata(&path).map_or(0, |meta| meta.len());
-        Log { name, pipe, file, written, line: Vec::new(), last: String::new(), shown: 0, minute: 0 }
+        Log {
+            name,
+            pid,
+            pipe,
+            is_closed: false,
+            file,
+            written,
+            line: Vec::new(),
+            last: String::new(),
+            last_alarm: String::new(),
+            shown: 0,
+            minute: 0,
+        }
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }
 
-    /// Takes what is there; call it when the pipe is readable. False when the other end is closed.
-    pub fn take(&mut self) -> bool {
+    /// What it said last about an error, else what it said last.
+    pub fn last_words(&self) -> &str {
+        if self.last_alarm.is_empty() { &self.last } else { &self.last_alarm }
+    }
+
+    /// Takes what is there; never waits.
+    pub fn take(&mut self) {
         let mut chunk = [0; 4096];
-        let n = match self.pipe.read(&mut chunk) {
-            Ok(0) | Err(_) => return false,
-            Ok(n) => n,
-        };
-        self.keep(&chunk[..n]);
-        for byte in &chunk[..n] {
-            if *byte == b'\n' {
-                self.end_line();
-            } else if self.line.len() < LINE_MAX {
-                self.line.push(*byte);
+        for _ in 0..CHUNKS_MAX {
+            let n = match self.pipe.read(&mut chunk) {
+                Ok(n) if n > 0 => n,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Ok(_) | Err(_) => {
+                    self.is_closed = true;
+                    self.end_line();
+                    return;
+                }
+            };
+            self.keep(&chunk[..n]);
+            for byte in &chunk[..n] {
+                if *byte == b'\n' {
+                    self.end_line();
+                } else if self.line.len() < LINE_MAX {
+                    self.line.push(*byte);
+                }
             }
         }
-        true
     }
 
     fn keep(&mut self, bytes: &[u8]) {
@@ -76,7 +106,8 @@ impl Log {
         if line.is_empty() {
             return;
         }
-        if self.name == "sntp" || ALARMS.iter().any(|word| line.contains(word)) {
+        let is_alarm = ALARMS.iter().any(|word| line.contains(word));
+        if is_alarm || self.name == "sntp" {
             let minute = crate::clock::uptime().as_secs() / 60;
             if minute != self.minute {
                 (self.minute, self.shown) = (minute, 0);
@@ -86,6 +117,35 @@ impl Log {
                 say!("{}: {line}", self.name);
             }
         }
+        if is_alarm && !line.starts_with("WARN") {
+            self.last_alarm.clone_from(&line);
+        }
         self.last = line;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::pipe;
+
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+    use super::*;
+
+    #[test]
+    fn the_last_words_are_kept_until_the_process_is_reaped_and_nothing_waits() {
+        let (reader, mut writer) = pipe().expect("pipe");
+        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("flag");
+        let mut log = Log::new("test", 1, reader);
+        log.take();
+        assert!(!log.is_closed, "nothing there yet, and nothing waited for");
+        writer.write_all(b"starting\nERROR: no route\nstop").expect("write");
+        log.take();
+        assert_eq!(log.last_words(), "ERROR: no route");
+        drop(writer);
+        log.take();
+        assert!(log.is_closed);
+        assert_eq!(log.last_words(), "ERROR: no route", "an error says more than what came after it");
+        assert_eq!(log.last, "stop", "also a line without an end counts");
     }
 }

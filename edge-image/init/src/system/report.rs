@@ -17,13 +17,15 @@ const MEMORY_PACE: u64 = 600;
 
 impl Supervisor {
     pub(super) fn watch_edgecore(&mut self, now: Instant) {
-        let Some(read) = Edgecore::load() else { return };
+        // No file: it is starting, or was started again.
+        let read = Edgecore::load().unwrap_or_default();
         if read == self.edgecore {
             return;
         }
         let because =
             if read.error.is_empty() { String::new() } else { format!(": {} ({})", read.error, read.remedy) };
-        say!("node {}: {}{because}", if read.node.is_empty() { &self.node } else { &read.node }, read.state);
+        let state = if read.state.is_empty() { "Starting" } else { &read.state };
+        say!("node {}: {state}{because}", if read.node.is_empty() { &self.node } else { &read.node });
         if read.state == "Ready" {
             self.ready_since.get_or_insert(now);
         }
@@ -64,9 +66,16 @@ impl Supervisor {
                 error: format!("there is no {} in this image", service.program),
                 remedy: "build the image with it, or write a released image".to_owned(),
             });
+        let crashing =
+            self.services.iter().find(|service| service.is_crash_looping(now)).map(|service| Problem {
+                error: service.problem.clone(),
+                remedy: "it is started again and again; if that does not end, write the image again"
+                    .to_owned(),
+            });
         self.status.problem = mistake
             .or(self.join_problem.clone())
             .or(missing)
+            .or(crashing)
             .or(edgecore_problem)
             .or(self.started.problem.clone());
         self.status.state = match self.plan {

@@ -21,7 +21,7 @@ use crate::limits::{CLOCK_SAVE, SNTP_PACE, SNTP_RETRY, TICK};
 use crate::net::Net;
 use crate::provision::{Network, Provision, node_name};
 use crate::service::{Service, State};
-use crate::status::{Edgecore, Problem, Status};
+use crate::status::{self, Edgecore, Problem, Status};
 use crate::uevent::Uevents;
 use crate::watchdog::Watchdog;
 use crate::{clock, say};
@@ -51,6 +51,8 @@ pub struct Supervisor {
     pub(super) containerd_since: Option<Instant>,
     sntp: Sntp,
     pub(super) clock_saved: Instant,
+    /// A time server has answered.
+    pub(super) clock_known: bool,
     pub(super) ready_since: Option<Instant>,
     pub(super) memory_lines: usize,
     pub(super) shell: Option<i32>,
@@ -116,6 +118,7 @@ impl Supervisor {
             containerd_since: None,
             sntp: Sntp { pid: None, next: now, wait: SNTP_RETRY },
             clock_saved: now,
+            clock_known: false,
             ready_since: None,
             memory_lines: 0,
             shell: None,
@@ -219,8 +222,7 @@ impl Supervisor {
             match spawn::start(service.name, service.program, &service.args) {
                 Ok((pid, pipe)) => {
                     service.started(pid, now);
-                    self.logs.retain(|log| log.name != service.name);
-                    self.logs.push(Log::new(service.name, pipe));
+                    self.logs.push(Log::new(service.name, pid, pipe));
                     if service.name == "containerd" {
                         self.containerd_since = Some(now);
                     }
@@ -228,6 +230,7 @@ impl Supervisor {
                 Err(problem) => {
                     say!("{problem}");
                     service.ended(now);
+                    service.problem = problem;
                 }
             }
         }
@@ -250,7 +253,7 @@ impl Supervisor {
         fds.extend(self.uevents.as_ref().map(Uevents::fd));
         fds.extend(self.net.fd());
         fds.extend(self.buttons.iter().map(AsFd::as_fd));
-        fds.extend(self.logs.iter().map(Log::fd));
+        fds.extend(self.logs.iter().filter(|log| !log.is_closed).map(Log::fd));
         let mut polled: Vec<PollFd<'_>> =
             fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         if poll(&mut polled, timeout).is_err() {
@@ -269,15 +272,16 @@ impl Supervisor {
         let plugged = self.uevents.is_some() && next();
         let packet = self.net.fd().is_some() && next();
         let pressed = self.buttons.iter().map(|_| next()).collect::<Vec<_>>();
-        let printed = self.logs.iter().map(|_| next()).collect::<Vec<_>>();
+        let printed = self.logs.iter().map(|log| !log.is_closed && next()).collect::<Vec<_>>();
         if plugged {
             self.load_drivers();
         }
         if packet {
             self.net.receive(Instant::now());
         }
-        let mut keep = printed.into_iter();
-        self.logs.retain_mut(|log| !keep.next().unwrap_or(false) || log.take());
+        for (log, _) in self.logs.iter_mut().zip(printed).filter(|(_, printed)| *printed) {
+            log.take();
+        }
         for (button, _) in self.buttons.iter_mut().zip(pressed).filter(|(_, pressed)| *pressed) {
             if buttons::power_pressed(button) {
                 say!("power button pressed");
@@ -304,8 +308,10 @@ impl Supervisor {
         let Some(signals) = &self.signals else { return };
         while let Ok(Some(info)) = signals.read_signal() {
             match Signal::try_from(info.ssi_signo as i32) {
+                // Ctrl-Alt-Del, and busybox's reboot.
                 Ok(Signal::SIGINT | Signal::SIGTERM) => self.end = Some(End::Reboot),
-                Ok(Signal::SIGUSR2) => self.end = Some(End::PowerOff),
+                // Busybox's halt and poweroff, and a supply that is about to fail.
+                Ok(Signal::SIGUSR1 | Signal::SIGUSR2 | Signal::SIGPWR) => self.end = Some(End::PowerOff),
                 _ => {}
             }
         }
@@ -326,24 +332,43 @@ impl Supervisor {
     /// A child is gone; most are orphans of containers and of no interest.
     fn ended(&mut self, pid: i32, how: &str) {
         let now = Instant::now();
+        let said = self.last_words(pid);
         if self.attempts.pid == Some(pid) {
-            self.join_ended(now, how == "exit code 0");
+            self.join_ended(now, how == "exit code 0", &said);
         } else if self.sntp.pid == Some(pid) {
-            self.sntp.pid = None;
-            let knows = how == "exit code 0";
-            self.sntp.wait = if knows { SNTP_PACE } else { (self.sntp.wait * 2).min(SNTP_PACE) };
-            self.sntp.next = now + if knows { SNTP_PACE } else { self.sntp.wait / 2 };
-            if knows {
-                clock::save();
-            }
+            self.time_answered(now, how == "exit code 0");
         } else if self.shell == Some(pid) {
             self.shell = None;
         } else if let Some(service) = self.services.iter_mut().find(|service| service.pid() == Some(pid)) {
             let wait = service.ended(now);
-            let last =
-                self.logs.iter().find(|log| log.name == service.name).map_or("", |log| log.last.as_str());
-            let said = if last.is_empty() { String::new() } else { format!(" (its last line: {last})") };
-            say!("{} ended: {how}{said}; starting it again in {} ms", service.name, wait.as_millis());
+            let said = if said.is_empty() { String::new() } else { format!(": {said}") };
+            service.problem = format!("{} ended ({how}){said}", service.name);
+            say!("{}; starting it again in {} ms", service.problem, wait.as_millis());
+            if service.name == "edgecore" {
+                // What it wrote about itself is no longer so.
+                let _ = std::fs::remove_file(status::EDGECORE);
+            }
+        }
+    }
+
+    /// Takes leave of a process that has ended; what it said last may still be in the pipe.
+    fn last_words(&mut self, pid: i32) -> String {
+        let Some(at) = self.logs.iter().position(|log| log.pid == pid) else { return String::new() };
+        let mut log = self.logs.swap_remove(at);
+        log.take();
+        log.last_words().to_owned()
+    }
+
+    fn time_answered(&mut self, now: Instant, knows: bool) {
+        self.sntp.pid = None;
+        self.sntp.wait = if knows { SNTP_PACE } else { (self.sntp.wait * 2).min(SNTP_PACE) };
+        self.sntp.next = now + if knows { SNTP_PACE } else { self.sntp.wait / 2 };
+        if knows {
+            clock::save();
+            if !std::mem::replace(&mut self.clock_known, true) {
+                // Certificates that were not valid yet may be so now.
+                self.attempts.hurry(now);
+            }
         }
     }
 
@@ -372,8 +397,7 @@ impl Supervisor {
         match spawn::start("sntp", "/proc/self/exe", &args) {
             Ok((pid, pipe)) => {
                 self.sntp.pid = Some(pid);
-                self.logs.retain(|log| log.name != "sntp");
-                self.logs.push(Log::new("sntp", pipe));
+                self.logs.push(Log::new("sntp", pid, pipe));
             }
             Err(problem) => {
                 say!("{problem}");
@@ -398,7 +422,9 @@ fn services() -> Vec<Service> {
 
 fn open_signals() -> Option<SignalFd> {
     let mut set = SigSet::empty();
-    for signal in [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR2] {
+    for signal in
+        [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPWR]
+    {
         set.add(signal);
     }
     set.thread_block().ok()?;
