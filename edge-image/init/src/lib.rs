@@ -17,6 +17,7 @@ pub mod initramfs;
 pub mod kmod;
 pub mod limits;
 pub mod mounts;
+pub mod name;
 pub mod net;
 pub mod provision;
 pub mod service;

@@ -35,7 +35,9 @@ pub const CLOCK_SAVE: Duration = Duration::from_secs(3600);
 /// SNTP: first retry when no server answers, and the pace once one did.
 pub const SNTP_RETRY: Duration = Duration::from_secs(15);
 pub const SNTP_PACE: Duration = Duration::from_secs(3600);
-/// NTP servers asked in turn; more are ignored.
+/// The C library asks no more name servers; further ones are left out.
+pub const DNS_SERVERS_MAX: usize = 3;
+/// NTP servers asked in turn; more are refused in the provisioning file and left out of a DHCP answer.
 pub const NTP_SERVERS_MAX: usize = 8;
 
 const _: () =

@@ -9,7 +9,7 @@ use std::time::Instant;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::dhcp::{Action, Client};
-use crate::provision::Network;
+use crate::provision::{Network, mask};
 use crate::{say, sys};
 
 const RESOLV: &str = "/run/resolv.conf";
@@ -68,10 +68,10 @@ impl Net {
             .and_then(|network| network.address.map(|address| (address, network.clone())));
         match fixed {
             Some(((address, prefix), network)) => {
-                let done = sys::set_address(&name, address, mask(prefix))
+                let done = sys::set_address(&name, address, mask(prefix).to_be_bytes())
                     .and_then(|()| network.gateway.map_or(Ok(()), sys::add_default_route));
                 match done {
-                    Ok(()) => self.configured(&name, address, mask(prefix), &network.dns),
+                    Ok(()) => self.configured(&name, address, mask(prefix).to_be_bytes(), &network.dns),
                     Err(error) => say!(
                         "network {name}: cannot set {}/{prefix}: {error}; check [network] in provision.toml",
                         dotted(address)
@@ -134,10 +134,6 @@ pub fn dotted(address: [u8; 4]) -> String {
     format!("{a}.{b}.{c}.{d}")
 }
 
-fn mask(prefix: u8) -> [u8; 4] {
-    u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0).to_be_bytes()
-}
-
 /// The interface named, or the first real Ethernet-like one, preferring one that has a link.
 fn choose(named: Option<&str>) -> Option<String> {
     let mut names: Vec<String> = fs::read_dir("/sys/class/net")
@@ -177,17 +173,4 @@ pub fn first_mac() -> Option<[u8; 6]> {
         .collect();
     names.sort();
     sys::hardware_address(names.first()?).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn masks() {
-        assert_eq!(
-            [mask(24), mask(0), mask(32), mask(20)],
-            [[255, 255, 255, 0], [0; 4], [255; 4], [255, 255, 240, 0]]
-        );
-    }
 }

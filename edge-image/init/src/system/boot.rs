@@ -2,6 +2,7 @@
 //! becomes a line and a problem, and the boot goes on with what there is.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::limits::PROVISION_BYTES_MAX;
 use crate::provision::{self, Mistake, Provision};
 use crate::status::Problem;
 use crate::watchdog::Watchdog;
-use crate::{clock, mounts, net, say, sys};
+use crate::{clock, mounts, name, net, say, sys};
 
 /// What mkimage wrote about the image.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -193,15 +194,9 @@ fn count_boot() -> u64 {
     number
 }
 
-/// The board's serial number, else the first interface's address.
+/// What stands for `{serial}` in names.
 fn serial() -> String {
-    let of_board = fs::read_to_string("/proc/device-tree/serial-number").unwrap_or_default();
-    let of_board = of_board.trim_matches(|c: char| c == '\0' || c.is_whitespace());
-    if !of_board.is_empty() {
-        return of_board.to_owned();
-    }
-    let mac = net::first_mac().unwrap_or([0; 6]);
-    mac.iter().map(|byte| format!("{byte:02x}")).collect()
+    name::serial(&fs::read_to_string("/proc/device-tree/serial-number").unwrap_or_default(), net::first_mac())
 }
 
 const BOOT: &str = "/boot";
@@ -227,6 +222,7 @@ pub fn with_boot_partition<T>(
 
 fn load_provision(disk: Option<&Disk>) -> Result<Provision, Mistake> {
     let disk = disk.ok_or_else(|| Mistake {
+        line: None,
         what: "the disk was not found".to_owned(),
         remedy: "write the image again".to_owned(),
     })?;
@@ -246,22 +242,22 @@ fn load_provision(disk: Option<&Disk>) -> Result<Provision, Mistake> {
     match read {
         Ok(Some(bytes)) => provision::parse(&bytes),
         Ok(None) => provision::parse(b""),
-        Err(what) => {
-            Err(Mistake { what, remedy: "write it again on a PC, or write the image again".to_owned() })
-        }
+        Err(what) => Err(Mistake {
+            line: None,
+            what,
+            remedy: "write it again on a PC, or write the image again".to_owned(),
+        }),
     }
 }
 
 /// Overwrites the token where it lies.
 pub fn blank_token(disk: &Disk) -> Result<(), String> {
-    use std::io::{Seek, SeekFrom, Write};
     with_boot_partition(disk, true, |dir| {
         let path = dir.join(provision::FILE);
-        let Some(blanked) = provision::blank_token(&fs::read(&path)?) else { return Ok(()) };
+        let Some((span, blank)) = provision::blank_token(&fs::read(&path)?) else { return Ok(()) };
         // Opened without truncation: the same clusters are written again.
-        let mut file = fs::OpenOptions::new().write(true).open(&path)?;
-        file.seek(SeekFrom::Start(0))?;
-        file.write_all(&blanked)?;
+        let file = fs::OpenOptions::new().write(true).open(&path)?;
+        file.write_all_at(&blank, span.start as u64)?;
         file.sync_all()
     })
 }

@@ -106,7 +106,10 @@ impl Log {
         if line.is_empty() {
             return;
         }
-        let is_alarm = ALARMS.iter().any(|word| line.contains(word));
+        // Our programs end with `edgecore: what is wrong`.
+        let is_alarm = ALARMS.iter().any(|word| line.contains(word))
+            || line.starts_with("edgecore: ")
+            || line.starts_with("mapper: ");
         if is_alarm || self.name == "sntp" {
             let minute = crate::clock::uptime().as_secs() / 60;
             if minute != self.minute {

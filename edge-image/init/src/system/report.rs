@@ -60,7 +60,7 @@ impl Supervisor {
             .provision
             .as_ref()
             .err()
-            .map(|mistake| Problem { error: mistake.what.clone(), remedy: mistake.remedy.clone() });
+            .map(|mistake| Problem { error: mistake.text(), remedy: mistake.remedy.clone() });
         let missing =
             self.services.iter().find(|service| service.state == State::Missing).map(|service| Problem {
                 error: format!("there is no {} in this image", service.program),

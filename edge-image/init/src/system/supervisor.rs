@@ -19,12 +19,12 @@ use super::power::End;
 use super::spawn;
 use crate::limits::{CLOCK_SAVE, SNTP_PACE, SNTP_RETRY, TICK};
 use crate::net::Net;
-use crate::provision::{Network, Provision, node_name};
+use crate::provision::{Network, Provision};
 use crate::service::{Service, State};
 use crate::status::{self, Edgecore, Problem, Status};
 use crate::uevent::Uevents;
 use crate::watchdog::Watchdog;
-use crate::{clock, say};
+use crate::{clock, name, say};
 
 const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 const LINES_SOCKET: &str = "/run/kinglet/line-holder.sock";
@@ -79,15 +79,20 @@ impl Supervisor {
         let now = Instant::now();
         let joined = Joined::load();
         let provision = started.provision.clone().ok();
-        let plan = join::plan(provision.as_ref(), joined.as_ref());
+        let mut plan = join::plan(provision.as_ref(), joined.as_ref());
         let template = provision.as_ref().map_or("", |provision| provision.node_name.as_str());
         let mut join_problem = None;
         let node = match (plan, &joined) {
             (Plan::Run | Plan::BlankAndRun, Some(joined)) => joined.node.clone(),
-            _ => node_name(template, &started.serial).unwrap_or_else(|mistake| {
+            _ => name::render(template, &started.serial).unwrap_or_else(|mistake| {
+                // A node that joined under another name than its owner meant would be hard to find.
                 say!("{mistake}");
-                join_problem = Some(Problem { error: mistake.what, remedy: mistake.remedy });
-                node_name("", &started.serial).unwrap_or_else(|_| "kinglet".to_owned())
+                plan = if joined.is_some() { Plan::Run } else { Plan::Unprovisioned };
+                join_problem = Some(Problem { error: mistake.text(), remedy: mistake.remedy });
+                match &joined {
+                    Some(joined) => joined.node.clone(),
+                    None => name::render("", &started.serial).unwrap_or_else(|_| "kinglet".to_owned()),
+                }
             }),
         };
         boot::set_hostname(&node);
@@ -176,9 +181,19 @@ impl Supervisor {
                 say!(
                     "not joined: fill in provision.toml on the boot partition (provision-example.toml shows how)"
                 );
+                let token_missing =
+                    self.provision.as_ref().is_some_and(|provision| !provision.cloud.is_empty());
                 self.join_problem.get_or_insert_with(|| Problem {
-                    error: "this device has not been told which cloud to join".to_owned(),
-                    remedy: "fill in provision.toml on this partition, as provision-example.toml shows, and boot again".to_owned(),
+                    error: if token_missing {
+                        "provision.toml has no token".to_owned()
+                    } else {
+                        "this device has not been told which cloud to join".to_owned()
+                    },
+                    remedy: if token_missing {
+                        "write token = \"...\" with the output of `cloudcore token` and boot again".to_owned()
+                    } else {
+                        "fill in provision.toml on this partition, as provision-example.toml shows, and boot again".to_owned()
+                    },
                 });
             }
         }
