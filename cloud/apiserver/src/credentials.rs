@@ -1,13 +1,40 @@
-//! The API's CA, its server certificate, and the administrator's client certificate.
+//! The API's CA, its server certificate, the administrator's client certificate, and the key of service-account tokens.
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use pki::{Bundle, Ca, Key, Names, pem_encode};
+use serde_json::Value;
 
 use crate::OpenError;
 use crate::limits::ADMIN_CERT_DAYS;
+
+/// Signs service-account tokens with a key that is used for nothing else.
+pub(crate) struct TokenKey(Key);
+
+impl kserve::Tokens for TokenKey {
+    fn sign(&self, claims: &Value) -> Result<String, String> {
+        pki::sign_es256(&self.0, claims.to_string().as_bytes()).map_err(|error| error.to_string())
+    }
+
+    fn verify(&self, token: &str) -> Option<Value> {
+        serde_json::from_slice(&pki::verify_es256(&self.0, token)?).ok()
+    }
+}
+
+/// The key that was there before, or a new one.
+pub(crate) fn open_token_key(path: &Path) -> Result<TokenKey, OpenError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Key::from_pem(&text).map(TokenKey).map_err(failed(path)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let key = Key::generate().map_err(failed(path))?;
+            rt::atomic_write_private(path, key.to_pem().as_bytes()).map_err(failed(path))?;
+            Ok(TokenKey(key))
+        }
+        Err(error) => Err(failed(path)(error)),
+    }
+}
 
 pub(crate) struct Credentials {
     pub ca: Ca,

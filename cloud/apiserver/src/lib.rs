@@ -5,7 +5,7 @@
 //!
 //! Invariants
 //! - The API's CA signs clients of the API and nothing else; the hub's CA is another one.
-//! - Without a client certificate of that CA only health and version are answered.
+//! - Without a client certificate of that CA or a service account's token only health and version are answered.
 //!
 //! Start at [`Api::open`]. Then [`Api::client`] for controllers in this program, [`Api::run`] and [`Api::serve`] as tasks.
 
@@ -76,7 +76,9 @@ impl Api {
         let credentials = credentials::open(data_dir, &options.names)?;
         let dir = data_dir.join("store");
         let store = Store::open(&dir, options.store).map_err(|source| OpenError::Store { dir, source })?;
-        let server = Server::new(store, kserve::Options::default());
+        let tokens = credentials::open_token_key(&data_dir.join("api-sa-key.pem"))?;
+        let server_options = kserve::Options { tokens: Some(Box::new(tokens)), ..kserve::Options::default() };
+        let server = Server::new(store, server_options);
         let api = Api { server, credentials: Arc::new(credentials) };
         api.bootstrap().await.map_err(OpenError::Bootstrap)?;
         Ok(api)

@@ -82,6 +82,13 @@ impl Kind {
                     verbs: &["create"],
                 },
             ],
+            "serviceaccounts" => &[Subresource {
+                name: "token",
+                kind: "TokenRequest",
+                group: "authentication.k8s.io",
+                version: "v1",
+                verbs: &["create"],
+            }],
             "namespaces" => &[Subresource {
                 name: "finalize",
                 kind: "Namespace",

@@ -189,7 +189,7 @@ fn mutated_protobuf_is_decoded_or_refused() {
     let bare = encode(&pod(), pods.schema);
     let mut random = Random(0x6b38_7300);
     let (mut good, mut bad) = (0, 0);
-    for round in 0..6_000 {
+    for round in 0..4_000 {
         let bytes = random.mutate(if round % 2 == 0 { &whole } else { &bare });
         protobuf::fuzz_protobuf(&bytes);
         match protobuf::decode_message(&bytes, pods.schema) {
@@ -212,7 +212,7 @@ fn mutated_json_fits_the_schema_or_is_refused() {
     let seed = pod().to_string();
     let mut random = Random(7);
     let mut accepted = 0;
-    for _ in 0..4_000 {
+    for _ in 0..2_500 {
         let bytes = random.mutate(seed.as_bytes());
         let mut findings = Findings::default();
         let Ok(value) = decode::json(&bytes, &mut findings) else { continue };
@@ -243,7 +243,7 @@ fn mutated_patches_apply_or_are_refused() {
     ];
     let mut random = Random(11);
     let (mut good, mut bad) = (0, 0);
-    for round in 0..6_000 {
+    for round in 0..4_000 {
         let bytes = random.mutate(seeds[round % 2].to_string().as_bytes());
         let Ok(body) = serde_json::from_slice::<Value>(&bytes) else { continue };
         let mut target = pod();

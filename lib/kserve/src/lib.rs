@@ -14,6 +14,7 @@ pub mod backend;
 pub mod limits;
 pub mod server;
 pub mod service;
+pub mod tokens;
 
 mod body;
 mod delete;
@@ -33,3 +34,4 @@ pub use body::Body;
 pub use pages::fuzz_token;
 pub use server::{Options, Server};
 pub use service::InProcess;
+pub use tokens::Tokens;

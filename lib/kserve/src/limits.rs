@@ -22,3 +22,9 @@ pub const WATCH_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 pub const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// List bodies and watch backlogs are sent in frames of about this size.
 pub const FRAME_BYTES: usize = 32 * 1024;
+/// Seconds that a service-account token is good for when the request does not say.
+pub const TOKEN_LIFE_S_DEFAULT: i64 = 3600;
+/// Less is refused with 422, as upstream.
+pub const TOKEN_LIFE_S_MIN: i64 = 600;
+/// More is cut to this.
+pub const TOKEN_LIFE_S_MAX: i64 = 24 * 3600;

@@ -18,10 +18,13 @@ use crate::misc;
 use crate::pages::Pages;
 use crate::query::Query;
 use crate::route::{Route, Target, route};
+use crate::tokens::Tokens;
 
 /// What a server is told at its start.
 pub struct Options {
     pub authorizer: Box<dyn Authorize>,
+    /// Without it there are no service-account tokens.
+    pub tokens: Option<Box<dyn Tokens>>,
     /// Seconds since the epoch, for timestamps in objects and ages in tables.
     pub now: fn() -> i64,
     /// Makes tokens, pages and uids; tests give a counter.
@@ -36,6 +39,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             authorizer: Box::new(MastersOnly),
+            tokens: None,
             now: || {
                 let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
                 since.map_or(0, |since| since.as_secs() as i64)
@@ -99,7 +103,7 @@ impl<B: Backend> Server<B> {
     /// Answers a request. Never fails: errors are responses.
     pub async fn handle(&self, request: Request<Bytes>, identity: &Identity) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let outcome = match impersonated(&parts, identity) {
+        let outcome = match self.caller(&parts, identity) {
             Ok(None) => self.answer(&parts, &body, identity).await,
             Ok(Some(other)) => self.answer(&parts, &body, &other).await,
             Err(error) => Err(error),
@@ -108,6 +112,14 @@ impl<B: Backend> Server<B> {
             Ok(response) => response,
             Err(error) => failure(&error),
         }
+    }
+
+    /// Who asks, if it is not the connection's peer: the holder of a token, or whom an administrator acts as.
+    fn caller(&self, parts: &Parts, peer: &Identity) -> Result<Option<Identity>, ApiError> {
+        let anonymous = peer.groups.iter().any(|group| group == "system:unauthenticated");
+        let holder = if anonymous { self.bearer(&parts.headers)? } else { None };
+        let other = impersonated(parts, holder.as_ref().unwrap_or(peer))?;
+        Ok(other.or(holder))
     }
 
     async fn answer(&self, parts: &Parts, body: &Bytes, identity: &Identity) -> Answer {
@@ -218,7 +230,7 @@ fn verb(method: &Method, target: &Target, query: &Query) -> Result<&'static str,
         Method::GET | Method::HEAD if sub.is_empty() && query.flag("watch") => "watch",
         Method::GET | Method::HEAD if named && matches!(sub, "" | "status") => "get",
         Method::GET | Method::HEAD if !named => "list",
-        Method::POST if !named || matches!(sub, "binding" | "eviction") => "create",
+        Method::POST if !named || matches!(sub, "binding" | "eviction" | "token") => "create",
         Method::PUT if named && matches!(sub, "" | "status" | "finalize") => "update",
         Method::PATCH if named && matches!(sub, "" | "status") => "patch",
         Method::DELETE if named && sub.is_empty() => "delete",

@@ -28,6 +28,7 @@ impl<B: Backend> Server<B> {
         match call.target.subresource() {
             "binding" => return self.bind(call).await,
             "eviction" => return self.evict(call).await,
+            "token" => return self.request_token(call),
             _ => {}
         }
         let kind = call.target.kind;
