@@ -100,7 +100,7 @@ mod tests {
             now = restarts.due() + s(1);
         }
         assert_eq!(waits, [0, 10, 20, 40, 80, 160, 300, 300]);
-        restarts.note_exit(now + s(599), "c8");
+        restarts.note_exit(now + s(598), "c8");
         assert!(restarts.is_waiting(now + s(600)), "ran for less than 10 minutes");
         let later = restarts.due() + s(601);
         restarts.note_exit(later, "c9");

@@ -2,8 +2,8 @@
 //!
 //! Invariants
 //! - Nothing is started or removed before the runtime was observed once: what runs is adopted, never made again.
-//! - A sandbox that nobody wants is removed only if a record in this store tells of it, or if a wanted pod of the same name needs
-//!   its place. An empty store never empties the runtime.
+//! - A sandbox that nobody wants is removed only if a record in this store tells of it, if nothing runs in it, or if a wanted pod
+//!   of the same name needs its place. An empty store never empties the runtime.
 //! - Two pods of one namespace and name never run side by side: the new one waits until the old one is gone.
 
 use std::{
@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{
     limits,
-    observed::{Observed, Sandbox},
+    observed::{Observed, Sandbox, State},
     pod::{Pod, PodError},
     record::Record,
     status::{self, NodeFacts, Transitions},
@@ -86,6 +86,8 @@ pub struct Manager {
     refused: BTreeMap<String, Refused>,
     /// Wanted pods that wait for the first observation.
     waiting: Option<Vec<Wanted>>,
+    /// Namespace and name of every wanted pod.
+    places: BTreeSet<(String, String)>,
     /// The desired state was read and applied.
     reconciled: bool,
     /// Bind running pods of the same name and spec to new uids: after `join --adopt`, and only then.
@@ -105,6 +107,7 @@ impl Manager {
             told: BTreeMap::new(),
             refused: BTreeMap::new(),
             waiting: None,
+            places: BTreeSet::new(),
             reconciled: false,
             adopt: false,
             ticket: 0,
@@ -143,8 +146,10 @@ impl Manager {
                     worker.observe(now, began, &observed);
                 }
                 self.observed = Some(observed);
-                if let Some(wanted) = self.waiting.take() {
-                    self.reconcile(now, wanted, &mut actions);
+                match self.waiting.take() {
+                    Some(wanted) => self.reconcile(now, wanted, &mut actions),
+                    None if self.reconciled => self.take_orphans(now),
+                    None => {}
                 }
             }
             Input::Done { incarnation, result } => {
@@ -173,12 +178,11 @@ impl Manager {
         for worker in self.workers.values_mut().filter(|w| !uids.contains(w.record.uid.as_str())) {
             harden(worker, None, actions);
         }
-        let mut places = BTreeSet::new();
+        self.places = wanted.iter().map(|wanted| (wanted.namespace.clone(), wanted.name.clone())).collect();
         for wanted in wanted {
-            places.insert((wanted.namespace.clone(), wanted.name.clone()));
             self.want(now, wanted, actions);
         }
-        self.make_room(&places);
+        self.take_orphans(now);
     }
 
     fn want(&mut self, now: Now, wanted: Wanted, actions: &mut Vec<Action>) {
@@ -239,12 +243,14 @@ impl Manager {
         true
     }
 
-    /// Sandboxes without a record stay, unless they hold the place of a wanted pod.
-    fn make_room(&mut self, places: &BTreeSet<(String, String)>) {
+    /// Sandboxes without a record stay, unless they hold the place of a wanted pod or nothing runs in them: a killed agent's
+    /// last call may make one after its pod was forgotten.
+    fn take_orphans(&mut self, now: Now) {
         let Some(observed) = &self.observed else { return };
         for sandbox in &observed.sandboxes {
             let place = (sandbox.namespace.clone(), sandbox.name.clone());
-            if self.workers.contains_key(&sandbox.incarnation) || !places.contains(&place) {
+            let in_use = observed.in_sandbox(&sandbox.id).any(|c| c.state == State::Running);
+            if self.workers.contains_key(&sandbox.incarnation) || in_use && !self.places.contains(&place) {
                 continue;
             }
             let record = Record {
@@ -256,7 +262,7 @@ impl Manager {
                 ..Record::default()
             };
             let mut worker = Worker::new(record, None, true);
-            worker.observe(Now::default(), self.ticket, observed);
+            worker.observe(now, self.ticket, observed);
             self.workers.insert(sandbox.incarnation.clone(), worker);
         }
     }
