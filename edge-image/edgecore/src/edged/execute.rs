@@ -139,14 +139,10 @@ impl Executor {
             if tokens {
                 continue;
             }
-            match fetcher.files(pod, volume, &facts).await {
-                Ok(Some(files)) => {
-                    if let Err(error) = self.places.write_files(record, volume, &files, group) {
-                        tracing::warn!("pod {}: {error}", pod.full_name());
-                    }
-                }
-                // An object that was removed stays in pods that run with it, as with kubelet.
-                Ok(None) | Err(_) => {}
+            // An object that was removed stays in pods that run with it, as with kubelet.
+            let Ok(Some(files)) = fetcher.files(pod, volume, &facts).await else { continue };
+            if let Err(error) = self.places.write_files(record, volume, &files, group) {
+                tracing::warn!("pod {}: {error}", pod.full_name());
             }
         }
     }

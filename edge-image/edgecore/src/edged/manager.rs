@@ -78,7 +78,7 @@ struct Told {
 }
 
 pub struct Manager {
-    pub node: NodeFacts,
+    node: NodeFacts,
     /// By incarnation.
     workers: BTreeMap<String, Worker>,
     told: BTreeMap<String, Told>,
@@ -112,6 +112,18 @@ impl Manager {
             adopt: false,
             ticket: 0,
             observed: None,
+        }
+    }
+
+    pub fn node(&self) -> &NodeFacts {
+        &self.node
+    }
+
+    /// Statuses that show what changed are reported with the next input.
+    pub fn set_node(&mut self, node: NodeFacts) {
+        if node != self.node {
+            self.node = node;
+            self.workers.values_mut().for_each(Worker::touch);
         }
     }
 
@@ -191,7 +203,10 @@ impl Manager {
             match wanted.pod {
                 Ok(pod) => harden(worker, Some(pod), actions),
                 // What runs goes on; the error is shown with its status.
-                Err(error) => worker.refused = Some(error.to_string()),
+                Err(error) => {
+                    worker.refused = Some(error.to_string());
+                    worker.touch();
+                }
             }
             return;
         }
@@ -282,7 +297,7 @@ impl Manager {
             .filter(|worker| worker.desired.is_none())
             .map(|worker| (worker.record.full_name(), worker.record.incarnation.clone()))
             .collect();
-        for (incarnation, worker) in &mut self.workers {
+        for (incarnation, worker) in self.workers.iter_mut().filter(|(_, worker)| worker.is_due(now)) {
             let name = worker.record.full_name();
             let blocked =
                 worker.desired.is_some() && leaving.iter().any(|(n, i)| *n == name && i != incarnation);
@@ -290,6 +305,10 @@ impl Manager {
                 actions.push(Action::Work { incarnation: incarnation.clone(), work });
             }
             tell(worker, self.told.entry(incarnation.clone()).or_default(), now, &self.node, actions);
+            worker.rest(now);
+            if blocked {
+                worker.touch();
+            }
         }
         for refused in self.refused.values_mut().filter(|refused| !refused.told) {
             refused.told = true;

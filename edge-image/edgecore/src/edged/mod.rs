@@ -30,6 +30,8 @@ pub mod logs;
 pub mod observe;
 pub mod render;
 mod shell;
+
+pub mod fuzz;
 pub mod sources;
 pub mod volumes;
 

@@ -130,7 +130,7 @@ impl Shell {
     }
 
     fn handle(&mut self, input: Input) {
-        self.manager.node = NodeFacts { host_ip: self.host_ip() };
+        self.manager.set_node(NodeFacts { host_ip: self.host_ip() });
         for action in self.manager.handle(self.now(), input) {
             self.act(action);
         }
@@ -382,7 +382,7 @@ impl Shell {
                 continue;
             }
             let (executor, pod, record) = (self.executor.clone(), pod.clone(), worker.record.clone());
-            let (ips, host_ip) = (sandbox.ips.clone(), self.manager.node.host_ip.clone());
+            let (ips, host_ip) = (sandbox.ips.clone(), self.manager.node().host_ip.clone());
             self.work.push(Box::pin(async move {
                 executor.refresh(&pod, &record, &ips, &host_ip).await;
                 Happening::Nothing
@@ -399,7 +399,7 @@ impl Shell {
                     record: worker.record.clone(),
                     pod: worker.desired.clone(),
                     work,
-                    host_ip: self.manager.node.host_ip.clone(),
+                    host_ip: self.manager.node().host_ip.clone(),
                 };
                 let executor = self.executor.clone();
                 self.work

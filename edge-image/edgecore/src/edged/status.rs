@@ -15,7 +15,7 @@ use super::{
 };
 
 /// What of the node stands in a pod's status.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct NodeFacts {
     pub host_ip: String,
 }

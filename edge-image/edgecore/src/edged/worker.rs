@@ -111,6 +111,10 @@ pub struct Worker {
     prepared: bool,
     cleaned: bool,
     forgotten: bool,
+    /// Something happened since the last look at what to do and to tell.
+    touched: bool,
+    /// When time alone is a reason to look again.
+    look_at: Option<Duration>,
 }
 
 impl Worker {
@@ -130,6 +134,8 @@ impl Worker {
             prepared: false,
             cleaned: false,
             forgotten: false,
+            touched: true,
+            look_at: None,
         }
     }
 
@@ -152,6 +158,7 @@ impl Worker {
 
     /// Takes a new wish. Returns a second, harder stop when one with a longer grace period is under way.
     pub fn set_desired(&mut self, desired: Option<Pod>) -> Option<Work> {
+        self.touched = true;
         self.refused = None;
         if let Some(pod) = &desired {
             self.record.grace_s = pod.grace().as_secs();
@@ -184,6 +191,7 @@ impl Worker {
                 self.restarts.entry(container.name.clone()).or_default().note_exit(now.mono, &container.id);
             }
         }
+        self.touched |= !self.fresh || self.seen.as_ref() != Some(&seen);
         self.seen = Some(seen);
         self.fresh = true;
     }
@@ -192,6 +200,7 @@ impl Worker {
         let Some(work) = self.busy.take() else { return };
         self.done_at = at;
         self.fresh = false;
+        self.touched = true;
         let slot = match &work {
             Work::CreateContainer { name, .. } | Work::StartContainer { name, .. } => {
                 Slot::Container(name.clone())
@@ -218,6 +227,21 @@ impl Worker {
             Work::Forget => self.forgotten = true,
             _ => {}
         }
+    }
+
+    /// Keeps the worker from being looked at while nothing happens to it; `touch` makes it look again.
+    pub fn is_due(&self, now: Now) -> bool {
+        self.touched || self.look_at.is_some_and(|due| due <= now.mono)
+    }
+
+    pub fn touch(&mut self) {
+        self.touched = true;
+    }
+
+    /// What there was to decide is decided.
+    pub fn rest(&mut self, now: Now) {
+        self.touched = false;
+        self.look_at = self.wake(now);
     }
 
     /// The next step, if there is one to take now. It is under way until `done`.
@@ -456,7 +480,7 @@ fn older_container(seen: &Observed, sandbox: &Sandbox) -> Option<Work> {
     let excess = seen.in_sandbox(&sandbox.id).find(|container| {
         let newer = |c: &&Seen| c.name == container.name && c.attempt > container.attempt;
         container.state == State::Exited
-            && seen.in_sandbox(&sandbox.id).filter(newer).count() >= limits::DEAD_KEPT + 1
+            && seen.in_sandbox(&sandbox.id).filter(newer).count() > limits::DEAD_KEPT
     })?;
     Some(Work::RemoveContainer { id: excess.id.clone(), name: excess.name.clone(), attempt: excess.attempt })
 }
