@@ -190,14 +190,16 @@ impl DeliveryFile {
         Ok(DeliveryFile { file, path, generation, lines: usize::MAX, unsynced: false })
     }
 
-    /// The records; the file is written anew with just these, so that it never grows for ever.
+    /// The records. The file is written anew with just these when there is much else in it, or a torn line.
     pub fn load(&mut self) -> Result<BTreeMap<String, Delivered>, RecordError> {
-        let records = self.read()?;
-        self.compact(&records)?;
+        let (records, lines) = self.read()?;
+        self.lines = lines;
+        self.tidy(&records)?;
         Ok(records)
     }
 
-    fn read(&mut self) -> Result<BTreeMap<String, Delivered>, RecordError> {
+    /// The records and the number of lines; `usize::MAX` lines when the file must not be appended to.
+    fn read(&mut self) -> Result<(BTreeMap<String, Delivered>, usize), RecordError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| RecordError::File { action: "read", path, source }
@@ -206,12 +208,13 @@ impl DeliveryFile {
         let mut records = BTreeMap::new();
         let mut reader = BufReader::new(&self.file);
         let mut text = String::new();
-        let mut ours = false;
+        let (mut ours, mut lines) = (false, 0_usize);
         loop {
             text.clear();
             if (&mut reader).take(64 * 1024).read_line(&mut text).map_err(failed(&self.path))? == 0 {
-                return Ok(records);
+                return Ok((records, if ours { lines } else { usize::MAX }));
             }
+            lines = lines.saturating_add(1);
             // Only the last line can be torn; it was not acted upon yet.
             match serde_json::from_str::<Line>(&text) {
                 Ok(Line::Head { generation }) => ours = generation == self.generation,
@@ -222,7 +225,10 @@ impl DeliveryFile {
                     records.remove(&uid);
                 }
                 Ok(_) => {}
-                Err(error) => tracing::warn!("{}: a line is left out: {error}", self.path.display()),
+                Err(error) => {
+                    tracing::warn!("{}: a line is left out: {error}", self.path.display());
+                    lines = usize::MAX;
+                }
             }
         }
     }

@@ -5,6 +5,7 @@
 //! listed once.
 
 pub mod informer;
+pub mod kind;
 pub mod placement;
 pub mod scheduler;
 pub mod views;

@@ -39,7 +39,8 @@ async fn carry_out(api: &Api, write: &Write) -> Result<(), ApiError> {
     match write {
         Write::Bind { pod, node } => bind(api, pod, node).await,
         Write::Unschedulable { pod, message } => {
-            let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message});
+            let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+                                   "lastTransitionTime": now_rfc3339()});
             let path = format!("/api/v1/namespaces/{}/pods/{}/status", pod.namespace, pod.name);
             let patch = json!({"metadata": {"uid": pod.uid}, "status": {"phase": "Pending", "conditions": [condition]}});
             api.patch(&path, STRATEGIC_PATCH, patch.to_string()).await?;

@@ -204,6 +204,53 @@ mod tests {
         assert_eq!(parse("edge-1", &message), Ok(Request::Ignored));
     }
 
+    /// Every kind of message that a KubeEdge v1.23 edge sends, in its shape.
+    #[test]
+    fn kubeedges_messages_mean_what_they_should() {
+        #[derive(serde::Deserialize)]
+        struct Row {
+            request: String,
+            message: Message,
+        }
+        let rows = include_str!("../../tests/vectors/from-edge.jsonl").lines();
+        for row in rows.map(|line| serde_json::from_str::<Row>(line).unwrap()) {
+            let request = parse("edge-1", &row.message).unwrap();
+            assert_eq!(describe(&request, &row.message), row.request, "{}", row.message.route.resource);
+        }
+    }
+
+    fn describe(request: &Request, message: &Message) -> String {
+        let text = match request {
+            Request::Keepalive => "keepalive",
+            Request::Ignored => "ignored",
+            Request::NodeInsert => "node insert",
+            Request::NodeQuery => "node query",
+            Request::NodePatch => "node patch",
+            Request::LeaseQuery => "lease query",
+            Request::LeaseUpdate => "lease update",
+            Request::Ack { parent } => return format!("ack {parent}"),
+            Request::PodPatch(pod) => return format!("pod patch {}/{}", pod.namespace, pod.name),
+            Request::PodDelete(pod) => return format!("pod delete {}/{}", pod.namespace, pod.name),
+            Request::Query(r) => return format!("query {} {}/{}", r.kind, r.namespace, r.name),
+            Request::Token { namespace, account } => return format!("token {namespace}/{account}"),
+            Request::Twins { namespace, device } => {
+                let twins = super::super::devices::parse_twins(message).unwrap();
+                return format!(
+                    "twins {namespace}/{device}: {}",
+                    twins.into_keys().collect::<Vec<_>>().join(",")
+                );
+            }
+            Request::DeviceState { namespace, device } => {
+                return format!(
+                    "state {namespace}/{device}: {}",
+                    super::super::devices::parse_state(message).unwrap().state
+                );
+            }
+            other => return format!("{other:?}"),
+        };
+        text.to_owned()
+    }
+
     #[test]
     fn random_and_mutated_frames_never_panic() {
         let mut seed = 0x1234_5678_9abc_def1_u64;

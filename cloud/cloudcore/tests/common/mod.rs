@@ -50,7 +50,20 @@ impl Cloud {
             join_port: Some(0),
             ..Run::default()
         };
-        let running: Running = start(settings(config.config, &run)).await.unwrap();
+        let settings = settings(config.config, &run);
+        // In one process the store of a cloudcore that was stopped is free only when its last connection is dropped.
+        let open = async {
+            loop {
+                match start(settings.clone()).await {
+                    Ok(running) => return running,
+                    Err(error) if rt::error_chain(&error).contains("in use by another process") => {}
+                    Err(error) => panic!("{}", rt::error_chain(&error)),
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let running: Running =
+            tokio::time::timeout(PATIENCE, open).await.expect("the data directory stays in use");
         let (endpoints, drain) = (running.endpoints.clone(), running.drain().clone());
         let ended = tokio::spawn(running.wait(Duration::from_secs(10)));
         let file = kube::config::Kubeconfig::read_from(dir.join("kubeconfig")).unwrap();
