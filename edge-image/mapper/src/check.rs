@@ -69,7 +69,8 @@ fn documents(text: &str) -> Result<Vec<Value>, String> {
 
 #[cfg(not(feature = "yaml"))]
 fn documents(text: &str) -> Result<Vec<Value>, String> {
-    json(text).map_err(|error| format!("{error}; for YAML use: cargo run -p mapper --features yaml -- check FILE"))
+    json(text)
+        .map_err(|error| format!("{error}; for YAML use: cargo run -p mapper --features yaml -- check FILE"))
 }
 
 fn json(text: &str) -> Result<Vec<Value>, String> {

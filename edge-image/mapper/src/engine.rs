@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use serde::Deserialize;
+
 use crate::{
     driver::{Driver, Reading, Wait},
     limits::{DEVICES_MAX, READINGS_MAX, RETRY_DELAY_MS_MAX, RETRY_DELAY_MS_MIN},
@@ -30,7 +32,14 @@ pub struct Engine {
     up: bool,
 }
 
+#[derive(Deserialize)]
+struct Inventory {
+    devices: Vec<String>,
+}
+
 struct Device {
+    /// Of the topic that described it.
+    protocol: String,
     payload: Vec<u8>,
     plan: Result<Plan, String>,
     driver: Option<Box<dyn Driver>>,
@@ -80,9 +89,11 @@ impl Engine {
     }
 
     /// A message on a description topic. An empty one removes the device.
-    pub fn description(&mut self, now_ms: u64, id: &str, payload: &[u8]) {
+    pub fn description(&mut self, now_ms: u64, protocol: &str, id: &str, payload: &[u8]) {
         if payload.is_empty() {
-            if let Some(device) = self.devices.remove(id) {
+            // A device that changed its protocol is already described under the other one's topic.
+            let ours = self.devices.get(id).is_some_and(|device| device.protocol == protocol);
+            if ours && let Some(device) = self.devices.remove(id) {
                 drop(device.driver);
                 if let Ok(plan) = &device.plan {
                     self.opener.release(id, &names(plan));
@@ -121,6 +132,7 @@ impl Engine {
         drop(last);
         let properties = plan.as_ref().map_or(0, |plan| plan.properties.len());
         let mut device = Device {
+            protocol: protocol.to_owned(),
             payload: payload.to_vec(),
             open_at_ms: plan.is_ok().then_some(now_ms),
             driver: None,
@@ -139,6 +151,20 @@ impl Engine {
         }
         self.devices.insert(id.to_owned(), device);
         self.tick(now_ms);
+    }
+
+    /// The whole list of a protocol's devices: others of that protocol were deleted while we were not listening.
+    pub fn inventory(&mut self, now_ms: u64, protocol: &str, payload: &[u8]) {
+        let Ok(inventory) = serde_json::from_slice::<Inventory>(payload) else { return };
+        let gone: Vec<String> = self
+            .devices
+            .iter()
+            .filter(|(id, device)| device.protocol == protocol && !inventory.devices.contains(*id))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in gone {
+            self.description(now_ms, protocol, &id, b"");
+        }
     }
 
     fn set(&mut self, now_ms: u64, id: &str, changes: &[(usize, String)]) {

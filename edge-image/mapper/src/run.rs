@@ -107,8 +107,10 @@ impl Loop {
             packet_bytes_max: DESCRIPTION_BYTES_MAX,
         });
         for protocol in ["gpio", "serial"] {
-            let valid = client.subscribe(&format!("{TOPIC_PREFIX}{protocol}/device/+/+"));
-            debug_assert!(valid, "the filter is ours");
+            for filter in ["device/+/+", "devices"] {
+                let valid = client.subscribe(&format!("{TOPIC_PREFIX}{protocol}/{filter}"));
+                debug_assert!(valid, "the filter is ours");
+            }
         }
         Loop {
             broker: settings.broker.clone(),
@@ -242,10 +244,11 @@ impl Loop {
                     self.engine.connected();
                 }
                 Event::Message { topic, payload, .. } => {
-                    let device =
-                        topic.strip_prefix(TOPIC_PREFIX).and_then(|rest| rest.split_once("/device/"));
-                    if let Some((_, id)) = device {
-                        self.engine.description(now_ms, id, payload);
+                    let Some(rest) = topic.strip_prefix(TOPIC_PREFIX) else { continue };
+                    if let Some((protocol, id)) = rest.split_once("/device/") {
+                        self.engine.description(now_ms, protocol, id, payload);
+                    } else if let Some(protocol) = rest.strip_suffix("/devices") {
+                        self.engine.inventory(now_ms, protocol, payload);
                     }
                 }
                 Event::Acknowledged(_) => {}

@@ -18,6 +18,8 @@ use crate::limits::{DEVICES_MAX, REASON_BYTES_MAX, TWIN_PERSIST_MS, TWIN_REPEAT_
 
 const STATES: [&str; 5] = ["online", "offline", "ok", "unknown", "unhealthy"];
 pub const DEVICE_TOPIC: &str = "$hw/events/device/";
+/// Below it are the descriptions (`<protocol>/device/<ns>/<name>`) and the inventory (`<protocol>/devices`) for mappers.
+const MAPPER_TOPIC: &str = "$kinglet/mapper/";
 
 /// A Device or DeviceModel as it is stored: `<namespace>/<name>` and its JSON.
 pub type Stored = (String, Bytes);
@@ -96,6 +98,11 @@ struct Record {
     body: String,
 }
 
+#[derive(Serialize)]
+struct Inventory<'a> {
+    devices: Vec<&'a str>,
+}
+
 #[derive(Debug, Default)]
 struct Device {
     name: String,
@@ -117,6 +124,8 @@ pub struct Machine {
     /// Records of the last run whose Device was not seen yet.
     left: BTreeMap<String, Record>,
     faults: BTreeMap<String, String>,
+    /// The inventories that were published since the start, by protocol.
+    inventories: BTreeMap<String, String>,
     next_id: Box<dyn FnMut() -> String + Send>,
     now_text: Box<dyn Fn(i64) -> String + Send>,
 }
@@ -138,6 +147,7 @@ impl Machine {
             devices: BTreeMap::new(),
             left,
             faults: BTreeMap::new(),
+            inventories: BTreeMap::new(),
             next_id,
             now_text,
         }
@@ -238,6 +248,9 @@ impl Machine {
             }
         }
         for (id, record) in std::mem::take(&mut self.left) {
+            if let Some(protocol) = protocol_of(&record) {
+                self.inventories.entry(protocol.to_owned()).or_default();
+            }
             forget(&id, &record, actions);
         }
         if !added.is_empty() || !removed.is_empty() {
@@ -253,9 +266,31 @@ impl Machine {
             };
             actions.push(publish(format!("$hw/events/node/{}/membership/updated", self.node), &update));
         }
+        self.inventory(actions);
         if faults != self.faults {
             self.faults = faults.clone();
             actions.push(Action::Faults(faults));
+        }
+    }
+
+    /// Tells each protocol's mapper which devices there are, after their descriptions: one that was not connected when a
+    /// device was deleted learns it here. It is a whole list, so that what is missing in it is really gone.
+    fn inventory(&mut self, actions: &mut Vec<Action>) {
+        let mut lists: BTreeMap<String, Vec<&str>> =
+            self.inventories.keys().map(|protocol| (protocol.clone(), Vec::new())).collect();
+        for (id, device) in &self.devices {
+            if let Some(protocol) = protocol_of(&device.record) {
+                lists.entry(protocol.to_owned()).or_default().push(id);
+            }
+        }
+        for (protocol, ids) in lists {
+            let payload = json(&Inventory { devices: ids });
+            if self.inventories.get(&protocol) == Some(&payload) {
+                continue;
+            }
+            let topic = format!("{MAPPER_TOPIC}{protocol}/devices");
+            actions.push(Action::Publish { topic, payload: payload.clone().into(), retain: true });
+            self.inventories.insert(protocol, payload);
         }
     }
 
@@ -283,7 +318,7 @@ impl Machine {
                 news = true;
             }
         }
-        let topic = format!("$kinglet/mapper/{}/device/{id}", spec.protocol);
+        let topic = format!("{MAPPER_TOPIC}{}/device/{id}", spec.protocol);
         let record = &mut device.record;
         if record.topic != topic && !record.topic.is_empty() {
             actions.push(Action::Publish {
@@ -547,6 +582,11 @@ fn member<'a>(id: &'a str, device: &'a Device) -> Member<'a> {
         state: &record.state,
         last_online: &record.last_online,
     }
+}
+
+/// The protocol whose mapper has the description.
+fn protocol_of(record: &Record) -> Option<&str> {
+    record.topic.strip_prefix(MAPPER_TOPIC)?.split('/').next()
 }
 
 fn forget(id: &str, record: &Record, actions: &mut Vec<Action>) {

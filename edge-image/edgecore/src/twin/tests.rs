@@ -117,6 +117,7 @@ fn a_device_is_described_to_its_mapper_without_what_mappers_do_not_need() {
             "publish $hw/events/device/default/d/twin/update/delta {\"event_id\":\"e1\",\"timestamp\":7,\"twin\":{\"button\":{\"optional\":false,\"metadata\":{\"type\":\"boolean\"}},\"lamp\":{\"expected\":{\"value\":\"true\",\"metadata\":{\"timestamp\":7}},\"optional\":false,\"metadata\":{\"type\":\"boolean\"}},\"level\":{\"optional\":false,\"metadata\":{\"type\":\"int\"}}},\"delta\":{\"lamp\":\"true\"}}",
             "report twin/default/d device/default/d/twin/edge_updated {\"event_id\":\"e2\",\"timestamp\":7,\"twin\":{\"lamp\":{\"expected\":{\"value\":\"true\",\"metadata\":{\"timestamp\":7}},\"optional\":false,\"metadata\":{\"type\":\"boolean\"},\"expected_version\":{\"cloud\":1,\"edge\":0}}}}",
             "publish $hw/events/node/edge-1/membership/updated {\"event_id\":\"e3\",\"timestamp\":7,\"added_devices\":[{\"id\":\"default/d\",\"name\":\"d\",\"description\":\"front\"}],\"removed_devices\":[]}",
+            "retained publish $kinglet/mapper/gpio/devices {\"devices\":[\"default/d\"]}",
         ]
     );
     // The same objects again, or a new resourceVersion alone: nothing to do.
@@ -131,6 +132,7 @@ fn a_device_is_described_to_its_mapper_without_what_mappers_do_not_need() {
     );
     let actions = texts(&machine.handle(11, objects(&[])));
     assert_eq!(actions[..2], ["retained publish $kinglet/mapper/gpio/device/default/d ", "forget default/d"]);
+    assert_eq!(actions[3], "retained publish $kinglet/mapper/gpio/devices {\"devices\":[]}");
     assert!(
         actions[2].contains("\"added_devices\":[],\"removed_devices\":[{\"id\":\"default/d\""),
         "{actions:?}"
@@ -364,7 +366,11 @@ fn twins_and_versions_survive_a_restart_and_a_new_uid_starts_anew() {
     let mut gone = machine_with(records);
     assert_eq!(
         texts(&gone.handle(7, objects(&[]))),
-        ["retained publish $kinglet/mapper/gpio/device/default/d ", "forget default/d"]
+        [
+            "retained publish $kinglet/mapper/gpio/device/default/d ",
+            "forget default/d",
+            "retained publish $kinglet/mapper/gpio/devices {\"devices\":[]}"
+        ]
     );
 }
 

@@ -96,7 +96,7 @@ impl Bench {
     }
 
     fn describe(&mut self, now_ms: u64, value: &Value) {
-        self.engine.description(now_ms, "default/d", value.to_string().as_bytes());
+        self.engine.description(now_ms, "gpio", "default/d", value.to_string().as_bytes());
     }
 
     /// Messages as `topic suffix: twins or state`.
@@ -161,7 +161,7 @@ fn inputs_are_reported_and_wishes_are_applied() {
     assert!(bench.messages().is_empty());
     bench.describe(40, &description(Some("off"), 3, 0));
     assert!(!bench.world.taken(2) && bench.world.taken(3), "another line");
-    bench.engine.description(50, "default/d", b"");
+    bench.engine.description(50, "gpio", "default/d", b"");
     assert!(!bench.world.taken(3) && !bench.world.taken(5));
 }
 
@@ -206,6 +206,7 @@ fn an_unplugged_chip_is_offline_until_it_is_back_and_others_go_on() {
     bench.describe(0, &description(None, 2, 0));
     bench.engine.description(
         0,
+        "gpio",
         "default/bad",
         br#"{"device":{"spec":{"protocol":{"protocolName":"gpio"},"properties":[{"name":"x"}]}}}"#,
     );
@@ -225,7 +226,7 @@ fn an_unplugged_chip_is_offline_until_it_is_back_and_others_go_on() {
     *bench.world.unplugged.borrow_mut() = true;
     bench.engine.ready(4000, "default/d");
     assert!(bench.messages()[0].starts_with("default/d/state/update offline"));
-    bench.engine.description(5000, "default/bad", b"nonsense");
+    bench.engine.description(5000, "gpio", "default/bad", b"nonsense");
     assert!(bench.messages()[0].contains("unhealthy the description is not a Device"));
 }
 
@@ -265,4 +266,23 @@ fn values_are_repeated_when_asked_for() {
     bench.engine.tick(1000);
     assert_eq!(bench.messages(), ["default/d/twin/update button=0"]);
     assert_eq!(bench.engine.deadline_ms(), Some(2000));
+}
+
+#[test]
+fn what_the_inventory_does_not_name_is_gone() {
+    let mut bench = Bench::new();
+    bench.describe(0, &description(Some("1"), 2, 0));
+    for (protocol, payload) in [
+        ("serial", r#"{"devices":[]}"#),
+        ("gpio", r#"{"devices":["default/d"]}"#),
+        ("gpio", "nonsense"),
+        ("gpio", ""),
+    ] {
+        bench.engine.inventory(1, protocol, payload.as_bytes());
+        assert!(bench.world.taken(2), "{protocol} {payload:?}");
+    }
+    bench.engine.description(2, "serial", "default/d", b"");
+    assert!(bench.world.taken(2), "the topic of another protocol");
+    bench.engine.inventory(3, "gpio", br#"{"devices":["default/other"]}"#);
+    assert!(!bench.world.taken(2) && !bench.world.taken(5));
 }
