@@ -1,4 +1,7 @@
 //! A DHCP client as a value: packets and time in, packets and addresses out. RFC 2131, as much as one interface needs.
+//!
+//! Differs from the RFC on purpose in one thing: an address whose lease ran out while no server answers is kept, and asking goes on.
+//! A device whose DHCP server is down for a day must not take its pods off the network. A server that says no is obeyed at once.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +14,9 @@ const ACK: u8 = 5;
 const NAK: u8 = 6;
 /// Between tries; doubled up to the second.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(30);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+/// A lease lasts hours: renewing it is never urgent.
+const RENEW_RETRY: Duration = Duration::from_secs(30);
 /// Servers that name no time, and those that name an odd one.
 const LEASE_DEFAULT: u32 = 3600;
 const LEASE_MIN: u32 = 60;
@@ -34,7 +39,7 @@ pub enum Action {
     /// Broadcast this to port 67.
     Send(Vec<u8>),
     Configure(Lease),
-    /// The lease ran out or was taken back.
+    /// The server took the address back, or gave another one.
     Deconfigure,
 }
 
@@ -42,7 +47,11 @@ pub enum Action {
 enum State {
     Discovering,
     Requesting(Lease),
-    Bound { lease: Lease, since: Instant },
+    /// `asked`: a renewal is under way, so an answer means something.
+    Bound {
+        lease: Lease,
+        asked: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -70,33 +79,41 @@ impl Client {
 
     /// Called at least once a second.
     pub fn tick(&mut self, now: Instant) -> Vec<Action> {
-        let mut actions = Vec::new();
-        if let State::Bound { lease, since } = &self.state
-            && now >= *since + Duration::from_secs(u64::from(lease.seconds))
-        {
-            actions.push(Action::Deconfigure);
-            self.restart();
-        }
         if self.next.is_some_and(|next| now < next) {
-            return actions;
+            return Vec::new();
         }
-        let packet = match &self.state {
+        let packet = match &mut self.state {
             State::Discovering => self.packet(DISCOVER, None),
-            State::Requesting(lease) => self.packet(REQUEST, Some((lease, false))),
-            State::Bound { lease, .. } => self.packet(REQUEST, Some((lease, true))),
+            State::Requesting(lease) => {
+                let lease = lease.clone();
+                self.packet(REQUEST, Some((&lease, false)))
+            }
+            State::Bound { lease, asked } => {
+                *asked = true;
+                let lease = lease.clone();
+                self.packet(REQUEST, Some((&lease, true)))
+            }
         };
+        self.next = Some(now + self.wait);
         // A server that offered and then fell silent: begin again.
         if matches!(self.state, State::Requesting(_)) && self.wait > RETRY_FIRST * 4 {
             self.restart();
+        } else {
+            self.wait = (self.wait * 2).min(RETRY_MAX);
         }
-        self.next = Some(now + self.wait);
-        self.wait = (self.wait * 2).min(RETRY_MAX);
-        actions.push(Action::Send(packet));
-        actions
+        vec![Action::Send(packet)]
+    }
+
+    /// The cable is in again, perhaps in another network: ask soon, and keep what we have until somebody answers.
+    pub fn replugged(&mut self) {
+        self.next = None;
+        self.wait = RETRY_FIRST;
     }
 
     fn restart(&mut self) {
         self.state = State::Discovering;
+        // Late answers to what was asked before do not count.
+        self.xid = self.xid.wrapping_add(1);
         self.wait = RETRY_FIRST;
         self.next = None;
     }
@@ -112,7 +129,7 @@ impl Client {
                 self.tick(now)
             }
             (ACK, State::Requesting(offer)) if offer.address == lease.address => self.bind(now, lease),
-            (ACK, State::Bound { lease: old, .. }) => {
+            (ACK, State::Bound { lease: old, asked: true }) => {
                 let same = old.address == lease.address;
                 let mut actions = if same { Vec::new() } else { vec![Action::Deconfigure] };
                 actions.extend(self.bind(now, lease));
@@ -122,7 +139,7 @@ impl Client {
                 self.restart();
                 Vec::new()
             }
-            (NAK, State::Bound { .. }) => {
+            (NAK, State::Bound { asked: true, .. }) => {
                 self.restart();
                 vec![Action::Deconfigure]
             }
@@ -133,8 +150,8 @@ impl Client {
     fn bind(&mut self, now: Instant, lease: Lease) -> Vec<Action> {
         // Renew at half of the lease's time.
         self.next = Some(now + Duration::from_secs(u64::from(lease.seconds) / 2));
-        self.wait = RETRY_MAX;
-        self.state = State::Bound { lease: lease.clone(), since: now };
+        self.wait = RENEW_RETRY;
+        self.state = State::Bound { lease: lease.clone(), asked: false };
         vec![Action::Configure(lease)]
     }
 
@@ -217,7 +234,8 @@ fn parse(packet: &[u8], xid: u32, mac: [u8; 6]) -> Option<(u8, Lease)> {
         };
         match code {
             53 => kind = value.first().copied(),
-            1 => lease.mask = one()?,
+            // A mask with holes is a mistake; the usual one serves better.
+            1 => lease.mask = one().filter(|mask| is_mask(*mask)).unwrap_or(lease.mask),
             3 => lease.gateway = one(),
             6 => lease.dns = all(),
             42 => lease.ntp = all(),
@@ -227,6 +245,11 @@ fn parse(packet: &[u8], xid: u32, mac: [u8; 6]) -> Option<(u8, Lease)> {
         }
     }
     Some((kind?, lease))
+}
+
+fn is_mask(mask: [u8; 4]) -> bool {
+    let mask = u32::from_be_bytes(mask);
+    mask != 0 && mask.leading_ones() + mask.trailing_zeros() == 32
 }
 
 /// Total for any input: what the fuzz test drives.
@@ -261,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_asked_for_taken_renewed_and_given_up_when_it_runs_out() {
+    fn an_address_is_asked_for_taken_renewed_and_kept_when_nobody_answers() {
         let start = Instant::now();
         let mut client = Client::new(MAC, 7, "n1");
         assert!(matches!(client.tick(start)[..], [Action::Send(_)]));
@@ -283,8 +306,72 @@ mod tests {
             panic!("renewed at half time")
         };
         assert_eq!(renewal[12..16], [10, 0, 2, 15]);
-        let late = client.tick(start + Duration::from_secs(100));
-        assert!(matches!(late[..], [Action::Deconfigure, Action::Send(_)]), "{late:?}");
+        // Nobody answers for a day: the address stays, and asking goes on at a bounded rate.
+        let mut asked = 0;
+        for second in 51..86_400 {
+            for action in client.tick(start + Duration::from_secs(second)) {
+                assert!(matches!(action, Action::Send(_)), "{action:?}");
+                asked += 1;
+            }
+        }
+        assert!((1000..3000).contains(&asked), "asked {asked} times");
+        let late = start + Duration::from_secs(86_400);
+        assert!(matches!(client.receive(late, &reply(ACK, 7, 100))[..], [Action::Configure(_)]));
+        assert!(client.tick(late + Duration::from_secs(49)).is_empty());
+    }
+
+    fn bound(start: Instant) -> Client {
+        let mut client = Client::new(MAC, 7, "n1");
+        client.tick(start);
+        client.receive(start, &reply(OFFER, 7, 100));
+        assert!(matches!(client.receive(start, &reply(ACK, 7, 100))[..], [Action::Configure(_)]));
+        client
+    }
+
+    #[test]
+    fn a_server_that_says_no_is_obeyed_but_only_when_it_was_asked() {
+        let start = Instant::now();
+        let mut client = bound(start);
+        assert!(client.receive(start, &reply(NAK, 7, 100)).is_empty(), "a stray refusal");
+        assert!(client.receive(start, &reply(ACK, 7, 100)).is_empty(), "a stray answer");
+        let later = start + Duration::from_secs(50);
+        client.tick(later);
+        assert_eq!(client.receive(later, &reply(NAK, 7, 100)), [Action::Deconfigure]);
+        assert!(client.receive(later, &reply(ACK, 7, 100)).is_empty(), "the old question counts no more");
+        let [Action::Send(packet)] = &client.tick(later)[..] else { panic!("asks again") };
+        assert_eq!(packet[CLIENT_HEADER + 4..CLIENT_HEADER + 7], [53, 1, DISCOVER]);
+    }
+
+    #[test]
+    fn a_cable_plugged_in_again_asks_at_once_and_keeps_the_address() {
+        let start = Instant::now();
+        let mut client = bound(start);
+        assert!(client.tick(start).is_empty());
+        client.replugged();
+        let [Action::Send(packet)] = &client.tick(start)[..] else { panic!("asks") };
+        assert_eq!(packet[12..16], [10, 0, 2, 15]);
+    }
+
+    #[test]
+    fn an_offer_that_nobody_confirms_is_given_up() {
+        let mut now = Instant::now();
+        let mut client = Client::new(MAC, 7, "n1");
+        client.tick(now);
+        client.receive(now, &reply(OFFER, 7, 100));
+        for _ in 0..60 {
+            now += Duration::from_secs(1);
+            client.tick(now);
+        }
+        assert_eq!(client.state, State::Discovering);
+        assert_ne!(client.xid, 7);
+    }
+
+    #[test]
+    fn masks_with_holes_are_mistakes() {
+        let mut packet = reply(ACK, 7, 100);
+        let at = packet.windows(3).position(|part| part == [1, 4, 255]).expect("the option");
+        packet[at + 2..at + 6].copy_from_slice(&[255, 0, 255, 0]);
+        assert_eq!(parse(&packet, 7, MAC).map(|(_, lease)| lease.mask), Some([255, 255, 255, 0]));
     }
 
     #[test]

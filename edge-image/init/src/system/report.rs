@@ -73,6 +73,7 @@ impl Supervisor {
                     .to_owned(),
             });
         self.status.problem = mistake
+            .or(self.net.problem.clone())
             .or(self.join_problem.clone())
             .or(missing)
             .or(crashing)
