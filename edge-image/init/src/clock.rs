@@ -35,12 +35,14 @@ pub fn set(since_epoch: Duration) -> nix::Result<()> {
     clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::from_duration(since_epoch))
 }
 
-pub fn load_saved() -> Option<u64> {
-    parse_saved(&fs::read_to_string(SAVED).ok()?)
+pub fn load_saved(build: u64) -> Option<u64> {
+    parse_saved(&fs::read_to_string(SAVED).ok()?, build)
 }
 
-fn parse_saved(text: &str) -> Option<u64> {
-    text.trim().parse().ok()
+/// A time so far ahead that only damage explains it is none: it would be a floor for ever.
+fn parse_saved(text: &str, build: u64) -> Option<u64> {
+    const TWENTY_YEARS: u64 = 20 * 365 * 86_400;
+    text.trim().parse().ok().filter(|saved| *saved < build.saturating_add(TWENTY_YEARS))
 }
 
 /// Keeps the present time for the next boot of a board without a battery.
@@ -48,6 +50,7 @@ pub fn save() {
     let partial = format!("{SAVED}.partial");
     if Path::new(SAVED).parent().is_some_and(Path::exists)
         && fs::write(&partial, format!("{}\n", now())).is_ok()
+        && fs::File::open(&partial).is_ok_and(|file| file.sync_all().is_ok())
     {
         let _ = fs::rename(&partial, SAVED);
     }
@@ -78,7 +81,11 @@ mod tests {
         assert_eq!(floor(10, None, None), 10);
         assert_eq!(floor(10, Some(30), Some(20)), 30);
         assert_eq!(floor(10, Some(5), Some(20)), 20);
-        assert_eq!(parse_saved("garbage"), None, "a damaged file is no bound");
+        let build = 1_790_000_000;
+        assert_eq!(parse_saved("1800000000\n", build), Some(1_800_000_000));
+        for damaged in ["garbage", "", "-1", "\0\0\0", "18446744073709551615", "9999999999"] {
+            assert_eq!(parse_saved(damaged, build), None, "{damaged:?} is no bound");
+        }
     }
 
     #[test]

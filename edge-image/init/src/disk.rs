@@ -129,8 +129,17 @@ fn read_table(device: &Path) -> std::io::Result<Option<Table>> {
     Ok(Table::parse(&sector))
 }
 
+/// `init grow PARTITION`: a child process, because on a large and slow card this takes longer than the watchdog waits.
+pub fn grow(args: &[String]) {
+    let Some(partition) = args.first() else { return };
+    if let Err(error) = grow_file_system(Path::new(partition), "/var") {
+        println!("data partition: the file system did not grow: {error}");
+        std::process::exit(1);
+    }
+}
+
 /// Grows the mounted ext4 to its partition. Doing it again changes nothing.
-pub fn grow_file_system(partition: &Path, mounted_at: &str) -> std::io::Result<()> {
+fn grow_file_system(partition: &Path, mounted_at: &str) -> std::io::Result<()> {
     const BLOCK: u64 = 4096;
     let blocks = sys::block_device_bytes(&File::open(partition)?)? / BLOCK;
     sys::resize_ext4(&File::open(mounted_at)?, blocks)

@@ -28,11 +28,12 @@ pub mod system;
 pub mod uevent;
 pub mod watchdog;
 
-/// Which of the program's three roles this process has.
+/// Which of the program's roles this process has.
 pub fn run() {
     let mut args = std::env::args().skip(1);
     match args.next().as_deref() {
         Some("sntp") => sntp::run(&args.collect::<Vec<_>>()),
+        Some("grow") => disk::grow(&args.collect::<Vec<_>>()),
         _ if std::process::id() != 1 => {
             eprintln!("init: this is the device's first process and does nothing on a running system");
             std::process::exit(2);

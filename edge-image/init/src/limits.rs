@@ -22,7 +22,11 @@ pub const JOIN_RETRY_MAX: Duration = Duration::from_secs(60);
 pub const TICK: Duration = Duration::from_secs(1);
 /// The watchdog resets a board whose PID 1 has not run for so long.
 pub const WATCHDOG_SECONDS: i32 = 15;
-/// status.txt is written at most so often: it lies on flash.
+/// status.txt lies on flash: a state counts when it has lasted so long, the first pause after a writing, and how often that doubles.
+pub const STATUS_STABLE: Duration = Duration::from_secs(2);
+pub const STATUS_DOUBLINGS_MAX: u32 = 7;
+/// After so long without a writing the pauses begin small again.
+pub const STATUS_FORGIVEN: Duration = Duration::from_secs(3600);
 pub const STATUS_WRITE_MIN: Duration = Duration::from_secs(10);
 /// The first status.txt waits so long after power on for an address to put into it.
 pub const STATUS_FIRST: Duration = Duration::from_secs(20);
@@ -31,7 +35,7 @@ pub const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// How long the initramfs waits for the disk to appear.
 pub const DISK_WITHIN: Duration = Duration::from_secs(30);
 /// How often the clock is saved; it lies on flash.
-pub const CLOCK_SAVE: Duration = Duration::from_secs(3600);
+pub const CLOCK_SAVE: Duration = Duration::from_secs(600);
 /// SNTP: first retry when no server answers, and the pace once one did.
 pub const SNTP_RETRY: Duration = Duration::from_secs(15);
 pub const SNTP_PACE: Duration = Duration::from_secs(3600);

@@ -76,6 +76,8 @@ pub fn service_cgroup(name: &str) -> Result<fs::File, String> {
     let parent = Path::new(CGROUPS).join("system");
     let dir = parent.join(name);
     fs::create_dir_all(&dir).map_err(|error| format!("cannot make cgroup {}: {error}", dir.display()))?;
+    // So that what a service uses can be read from its group.
+    let _ = fs::write(parent.join("cgroup.subtree_control"), CONTROLLERS);
     fs::OpenOptions::new()
         .write(true)
         .open(dir.join("cgroup.procs"))

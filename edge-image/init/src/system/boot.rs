@@ -2,16 +2,18 @@
 //! becomes a line and a problem, and the boot goes on with what there is.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use nix::mount::{MsFlags, umount};
+use nix::sys::reboot::set_cad_enabled;
 use nix::unistd::sync;
 use serde::Deserialize;
 
-use crate::disk::{self, Boot, Disk};
+use crate::disk::{Boot, Disk};
 use crate::kmod::Modules;
 use crate::limits::PROVISION_BYTES_MAX;
 use crate::provision::{self, Mistake, Provision};
@@ -36,11 +38,47 @@ pub struct Started {
     pub disk: Option<Disk>,
     pub modules: Modules,
     pub watchdog: Option<Watchdog>,
-    pub provision: Result<Provision, Mistake>,
+    /// Nothing if there is no file.
+    pub provision: Result<Option<Provision>, Mistake>,
+    /// The last good file, without its token.
+    pub kept: Option<Provision>,
     pub problem: Option<Problem>,
     pub serial: String,
     pub boot_number: u64,
+    /// The data partition is mounted, not memory in its place.
+    pub has_data: bool,
     pub clock_floor: u64,
+    /// A clock chip knew a time after the floor.
+    pub clock_is_set: bool,
+}
+
+/// A device whose boot partition is damaged or was emptied keeps its static address, time servers and name.
+const KEPT: &str = "/var/lib/kinglet/provision.toml";
+
+fn load_kept() -> Option<Provision> {
+    provision::parse(&fs::read(KEPT).ok()?).ok()
+}
+
+fn keep(bytes: &[u8]) {
+    let mut bytes = bytes.to_vec();
+    if let Some((span, blank)) = provision::blank_token(&bytes) {
+        bytes[span].copy_from_slice(&blank);
+    }
+    // Once per change, not once per boot.
+    if fs::read(KEPT).ok().as_ref() != Some(&bytes)
+        && let Err(error) = write_atomic(Path::new(KEPT), &bytes)
+    {
+        say!("cannot keep a copy of {}: {error}", provision::FILE);
+    }
+}
+
+/// A power cut leaves the old content or the new.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let partial = path.with_extension("new");
+    let mut file = fs::File::create(&partial)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(partial, path)
 }
 
 pub fn boot() -> Started {
@@ -61,18 +99,13 @@ pub fn boot() -> Started {
         Some(watchdog) => say!("watchdog: resets after {} s", watchdog.seconds),
         None => say!("watchdog: this board has none"),
     }
-    for (file, value) in [
-        ("/proc/sys/net/ipv4/ip_forward", "1"),
-        ("/proc/sys/kernel/panic", "10"),
-        ("/proc/sys/kernel/panic_on_oops", "1"),
-    ] {
-        let _ = fs::write(file, value);
-    }
+    set_kernel_values();
     let mut problem = None;
     let disk = Boot::load().disk.and_then(Disk::find);
     let data = disk
         .as_ref()
         .map_or_else(|| Err("the disk was not found".to_owned()), |disk| mount_data(disk, &mut watchdog));
+    let has_data = data.is_ok();
     if let Err(error) = data {
         say!("data partition: {error}; running from memory, nothing will be kept");
         problem = Some(Problem {
@@ -100,13 +133,15 @@ pub fn boot() -> Started {
     ] {
         let _ = fs::create_dir_all(dir);
     }
-    let clock_floor = clock::floor(release.epoch, clock::load_saved(), None);
-    if let Some(behind) = clock::raise_to(clock_floor) {
+    let clock_floor = clock::floor(release.epoch, clock::load_saved(release.epoch), None);
+    let raised = clock::raise_to(clock_floor);
+    if let Some(behind) = raised {
         say!("clock: was {behind} s before the last known time, now {}", clock::render(clock::now()));
     }
     let provision = load_provision(disk.as_ref());
-    if let Err(mistake) = &provision {
-        say!("{mistake}");
+    match &provision {
+        Ok(read) => read.as_ref().map_or((), |(bytes, _)| keep(bytes)),
+        Err(mistake) => say!("{mistake}"),
     }
     Started {
         serial: serial(),
@@ -115,10 +150,33 @@ pub fn boot() -> Started {
         disk,
         modules,
         watchdog,
-        provision,
+        provision: provision.map(|read| read.map(|(_, provision)| provision)),
+        kept: load_kept(),
         problem,
+        has_data,
         clock_floor,
+        clock_is_set: raised.is_none(),
     }
+}
+
+/// What the kernel's defaults do not suit. A kernel without one of them has no use for it.
+fn set_kernel_values() {
+    for (key, value) in [
+        ("net/ipv4/ip_forward", "1"),
+        ("net/bridge/bridge-nf-call-iptables", "1"),
+        ("net/bridge/bridge-nf-call-ip6tables", "1"),
+        ("kernel/panic", "10"),
+        ("kernel/panic_on_oops", "1"),
+        // As kubelet has it: a pod's limit is what bounds its memory.
+        ("vm/overcommit_memory", "1"),
+        ("fs/inotify/max_user_instances", "512"),
+        // Modules are loaded by this program; the kernel would look for a modprobe that is not there.
+        ("kernel/modprobe", ""),
+    ] {
+        let _ = fs::write(format!("/proc/sys/{key}"), value);
+    }
+    // Ctrl-Alt-Del becomes a signal for this program instead of a reset.
+    let _ = set_cad_enabled(false);
 }
 
 fn load_release() -> Release {
@@ -143,9 +201,6 @@ fn mount_data(disk: &Disk, watchdog: &mut Option<Watchdog>) -> Result<(), String
         MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME,
         "commit=30",
     )?;
-    if let Err(error) = disk::grow_file_system(&partition, "/var") {
-        say!("data partition: the file system did not grow: {error}");
-    }
     Ok(())
 }
 
@@ -220,7 +275,7 @@ pub fn with_boot_partition<T>(
     done
 }
 
-fn load_provision(disk: Option<&Disk>) -> Result<Provision, Mistake> {
+fn load_provision(disk: Option<&Disk>) -> Result<Option<(Vec<u8>, Provision)>, Mistake> {
     let disk = disk.ok_or_else(|| Mistake {
         line: None,
         what: "the disk was not found".to_owned(),
@@ -240,8 +295,8 @@ fn load_provision(disk: Option<&Disk>) -> Result<Provision, Mistake> {
         }
     });
     match read {
-        Ok(Some(bytes)) => provision::parse(&bytes),
-        Ok(None) => provision::parse(b""),
+        Ok(Some(bytes)) => provision::parse(&bytes).map(|provision| Some((bytes, provision))),
+        Ok(None) => Ok(None),
         Err(what) => Err(Mistake {
             line: None,
             what,

@@ -13,6 +13,8 @@ const CONSOLE_LINES_PER_MINUTE: u32 = 30;
 const LINE_MAX: usize = 2000;
 /// Words that make a line worth the console.
 const ALARMS: [&str; 6] = ["ERROR", "WARN", "panicked", "level=error", "level=fatal", "error:"];
+/// Our own children: every line of theirs is for the console.
+const HELPERS: [&str; 2] = ["sntp", "grow"];
 /// Chunks read in one go: a talkative service must not keep the loop from feeding the watchdog.
 const CHUNKS_MAX: usize = 16;
 
@@ -110,7 +112,7 @@ impl Log {
         let is_alarm = ALARMS.iter().any(|word| line.contains(word))
             || line.starts_with("edgecore: ")
             || line.starts_with("mapper: ");
-        if is_alarm || self.name == "sntp" {
+        if is_alarm || HELPERS.contains(&self.name) {
             let minute = crate::clock::uptime().as_secs() / 60;
             if minute != self.minute {
                 (self.minute, self.shown) = (minute, 0);

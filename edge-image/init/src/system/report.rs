@@ -1,12 +1,13 @@
 //! What the device tells about itself: edgecore's state on the console, memory, `status.txt`.
 
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
 use super::boot;
 use super::join::Plan;
 use super::supervisor::Supervisor;
-use crate::limits::{STATUS_FIRST, STATUS_WRITE_MIN};
+use crate::limits::STATUS_FIRST;
 use crate::service::State;
 use crate::status::{self, Edgecore, Problem};
 use crate::{clock, say};
@@ -41,13 +42,18 @@ impl Supervisor {
             return;
         }
         self.memory_lines += 1;
-        let own =
-            self.services.iter().map(|service| (service.name, service.pid())).chain([("init", Some(1))]);
-        let text: String =
-            own.filter_map(|(name, pid)| Some(format!(" {name}={}", resident_kb(pid?)?))).collect();
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let field = |key: &str| fields(&meminfo, key).unwrap_or(0);
-        say!("memory kB{text} available={} total={}", field("MemAvailable:"), field("MemTotal:"));
+        let (available, total) = (field("MemAvailable:"), field("MemTotal:"));
+        say!("memory kB {} available={available} total={total}", self.memory());
+    }
+
+    /// What our programs hold: `edgecore=5120 init=900`.
+    fn memory(&self) -> String {
+        let own =
+            self.services.iter().map(|service| (service.name, service.pid())).chain([("init", Some(1))]);
+        let shown = own.filter_map(|(name, pid)| Some(format!("{name}={}", resident_kb(pid?)?)));
+        shown.collect::<Vec<_>>().join(" ")
     }
 
     pub(super) fn write_status(&mut self, now: Instant) {
@@ -85,23 +91,27 @@ impl Supervisor {
             _ if self.edgecore.state.is_empty() => "Starting".to_owned(),
             _ => self.edgecore.state.clone(),
         };
-        let due = match &self.written {
-            None => true,
-            Some((status, at)) => {
-                *status != self.status && now.saturating_duration_since(*at) >= STATUS_WRITE_MIN
-            }
+        self.status.clock = match (self.clock_known, self.started.clock_is_set) {
+            (true, _) => "from a time server",
+            (false, true) => "from a clock chip",
+            (false, false) => "not set: the last time known, no time server has answered yet",
         };
-        // The first file waits for the network, but not for ever.
-        let early =
-            self.written.is_none() && self.status.address.is_empty() && clock::uptime() < STATUS_FIRST;
-        let Some(disk) = self.started.disk.as_ref().filter(|_| due && !early) else { return };
-        let text = self.status.render(self.started.boot_number, clock::now());
-        if let Err(error) =
-            boot::with_boot_partition(disk, true, |dir| fs::write(dir.join(status::FILE), text))
-        {
+        // The first file waits for the node to be ready, or for an error that will not go by itself, but not for ever.
+        let is_final = self.status.state == "Ready" || self.plan == Plan::Unprovisioned;
+        let is_early = !is_final && clock::uptime() < STATUS_FIRST;
+        if self.writer.is_due(now, is_early, &self.status) {
+            self.write_file(now);
+        }
+    }
+
+    fn write_file(&mut self, now: Instant) {
+        self.writer.wrote(now, &self.status);
+        let text = self.status.render(self.started.boot_number, clock::now(), &self.memory());
+        let Some(disk) = &self.started.disk else { return };
+        let write = |dir: &Path| boot::write_atomic(&dir.join(status::FILE), text.as_bytes());
+        if let Err(error) = boot::with_boot_partition(disk, true, write) {
             say!("cannot write {}: {error}", status::FILE);
         }
-        self.written = Some((self.status.clone(), now));
     }
 }
 

@@ -21,7 +21,7 @@ use crate::limits::{CLOCK_SAVE, SNTP_PACE, SNTP_RETRY, TICK};
 use crate::net::Net;
 use crate::provision::{Network, Provision};
 use crate::service::{Service, State};
-use crate::status::{self, Edgecore, Problem, Status};
+use crate::status::{self, Edgecore, Problem, Status, Writer};
 use crate::uevent::Uevents;
 use crate::watchdog::Watchdog;
 use crate::{clock, name, say};
@@ -45,7 +45,7 @@ pub struct Supervisor {
     pub(super) signals: Option<SignalFd>,
     pub(super) uevents: Option<Uevents>,
     pub(super) status: Status,
-    pub(super) written: Option<(Status, Instant)>,
+    pub(super) writer: Writer,
     pub(super) edgecore: Edgecore,
     pub(super) join_problem: Option<Problem>,
     pub(super) containerd_since: Option<Instant>,
@@ -78,7 +78,7 @@ impl Supervisor {
     pub fn new(started: Started) -> Supervisor {
         let now = Instant::now();
         let joined = Joined::load();
-        let provision = started.provision.clone().ok();
+        let provision = started.provision.clone().ok().flatten().or_else(|| started.kept.clone());
         let mut plan = join::plan(provision.as_ref(), joined.as_ref());
         let template = provision.as_ref().map_or("", |provision| provision.node_name.as_str());
         let mut join_problem = None;
@@ -117,7 +117,7 @@ impl Supervisor {
             signals: open_signals(),
             uevents: Uevents::open().ok(),
             status,
-            written: None,
+            writer: Writer::default(),
             edgecore: Edgecore::default(),
             join_problem,
             containerd_since: None,
@@ -161,6 +161,7 @@ impl Supervisor {
     }
 
     fn begin(&mut self) {
+        self.grow_data();
         say!("node {}, boot number {}", self.node, self.started.boot_number);
         let now = Instant::now();
         for service in self.services.iter_mut().filter(|service| service.name != "edgecore") {
@@ -182,7 +183,7 @@ impl Supervisor {
                     "not joined: fill in provision.toml on the boot partition (provision-example.toml shows how)"
                 );
                 let token_missing =
-                    self.provision.as_ref().is_some_and(|provision| !provision.cloud.is_empty());
+                    matches!(&self.started.provision, Ok(Some(provision)) if !provision.cloud.is_empty());
                 self.join_problem.get_or_insert_with(|| Problem {
                     error: if token_missing {
                         "provision.toml has no token".to_owned()
@@ -196,6 +197,15 @@ impl Supervisor {
                     },
                 });
             }
+        }
+    }
+
+    fn grow_data(&mut self) {
+        let Some(disk) = self.started.disk.as_ref().filter(|_| self.started.has_data) else { return };
+        let args = ["grow".to_owned(), disk.partition(4).display().to_string()];
+        match spawn::start("grow", "/proc/self/exe", &args) {
+            Ok((pid, pipe)) => self.logs.push(Log::new("grow", pid, pipe)),
+            Err(problem) => say!("{problem}"),
         }
     }
 
