@@ -40,6 +40,7 @@ use crate::{
     limits::DRAIN_TIMEOUT,
     meta::{BrokenMeta, Front, MetaStore},
     node::{ConditionBoard, NodeConfig, ProcMachine},
+    status::{State, Status},
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,8 @@ pub enum RunError {
     NodeName(String, String),
     #[error("the MQTT bus cannot start: {0:#}")]
     Bus(anyhow::Error),
+    #[error("{}", rt::error_chain(.0))]
+    Locked(store::OpenError),
     #[error("{0}")]
     Task(rt::TaskError),
 }
@@ -66,13 +69,30 @@ struct Memory {
 pub async fn run(config: &Path, drain: Drain) -> Result<(), RunError> {
     let loaded = Config::load(config).map_err(RunError::Config)?;
     let cfg = Arc::new(loaded.config);
+    let ended = run_configured(config, &cfg, &loaded.unknown, drain).await;
+    // The status file belongs to the agent that holds the store.
+    if let Err(error) = &ended
+        && !matches!(error, RunError::Locked(_))
+    {
+        let cloud = &cfg.modules.edge_hub.websocket.server;
+        Status::new(State::Failed, &error.to_string(), &cfg.node_name(), cloud).write(&cfg.kinglet.run_dir);
+    }
+    ended
+}
+
+async fn run_configured(
+    config: &Path,
+    cfg: &Arc<Config>,
+    unknown: &[config::Unknown],
+    drain: Drain,
+) -> Result<(), RunError> {
     let node_name = cfg.node_name();
     if !join::is_node_name(&node_name) {
         return Err(RunError::NodeName(node_name, config.display().to_string()));
     }
     let board = Arc::new(ConditionBoard::default());
-    report_unknown_keys(config, &loaded.unknown, &*board);
-    let memory = open_memory(&cfg, &*board);
+    report_unknown_keys(config, unknown, &*board);
+    let memory = open_memory(cfg, &*board)?;
 
     let hub_handle = HubHandle::new();
     let uplink: Arc<dyn Uplink> = hub_handle.clone();
@@ -87,19 +107,19 @@ pub async fn run(config: &Path, drain: Drain) -> Result<(), RunError> {
         runtime,
         meta: Arc::new(Front::new(memory.meta.clone(), uplink.clone())),
         uplink,
-        bus: bus::start(&cfg, drain.child()).map_err(RunError::Bus)?,
+        bus: bus::start(cfg, drain.child()).map_err(RunError::Bus)?,
         conditions: board.clone(),
     };
 
     let mut supervisor = Supervisor::new(drain);
-    let status = status::Sources::new(&cfg, &handles, board.subscribe());
+    let status = status::Sources::new(cfg, &handles, board.subscribe());
     supervisor.spawn("status", restart(), move |drain| done(status::run(status.clone(), drain)));
     if cfg.modules.edge_hub.enable {
-        spawn_hub(&mut supervisor, &cfg, hub_handle, &memory, board.clone());
+        spawn_hub(&mut supervisor, cfg, hub_handle, &memory, board.clone());
     }
-    spawn_node(&mut supervisor, &cfg, &handles, &board);
+    spawn_node(&mut supervisor, cfg, &handles, &board);
     if memory.store.is_some() {
-        spawn_workers(&mut supervisor, &cfg, &handles);
+        spawn_workers(&mut supervisor, cfg, &handles);
     }
     let result = supervisor.run(DRAIN_TIMEOUT).await.map_err(RunError::Task);
     if let Some(store) = &memory.store {
@@ -188,13 +208,15 @@ fn report_unknown_keys(config: &Path, unknown: &[config::Unknown], conditions: &
     });
 }
 
-fn open_memory(cfg: &Config, conditions: &dyn Conditions) -> Memory {
+/// A store that another agent holds is an error; one that cannot be read is a condition of the node.
+fn open_memory(cfg: &Config, conditions: &dyn Conditions) -> Result<Memory, RunError> {
     match MetaStore::open(&cfg.store_dir(), &cfg.kinglet.cloud_id) {
         Ok(store) => {
             let store = Arc::new(store);
             let store_id = store.store_id().to_owned();
-            Memory { meta: store.clone(), inbox: store.clone(), store: Some(store), store_id }
+            Ok(Memory { meta: store.clone(), inbox: store.clone(), store: Some(store), store_id })
         }
+        Err(error @ store::OpenError::Locked { .. }) => Err(RunError::Locked(error)),
         Err(error) => {
             let why = rt::error_chain(&error);
             tracing::error!("{why}");
@@ -205,7 +227,7 @@ fn open_memory(cfg: &Config, conditions: &dyn Conditions) -> Memory {
                 message: why.clone(),
             });
             let broken = Arc::new(BrokenMeta::new(why));
-            Memory { meta: broken.clone(), inbox: broken, store: None, store_id: String::new() }
+            Ok(Memory { meta: broken.clone(), inbox: broken, store: None, store_id: String::new() })
         }
     }
 }

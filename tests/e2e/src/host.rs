@@ -97,6 +97,11 @@ impl Node {
         self.root.join("edgecore.log")
     }
 
+    /// The pod's processes.
+    fn processes(&self) -> Result<Vec<u32>> {
+        self.containerd.processes("hello")
+    }
+
     /// What init and people without kubectl read.
     fn state(&self) -> Result<String> {
         let text = std::fs::read_to_string(self.root.join("run/kinglet/edgecore.json"))?;
@@ -187,6 +192,13 @@ fn story(cloud: &mut Cloud, node: &mut Node, kubectl: &Kubectl, steps: &mut Step
         fresh_lease(kubectl)?;
         unchanged(kubectl, node, &before)
     })?;
+    steps.step("a second agent is told that the first one runs", || {
+        let config = node.root.join("etc/kubeedge/config/edgecore.yaml");
+        let output = node.edgecore_command().arg("--config").arg(config).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success() && said.contains("in use by another process"), "{said}");
+        unchanged(kubectl, node, &before)
+    })?;
     steps.step("a damaged store: the node says so, nothing is lost and nothing stops", || {
         let log = std::fs::read(node.store_log())?;
         let mut damaged = log.clone();
@@ -208,6 +220,25 @@ fn story(cloud: &mut Cloud, node: &mut Node, kubectl: &Kubectl, steps: &mut Step
         ensure!(node.with_store_log(&whole)? == damaged, "the damaged log was changed");
         fresh_lease(kubectl)?;
         unchanged(kubectl, node, &before)
+    })?;
+    let (offline, _) = steps.step("power cut and no cloud: the pod runs from local state", || {
+        cloud.kill();
+        node.edgecore.take().context("edgecore runs")?.kill();
+        node.containerd.power_cut()?;
+        ensure!(page(node).is_err(), "the power is cut and the page still there");
+        let dir = node.containerd.dir().to_path_buf();
+        node.containerd = Containerd::start_in(&dir)?;
+        node.start()?;
+        wait_for(SOON, "the page", || page(node).map(Some))?;
+        node.processes()
+    })?;
+    steps.step("the cloud is back: node Ready, nothing was restarted", || {
+        cloud.start()?;
+        fresh_lease(kubectl)?;
+        wait_for(SOON, "the pod's status", || running(kubectl, node))?;
+        let now = node.processes()?;
+        ensure!(now == offline, "processes before {offline:?}, now {now:?}");
+        Ok(())
     })?;
     steps.step("pod deleted: gone here and there", || {
         kubectl.run(&["delete", "pod", "hello", "--timeout=60s"])?;

@@ -117,6 +117,24 @@ pub const ACCEPTED: &[(&str, &str)] = &[
     ("modules.taskManager.**", "updates are done by the image's own updater"),
 ];
 
+/// docs/config.md.
+#[cfg(test)]
+pub fn page() -> String {
+    let mut page = String::from(
+        "# edgecore.yaml\n\nKubeEdge's file of v1.20 to v1.23, and the group `kinglet`. `edgecore config check FILE` names unknown keys; \
+         `edgecore join` refuses them; a running agent logs them and raises the condition ConfigurationUnknownKeys.\n\n\
+         ## Keys with an effect\n\n",
+    );
+    for key in HONOURED {
+        page.push_str(&format!("- `{key}`\n"));
+    }
+    page.push_str("\n## Keys accepted without effect\n\n| key | why |\n| --- | --- |\n");
+    for (key, why) in ACCEPTED {
+        page.push_str(&format!("| `{key}` | {why} |\n"));
+    }
+    page
+}
+
 /// Every key of `text` that is neither honoured nor accepted, in the order of the file.
 pub fn unknown_keys(text: &str) -> Result<Vec<Unknown>, serde_saphyr::Error> {
     let tree: Tree = serde_saphyr::from_str(text)?;

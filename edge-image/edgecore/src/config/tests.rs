@@ -111,3 +111,18 @@ fn damaged_files_do_not_panic() {
         let _ = parse(&String::from_utf8_lossy(&bytes));
     }
 }
+
+/// `UPDATE=1` writes the page anew.
+#[test]
+fn the_page_of_keys_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/config.md");
+    let page = super::keys::page();
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, &page).unwrap();
+    }
+    assert_eq!(
+        fs::read_to_string(&path).unwrap(),
+        page,
+        "run: UPDATE=1 cargo test -p edgecore the_page_of_keys"
+    );
+}

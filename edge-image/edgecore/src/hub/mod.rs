@@ -9,7 +9,7 @@ mod connect;
 mod disk;
 mod handle;
 mod pump;
-mod rotate;
+pub(crate) mod rotate;
 #[cfg(test)]
 mod tests;
 

@@ -57,7 +57,8 @@ struct Pump {
     disk: Disk,
     socket: Option<Socket>,
     dial: Option<BoxFuture<'static, Result<Socket, ConnectError>>>,
-    waiters: HashMap<String, Reply>,
+    /// Who waits for the answer to which message, and how long.
+    waiters: HashMap<String, (Reply, Duration)>,
     inputs: VecDeque<Input>,
     started: Instant,
     /// The last reason in the log: a cloud that stays away costs one line, not one per dial.
@@ -103,7 +104,7 @@ impl Pump {
         self.inputs.extend(mail.sends.into_iter().map(|message| Input::Send(Box::new(message))));
         for request in mail.requests {
             let timeout_ms = request.timeout.as_millis() as u64;
-            self.waiters.insert(request.message.header.msg_id.clone(), request.reply);
+            self.waiters.insert(request.message.header.msg_id.clone(), (request.reply, request.timeout));
             self.inputs.push_back(Input::Request { message: Box::new(request.message), timeout_ms });
         }
         self.inputs.extend(mail.hangup.map(Input::Hangup));
@@ -237,17 +238,16 @@ impl Pump {
             }
             Action::Ping => self.write(Some(Frame::Ping(bytes::Bytes::new()))).await,
             Action::Store(message) => self.disk.push(Write::Apply(message)),
-            Action::Answered { msg_id, answer } => self.reply(&msg_id, Ok(*answer)),
-            Action::Failed { msg_id, why } => {
-                let error = match why {
+            Action::Answered { msg_id, answer } => self.reply(&msg_id, |_| Ok(*answer)),
+            Action::Failed { msg_id, why } => self.reply(&msg_id, |timeout| {
+                Err(match why {
                     RequestFailure::Disconnected(why) => UplinkError::Disconnected(why),
                     RequestFailure::Busy => {
                         UplinkError::Disconnected("too many requests wait; try again".into())
                     }
-                    RequestFailure::Timeout => UplinkError::Timeout(crate::limits::FETCH_TIMEOUT),
-                };
-                self.reply(&msg_id, Err(error));
-            }
+                    RequestFailure::Timeout => UplinkError::Timeout(timeout),
+                })
+            }),
             Action::Delivered { key, msg_id } => {
                 if self.hub.meta.get_local(super::disk::OUTBOX, &key).is_some() {
                     self.disk.push(Write::Drop { key, msg_id });
@@ -272,10 +272,10 @@ impl Pump {
         }
     }
 
-    fn reply(&mut self, msg_id: &str, result: Result<Message, UplinkError>) {
-        if let Some(reply) = self.waiters.remove(msg_id) {
+    fn reply(&mut self, msg_id: &str, result: impl FnOnce(Duration) -> Result<Message, UplinkError>) {
+        if let Some((reply, timeout)) = self.waiters.remove(msg_id) {
             // The asker may have gone; then nobody misses the answer.
-            let _ = reply.send(result);
+            let _ = reply.send(result(timeout));
         }
     }
 

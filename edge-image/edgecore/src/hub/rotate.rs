@@ -47,7 +47,8 @@ pub async fn rotate(cfg: RotateConfig, hub: Arc<HubHandle>, drain: Drain) {
     }
 }
 
-async fn renew_if_due(cfg: &RotateConfig, share: u64, now_s: u64) -> anyhow::Result<bool> {
+/// True when a new certificate is on the disk.
+pub(crate) async fn renew_if_due(cfg: &RotateConfig, share: u64, now_s: u64) -> anyhow::Result<bool> {
     let current = cfg.credentials.load()?;
     let validity = CertInfo::parse(&current.cert_der)?.validity;
     if now_s < due_at(&validity, share) {

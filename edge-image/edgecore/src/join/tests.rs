@@ -158,6 +158,31 @@ async fn renewal_shows_the_current_certificate_and_no_token() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_is_due_is_renewed_on_disk() {
+    let (port, dir) = (port().await, tempfile::tempdir().unwrap());
+    let options = options(&port, &token(&port.ca, 60, unix_now_s()), dir.path());
+    let cfg = Config::load(&join(&options).await.unwrap().config).unwrap().config;
+    let credentials = Credentials::new(&cfg.modules.edge_hub);
+    let rotate = crate::hub::RotateConfig {
+        credentials: credentials.clone(),
+        server: port.address.to_string(),
+        node: NODE.into(),
+    };
+    let first = credentials.load().unwrap();
+    let now = unix_now_s();
+    assert!(!crate::hub::rotate::renew_if_due(&rotate, 70, now).await.unwrap(), "a fresh one stays");
+    assert_eq!(credentials.load().unwrap(), first);
+    let validity = pki::CertInfo::parse(&first.cert_der).unwrap().validity;
+    let late = validity.not_before + (validity.not_after - validity.not_before) / 10 * 8;
+    assert!(crate::hub::rotate::renew_if_due(&rotate, 70, late).await.unwrap());
+    let second = credentials.load().unwrap();
+    assert!(second.cert_der != first.cert_der && second.key != first.key && second.ca_der == first.ca_der);
+    let gone = crate::hub::RotateConfig { server: "127.0.0.1:1".into(), ..rotate };
+    assert!(crate::hub::rotate::renew_if_due(&gone, 0, late).await.is_err());
+    assert_eq!(credentials.load().unwrap(), second, "a failure leaves what was there");
+}
+
+#[tokio::test]
 async fn every_way_to_fail_is_one_line_with_its_remedy_and_writes_nothing() {
     let (port, dir) = (port().await, tempfile::tempdir().unwrap());
     let now = unix_now_s();
