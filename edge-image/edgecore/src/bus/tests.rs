@@ -157,7 +157,8 @@ async fn subscriptions_and_retained_messages_survive_the_broker() {
     })
     .await;
     publish(&*bus, "in", "again").await;
-    assert_eq!(within(messages.recv()).await.unwrap().payload, "again");
+    // What was not acknowledged before comes again first (QoS 1), then the new message.
+    while within(messages.recv()).await.expect("the bus runs").payload != "again" {}
     outer.start();
 }
 

@@ -334,7 +334,8 @@ impl Machine {
             record.body.clone_from(&spec.body);
             record.topic = topic;
         }
-        if changed || !device.published {
+        let first = !device.published;
+        if changed || first {
             let payload = format!("{{\"version\":{},{}}}", record.version, record.body);
             actions.push(Action::Publish {
                 topic: record.topic.clone(),
@@ -355,6 +356,9 @@ impl Machine {
         }
         if news {
             self.publish_delta(now_ms, id, actions);
+        }
+        // After a start the cloud is told what was kept: it may have missed the last reports of the process before.
+        if news || first {
             self.report_twins(now_ms, id, actions);
         }
     }

@@ -356,6 +356,10 @@ fn twins_and_versions_survive_a_restart_and_a_new_uid_starts_anew() {
         actions[0].contains("{\"version\":1,"),
         "the description is published again, unchanged: {actions:?}"
     );
+    assert!(
+        actions[1].starts_with("report twin/default/d") && actions[1].contains("\"value\":\"3\""),
+        "{actions:?}"
+    );
     assert!(mqtt(&mut again, 8, "twin/get", "{}")[0].contains("\"value\":\"3\""));
     let mut remade = device(&[]);
     remade["metadata"]["uid"] = json!("u2");

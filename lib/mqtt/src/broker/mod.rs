@@ -20,9 +20,7 @@ use std::{
 
 use crate::{
     encode,
-    limits::{
-        CONNECT_MS_MAX, KEEP_ALIVE_S_MAX, PACKET_BYTES_MAX, QOS2_IDS_MAX, STALL_MS_MAX, SUBSCRIPTIONS_MAX,
-    },
+    limits::{CONNECT_MS_MAX, PACKET_BYTES_MAX, QOS2_IDS_MAX, STALL_MS_MAX, SUBSCRIPTIONS_MAX},
     packet::{self, Connect, Packet, Publish, Qos},
 };
 use connection::{Connection, Push};
@@ -175,7 +173,9 @@ impl Broker {
                 let silent = match &connection.client_id {
                     None => now_ms >= connection.heard_ms + CONNECT_MS_MAX,
                     Some(_) => {
-                        connection.blocked_since_ms.is_none()
+                        // 0 is the client's wish never to be missed; the number of connections is bounded anyway.
+                        connection.keep_alive_s > 0
+                            && connection.blocked_since_ms.is_none()
                             && now_ms >= connection.heard_ms + u64::from(connection.keep_alive_s) * 1500
                     }
                 };
@@ -346,10 +346,7 @@ impl Broker {
         }
         connection.client_id = Some(client_id);
         connection.moved_ms = now_ms;
-        connection.keep_alive_s = match connect.keep_alive_s {
-            0 => KEEP_ALIVE_S_MAX,
-            seconds => seconds.min(KEEP_ALIVE_S_MAX),
-        };
+        connection.keep_alive_s = connect.keep_alive_s;
         connection.will = connect.will.as_ref().map(|will| Message {
             topic: will.topic.to_owned(),
             payload: will.payload.to_vec(),

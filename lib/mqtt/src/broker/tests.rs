@@ -241,6 +241,7 @@ fn wills_speak_for_those_who_vanish() {
     bench.broker.closed(0, a);
     let b = raw(&mut bench.broker, 0, &connect("b", 60, will("gone/b"), None));
     bench.broker.receive(0, b, &[0xe0, 0]);
+    let _never_missed = raw(&mut bench.broker, 0, &connect("e", 0, will("gone/e"), None));
     let _silent = raw(&mut bench.broker, 0, &connect("c", 10, will("gone/c"), None));
     let _replaced = raw(&mut bench.broker, 0, &connect("d", 60, will("gone/d"), None));
     let _new = raw(&mut bench.broker, 0, &connect("d", 60, None, None));
@@ -250,6 +251,9 @@ fn wills_speak_for_those_who_vanish() {
     bench.broker.tick(15_000);
     bench.settle();
     assert_eq!(texts(&bench.take(watcher)), ["gone/c=x"]);
+    bench.broker.tick(89_000);
+    bench.settle();
+    assert!(bench.take(watcher).is_empty(), "keep-alive 0 is none");
 }
 
 #[test]
