@@ -13,6 +13,9 @@ pub const RESTART_FIRST: Duration = Duration::from_millis(250);
 pub const RESTART_MAX: Duration = Duration::from_secs(30);
 /// A service that ran this long starts again at once.
 pub const RESTART_RESET: Duration = Duration::from_secs(60);
+/// edgecore is not started while containerd is starting: how long at most, and how often it is looked for.
+pub const CONTAINERD_WITHIN: Duration = Duration::from_secs(30);
+pub const CONTAINERD_LOOK: Duration = Duration::from_millis(200);
 /// A service that has run this long after a crash is no longer mentioned as a problem.
 pub const RECOVERED: Duration = Duration::from_secs(15);
 /// First and longest wait between attempts to join.

@@ -113,4 +113,62 @@ mod tests {
         service.started(99, now);
         assert_eq!(service.ended(now + RESTART_RESET), RESTART_FIRST);
     }
+
+    /// Random lives: never two processes at once, a first restart within a second, and a bounded rate of starts.
+    #[test]
+    fn under_any_order_of_ends_the_invariants_hold() {
+        for seed in 1..200_u64 {
+            let mut state = seed;
+            let mut next = move || {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state
+            };
+            let start = Instant::now();
+            let mut now = start;
+            let mut service = Service::new("x", "/bin/x", &[]);
+            service.release(now);
+            let (mut starts, mut ends) = (0_u32, 0_u32);
+            while now < start + Duration::from_secs(3600) {
+                if service.is_due(now) {
+                    assert_eq!(service.pid(), None, "seed {seed}: two processes");
+                    starts += 1;
+                    service.started(starts as i32, now);
+                } else if let Some(pid) = service.pid() {
+                    assert_eq!(pid, starts as i32);
+                    let lived = Duration::from_millis(next() % 100_000 / (1 + next() % 1000));
+                    now += lived;
+                    let recovered = lived >= RESTART_RESET;
+                    let wait = service.ended(now);
+                    ends += 1;
+                    assert!(wait <= RESTART_MAX, "seed {seed}");
+                    assert!(
+                        !recovered || wait < Duration::from_secs(1),
+                        "seed {seed}: late after a good run"
+                    );
+                    service.release(now);
+                    assert!(!service.is_due(now), "seed {seed}: released twice is not started at once");
+                } else {
+                    now += Duration::from_millis(1 + next() % 500);
+                }
+            }
+            assert_eq!(service.restarts, ends);
+            assert!(starts < 600, "seed {seed}: {starts} starts in an hour");
+        }
+    }
+
+    #[test]
+    fn a_crash_loop_is_told_until_it_runs_again() {
+        let now = Instant::now();
+        let mut service = Service::new("x", "/bin/x", &[]);
+        service.started(1, now);
+        service.ended(now);
+        assert!(!service.is_crash_looping(now), "once is no loop");
+        service.started(2, now);
+        service.ended(now);
+        service.started(3, now);
+        assert!(service.is_crash_looping(now));
+        assert!(!service.is_crash_looping(now + RECOVERED));
+    }
 }

@@ -33,6 +33,10 @@ pub fn end(mut parts: Parts, end: End) {
     for pid in parts.agents {
         let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
     }
+    if let Some(shell) = parts.shell {
+        // One that somebody types into takes no notice of SIGTERM.
+        let _ = kill(Pid::from_raw(shell), Signal::SIGKILL);
+    }
     let everyone = Pid::from_raw(-1);
     let _ = kill(everyone, Signal::SIGTERM);
     wait_for_all(&mut parts.watchdog);

@@ -17,7 +17,7 @@ use super::join::{self, Attempts, Joined, Plan};
 use super::logs::Log;
 use super::power::End;
 use super::spawn;
-use crate::limits::{CLOCK_SAVE, SNTP_PACE, SNTP_RETRY, TICK};
+use crate::limits::{CLOCK_SAVE, CONTAINERD_LOOK, CONTAINERD_WITHIN, SNTP_PACE, SNTP_RETRY, TICK};
 use crate::net::Net;
 use crate::provision::{Network, Provision};
 use crate::service::{Service, State};
@@ -71,6 +71,7 @@ struct Sntp {
 #[derive(Debug)]
 pub struct Parts {
     pub agents: Vec<i32>,
+    pub shell: Option<i32>,
     pub watchdog: Option<Watchdog>,
 }
 
@@ -151,13 +152,12 @@ impl Supervisor {
     }
 
     pub fn into_parts(self) -> Parts {
-        let agents = self
-            .services
-            .iter()
-            .filter(|service| service.name != "containerd")
-            .filter_map(Service::pid)
-            .collect();
-        Parts { agents, watchdog: self.started.watchdog }
+        let agents = self.services.iter().filter(|service| service.name != "containerd");
+        Parts {
+            agents: agents.filter_map(Service::pid).collect(),
+            shell: self.shell,
+            watchdog: self.started.watchdog,
+        }
     }
 
     fn begin(&mut self) {
@@ -238,7 +238,17 @@ impl Supervisor {
     }
 
     fn start_due(&mut self, now: Instant) {
+        if !self.services.iter().any(|service| service.is_due(now)) {
+            return;
+        }
+        self.watch_containerd(now);
         for service in self.services.iter_mut().filter(|service| service.is_due(now)) {
+            let is_starting = |since: Instant| now.saturating_duration_since(since) < CONTAINERD_WITHIN;
+            if service.name == "edgecore" && self.containerd_since.is_some_and(is_starting) {
+                // Started now, it would only report that its runtime is not there yet.
+                service.state = State::Due(now + CONTAINERD_LOOK);
+                continue;
+            }
             if !std::path::Path::new(service.program).exists() {
                 say!("{}: there is no {} in this image", service.name, service.program);
                 service.state = State::Missing;
