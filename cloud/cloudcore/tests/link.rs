@@ -212,7 +212,7 @@ async fn a_node_cannot_pass_for_another_or_touch_what_is_anothers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn config_maps_come_with_the_pods_that_name_them() {
+async fn config_maps_and_tokens_come_with_the_pods_that_name_them() {
     let dir = tempfile::tempdir().unwrap();
     let cloud = Cloud::start(dir.path()).await;
     let (_, mut edge) = joined(&cloud, dir.path(), "edge-1").await;
@@ -238,6 +238,12 @@ async fn config_maps_come_with_the_pods_that_name_them() {
     assert_eq!(object["data"]["a"], "2");
     cloud.call("DELETE", path, None).await.unwrap();
     edge.pushed("delete", "default/configmap/cfg").await;
+    let uid = cloud.get(POD).await.unwrap()["metadata"]["uid"].clone();
+    let bound = json!({"metadata": {"creationTimestamp": null}, "spec": {"audiences": null, "expirationSeconds": 3607,
+        "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "web", "uid": uid}}, "status": {"token": "", "expirationTimestamp": null}});
+    let token: Value =
+        edge.ask("query", "default/serviceaccounttoken/default", &bound).await.content_as().unwrap();
+    assert_eq!(token["status"]["token"].as_str().map(|token| token.split('.').count()), Some(3), "{token}");
     let refused: String = edge
         .ask("query", "default/serviceaccounttoken/default", &json!({"spec": {}}))
         .await
