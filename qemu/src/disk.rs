@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use mkimage::fat::Window;
+use board_spec::Window;
 
 /// The name of the file that a person fills in.
 pub const PROVISION: &str = "provision.toml";
@@ -55,7 +55,8 @@ pub fn read_boot_file(image: &Path, name: &str) -> Result<String> {
 }
 
 fn open(image: &Path, writable: bool) -> Result<fatfs::FileSystem<Window>> {
-    let window = Window::first_partition(image, writable)?;
+    let window = Window::first_partition(image, writable)
+        .with_context(|| format!("cannot read {} as a disk image", image.display()))?;
     fatfs::FileSystem::new(window, fatfs::FsOptions::new())
         .with_context(|| format!("{}: the boot partition is not FAT", image.display()))
 }

@@ -2,7 +2,9 @@
 //!
 //! Is: the shape of `board/base.toml` (what every image holds) and `board/<name>.toml` (how boards differ), with unknown keys refused.
 //! Is not: a place for code that asks which board this is. Such code is a key missing here.
-//! Start at [`Board::load`].
+//! Start at [`Board::load`]; [`Window`] is how the partitions it describes are reached inside an image.
+
+mod window;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+
+pub use window::Window;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -427,7 +427,7 @@ fn compress(tools: &Tools, img: &Path, xz: &Path) -> Result<()> {
     let progress = Progress::step("compress");
     let partial = xz.with_extension("partial");
     let status = Command::new(tools.program("xz"))
-        .args(["-T0", "-3", "-c"])
+        .args(["-T0", "-1", "-c"])
         .arg(img)
         .stdout(fs::File::create(&partial)?)
         .status()
