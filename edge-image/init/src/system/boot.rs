@@ -125,6 +125,7 @@ pub fn boot() -> Started {
         "/var/lib/containerd",
         "/var/lib/kubelet",
         "/var/etc/kubeedge",
+        "/var/lib/cni",
         "/var/log/pods",
         "/var/tmp",
         "/var/data",
@@ -132,6 +133,12 @@ pub fn boot() -> Started {
         "/run/cni",
     ] {
         let _ = fs::create_dir_all(dir);
+    }
+    // CNI's memory of which sandbox got which address. Network namespaces end with the power, so this must too: it is written
+    // without fsync, and one file cut short would keep its pod from ever being torn down and started again.
+    let volatile = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    if let Err(error) = mounts::attach("tmpfs", "/var/lib/cni", "tmpfs", volatile, "mode=0700,size=4m") {
+        say!("{error}");
     }
     let clock_floor = clock::floor(release.epoch, clock::load_saved(release.epoch), None);
     let raised = clock::raise_to(clock_floor);
