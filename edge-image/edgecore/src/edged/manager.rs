@@ -2,8 +2,8 @@
 //!
 //! Invariants
 //! - Nothing is started or removed before the runtime was observed once: what runs is adopted, never made again.
-//! - A sandbox that nobody wants is removed only if a record in this store tells of it, if nothing runs in it, or if a wanted pod
-//!   of the same name needs its place. An empty store never empties the runtime.
+//! - A sandbox that nobody wants is removed only if a record in this store tells of it, if it has no container at all, or if a
+//!   wanted pod of the same name needs its place. An empty store never empties the runtime.
 //! - Two pods of one namespace and name never run side by side: the new one waits until the old one is gone.
 
 use std::{
@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{
     limits,
-    observed::{Observed, Sandbox, State},
+    observed::{Observed, Sandbox},
     pod::{Pod, PodError},
     record::Record,
     status::{self, NodeFacts, Transitions},
@@ -258,13 +258,13 @@ impl Manager {
         true
     }
 
-    /// Sandboxes without a record stay, unless they hold the place of a wanted pod or nothing runs in them: a killed agent's
-    /// last call may make one after its pod was forgotten.
+    /// Sandboxes without a record stay, unless they hold the place of a wanted pod or hold nothing: a killed agent's last call may
+    /// make one after its pod was forgotten.
     fn take_orphans(&mut self, now: Now) {
         let Some(observed) = &self.observed else { return };
         for sandbox in &observed.sandboxes {
             let place = (sandbox.namespace.clone(), sandbox.name.clone());
-            let in_use = observed.in_sandbox(&sandbox.id).any(|c| c.state == State::Running);
+            let in_use = observed.in_sandbox(&sandbox.id).next().is_some();
             if self.workers.contains_key(&sandbox.incarnation) || in_use && !self.places.contains(&place) {
                 continue;
             }

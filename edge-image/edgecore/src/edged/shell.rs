@@ -173,9 +173,11 @@ impl Shell {
                 self.follow(Some(stream));
                 self.look_within(limits::EVENT_SETTLE);
             }
+            // The runtime ended, or refuses: a look tells which, and subscribes again.
             Happening::Event(None) => {
+                tracing::debug!("no events from the container runtime");
                 self.following = false;
-                self.look_within(limits::EVENT_SETTLE);
+                self.look_within(limits::POLL_WITHOUT_EVENTS);
             }
             Happening::Nothing => {}
         }
@@ -306,7 +308,7 @@ impl Shell {
                     Some(stream) => stream,
                     None => {
                         let filters = ["/tasks/exit", "/tasks/oom"]
-                            .map(|topic| format!("namespace==k8s.io,topic=={topic}"));
+                            .map(|topic| format!("namespace==k8s.io,topic==\"{topic}\""));
                         let request = SubscribeRequest { filters: filters.to_vec() };
                         EventsClient::new(channel).subscribe(request).await.ok()?.into_inner()
                     }
