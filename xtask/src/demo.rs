@@ -40,6 +40,30 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     stay(&mut story)
 }
 
+/// The suite on this machine's containerd.
+pub fn host(root: &Path, options: &Options) -> Result<Outcome> {
+    if let Some(why) = e2e::containerd::missing() {
+        let line = format!("the host story: {why}; the guest suite runs the same pod path in QEMU");
+        return Ok(Outcome { not_run: vec![line], ..Outcome::default() });
+    }
+    let tools = prerequisites::tools(root, options.debian_mirror.as_deref())?;
+    let target = programs::host_target()?;
+    let cloudcore = programs::cloudcore(root, target)?;
+    let archive = crate::cloud_image::build(root, target, &cloudcore, options)?;
+    let host = programs::host(root)?;
+    images::archives(root, std::env::consts::ARCH, &host.pause, &host.hello)?;
+    let programs = programs_for(root, cloudcore, tools.program("kubectl"));
+    let (dir, mut steps, mut outcome) = (scratch("host")?, Steps::default(), Outcome::default());
+    let told = e2e::host::run(&programs, &dir, &mut steps)
+        .and_then(|()| e2e::cloud_image::run(&programs, &archive, &dir, &mut steps));
+    outcome.passed = steps.done.len() as u32;
+    match told {
+        Ok(()) => drop(std::fs::remove_dir_all(&dir)),
+        Err(error) => outcome.failed.push(format!("host: {error:#} (again: cargo xtask test --suite host)")),
+    }
+    Ok(outcome)
+}
+
 /// The suite in QEMU: every step is a case.
 pub fn guest(root: &Path, options: &Options) -> Result<Outcome> {
     let mut story = begin(root, options)?;
@@ -84,7 +108,7 @@ fn begin(root: &Path, options: &Options) -> Result<Story> {
         programs: programs_for(root, cloudcore, tools.program("kubectl")),
         image,
         qemu: qemu::Programs::in_tools(tools.dir()),
-        dir: scratch()?,
+        dir: scratch("demo")?,
         memory_mb: options.memory_mb.unwrap_or(MEMORY_MB),
     };
     let mut story = Story::begin(setup, Steps::default())?;
@@ -135,8 +159,8 @@ fn interrupts() -> SigSet {
 }
 
 /// A scratch folder with a short path: sockets have at most 107 bytes.
-fn scratch() -> Result<PathBuf> {
-    let folder = std::env::temp_dir().join(format!("kinglet-{}", std::process::id()));
+fn scratch(what: &str) -> Result<PathBuf> {
+    let folder = std::env::temp_dir().join(format!("kinglet-{what}-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     Ok(folder)
 }

@@ -153,7 +153,7 @@ impl Containerd {
     }
 
     /// The shell that is PID 1 inside, as the host numbers it.
-    fn inside(&self) -> Result<u32> {
+    pub fn inside(&self) -> Result<u32> {
         let children = format!("/proc/{0}/task/{0}/children", self.init.id());
         let text = fs::read_to_string(&children).with_context(|| format!("cannot read {children}"))?;
         text.split_whitespace()

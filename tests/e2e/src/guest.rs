@@ -229,7 +229,11 @@ impl Story {
         let machine = self.machine.as_mut().context("the machine is off")?;
         let line = machine.wait_for("kinglet: memory kB", BOOT)?;
         for (program, kb) in memory(&line) {
-            self.report.set(&format!("{}_rss_kb", program.replace('-', "_")), kb);
+            let name = match program.as_str() {
+                "available" | "total" => format!("guest_{program}_kb"),
+                program => format!("{}_rss_kb", program.replace('-', "_")),
+            };
+            self.report.set(&name, kb);
         }
         ensure!(self.report.get("edgecore_rss_kb").is_some(), "init's memory line has no edgecore: {line:?}");
         Ok(())

@@ -7,6 +7,7 @@
 //! [`steps`] names, times and bounds every step; [`report`] is what `target/demo/report.json` holds.
 
 pub mod cloud;
+pub mod cloud_image;
 pub mod containerd;
 pub mod guest;
 pub mod host;

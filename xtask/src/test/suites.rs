@@ -28,6 +28,11 @@ pub const ALL: &[Suite] = &[
     Suite { name: "cloud", about: "cloudcore as a static program and as OCI images", run: cloud },
     Suite { name: "image", about: "the qemu-virt and rpi images", run: image },
     Suite {
+        name: "host",
+        about: "join, pod, restarts, power cut on this machine's containerd; the cloud's image",
+        run: demo::host,
+    },
+    Suite {
         name: "guest",
         about: "the release image in QEMU: the whole story, power cut included",
         run: demo::guest,
