@@ -52,7 +52,8 @@ pub fn host(root: &Path, options: &Options) -> Result<Outcome> {
     let archive = crate::cloud_image::build(root, target, &cloudcore, options)?;
     let host = programs::host(root)?;
     images::archives(root, std::env::consts::ARCH, &host.pause, &host.hello)?;
-    let programs = programs_for(root, cloudcore, tools.program("kubectl"));
+    let mut programs = programs_for(root, cloudcore, tools.program("kubectl"));
+    (programs.edgecore, programs.mapper) = (host.edgecore, host.mapper);
     let (dir, mut steps, mut outcome) = (scratch("host")?, Steps::default(), Outcome::default());
     let told = e2e::host::run(&programs, &dir, &mut steps)
         .and_then(|()| e2e::cloud_image::run(&programs, &archive, &dir, &mut steps));
