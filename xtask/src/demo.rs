@@ -28,7 +28,10 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     prerequisites::table(root)?;
     let mut story = begin(root, options)?;
     println!("\nEverything is built after {:.0} s. The story:", begun.elapsed().as_secs_f64());
-    let told = tell(&mut story, options.check);
+    let told = tell(&mut story, options.check).and_then(|()| match options.check {
+        true => cloud_from_image(root, options, &mut story.steps),
+        false => Ok(()),
+    });
     story.report.seconds("total_s", begun.elapsed().as_secs_f64());
     let path = root.join("target/demo/report.json");
     story.report.write(&path)?;
@@ -46,14 +49,7 @@ pub fn host(root: &Path, options: &Options) -> Result<Outcome> {
         let line = format!("the host story: {why}; the guest suite runs the same pod path in QEMU");
         return Ok(Outcome { not_run: vec![line], ..Outcome::default() });
     }
-    let tools = prerequisites::tools(root, options.debian_mirror.as_deref())?;
-    let target = programs::host_target()?;
-    let cloudcore = programs::cloudcore(root, target)?;
-    let archive = crate::cloud_image::build(root, target, &cloudcore, options)?;
-    let host = programs::host(root)?;
-    images::archives(root, std::env::consts::ARCH, &host.pause, &host.hello)?;
-    let mut programs = programs_for(root, cloudcore, tools.program("kubectl"));
-    (programs.edgecore, programs.mapper) = (host.edgecore, host.mapper);
+    let (programs, archive) = host_programs(root, options)?;
     let (dir, mut steps, mut outcome) = (scratch("host")?, Steps::default(), Outcome::default());
     let told = e2e::host::run(&programs, &dir, &mut steps)
         .and_then(|()| e2e::cloud_image::run(&programs, &archive, &dir, &mut steps));
@@ -63,6 +59,31 @@ pub fn host(root: &Path, options: &Options) -> Result<Outcome> {
         Err(error) => outcome.failed.push(format!("host: {error:#} (again: cargo xtask test --suite host)")),
     }
     Ok(outcome)
+}
+
+/// What runs on this machine itself, and cloudcore's OCI image.
+fn host_programs(root: &Path, options: &Options) -> Result<(Programs, PathBuf)> {
+    let tools = prerequisites::tools(root, options.debian_mirror.as_deref())?;
+    let target = programs::host_target()?;
+    let cloudcore = programs::cloudcore(root, target)?;
+    let archive = crate::cloud_image::build(root, target, &cloudcore, options)?;
+    let host = programs::host(root)?;
+    images::archives(root, std::env::consts::ARCH, &host.pause, &host.hello)?;
+    let mut programs = programs_for(root, cloudcore, tools.program("kubectl"));
+    (programs.edgecore, programs.mapper) = (host.edgecore, host.mapper);
+    Ok((programs, archive))
+}
+
+/// The demo's last step: the cloud from its image, where a container runtime is here to run it.
+fn cloud_from_image(root: &Path, options: &Options, steps: &mut Steps) -> Result<()> {
+    if let Some(why) = e2e::containerd::missing() {
+        println!("not run here: the cloud from its OCI image: {why}");
+        return Ok(());
+    }
+    let (programs, archive) = host_programs(root, options)?;
+    let dir = scratch("cloud-image")?;
+    e2e::cloud_image::run(&programs, &archive, &dir, steps)?;
+    std::fs::remove_dir_all(&dir).context("remove the scratch folder")
 }
 
 /// The suite in QEMU: every step is a case.

@@ -18,7 +18,7 @@ struct Row {
 
 /// Prints the table that a demo or a test run begins with. An error when something is missing.
 pub fn table(root: &Path) -> Result<()> {
-    let rows = [system(), rust_target(), c_compiler(), disk(root)];
+    let rows = [system(), cargo(), rust_target(), c_compiler(), disk(root)];
     println!("What this needs and what is here\n");
     for row in &rows {
         println!("  {:<12} {:<58} {}", row.what, row.found, row.remedy.map_or("ok", |_| "MISSING"));
@@ -49,6 +49,16 @@ fn system() -> Row {
         found: format!("{name}, {}", std::env::consts::ARCH),
         remedy: (!linux || !has_apt)
             .then_some("a Debian or Ubuntu system is needed (apt-get, dpkg); elsewhere use the Containerfile (README, Other systems)"),
+    }
+}
+
+fn cargo() -> Row {
+    let version = Command::new("cargo").arg("--version").output().ok();
+    let version = version.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    Row {
+        what: "cargo",
+        found: version.clone().unwrap_or("none".into()),
+        remedy: version.is_none().then_some("install Rust with rustup, then open a new shell"),
     }
 }
 
