@@ -20,6 +20,8 @@ const SECTORS_MAX: u64 = u32::MAX as u64;
 pub struct Boot {
     pub disk: Option<u32>,
     pub slot_b: bool,
+    /// The watchdog stays unused: for finding out why a board resets, and for emulators whose watchdog resets at once.
+    pub no_watchdog: bool,
 }
 
 impl Boot {
@@ -29,6 +31,7 @@ impl Boot {
             match word.split_once('=') {
                 Some(("kinglet.disk", id)) => boot.disk = u32::from_str_radix(id, 16).ok(),
                 Some(("kinglet.slot", slot)) => boot.slot_b = slot == "b",
+                Some(("kinglet.watchdog", how)) => boot.no_watchdog = how == "off",
                 _ => {}
             }
         }
@@ -174,7 +177,9 @@ mod tests {
     #[test]
     fn the_command_line_names_disk_and_slot() {
         let boot = Boot::from_cmdline("console=ttyAMA0 kinglet.disk=0a1b2c3d kinglet.slot=b quiet");
-        assert_eq!(boot, Boot { disk: Some(0x0a1b_2c3d), slot_b: true });
+        assert_eq!(boot, Boot { disk: Some(0x0a1b_2c3d), slot_b: true, no_watchdog: false });
+        assert!(Boot::from_cmdline("kinglet.watchdog=off").no_watchdog);
+        assert!(!Boot::from_cmdline("kinglet.watchdog=on").no_watchdog);
         assert_eq!(Boot::from_cmdline("kinglet.disk=zz kinglet.slot="), Boot::default());
     }
 

@@ -94,14 +94,16 @@ pub fn boot() -> Started {
     for line in modules.load_listed().into_iter().chain(modules.load_for_devices()) {
         say!("{line}");
     }
-    let mut watchdog = Watchdog::open();
+    let wanted = Boot::load();
+    let mut watchdog = if wanted.no_watchdog { None } else { Watchdog::open() };
     match &watchdog {
         Some(watchdog) => say!("watchdog: resets after {} s", watchdog.seconds),
+        None if wanted.no_watchdog => say!("watchdog: off, as the kernel's command line says"),
         None => say!("watchdog: this board has none"),
     }
     set_kernel_values();
     let mut problem = None;
-    let disk = Boot::load().disk.and_then(Disk::find);
+    let disk = wanted.disk.and_then(Disk::find);
     let data = disk
         .as_ref()
         .map_or_else(|| Err("the disk was not found".to_owned()), |disk| mount_data(disk, &mut watchdog));
