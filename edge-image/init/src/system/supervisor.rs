@@ -161,6 +161,11 @@ impl Supervisor {
     }
 
     fn begin(&mut self) {
+        // Devices behind a bus whose driver was only just loaded (USB, PCIe) came after the first look and before news of them was
+        // listened to.
+        for problem in self.started.modules.load_for_devices() {
+            say!("{problem}");
+        }
         self.grow_data();
         say!("node {}, boot number {}", self.node, self.started.boot_number);
         let now = Instant::now();
