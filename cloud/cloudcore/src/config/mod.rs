@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-pub use keys::{Unknown, unknown_keys};
+pub use self::keys::Unknown;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -121,7 +121,7 @@ impl Config {
     pub fn parse(path: &Path, text: &str) -> Result<Loaded, ConfigError> {
         let parse =
             |error: serde_saphyr::Error| ConfigError::Parse { path: path.into(), message: one_line(&error) };
-        let unknown = unknown_keys(text).map_err(parse)?;
+        let unknown = self::keys::TABLE.unknown_keys(text).map_err(parse)?;
         let config: Config = serde_saphyr::from_str(text).map_err(parse)?;
         config.check(path)?;
         Ok(Loaded { config, unknown })

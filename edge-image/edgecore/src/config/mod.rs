@@ -18,8 +18,8 @@ use std::{
 
 use serde::Deserialize;
 
+pub use self::keys::Unknown;
 pub use duration::GoDuration;
-pub use keys::{Unknown, unknown_keys};
 pub use render::render;
 
 use crate::limits::CONFIG_BYTES_MAX;
@@ -303,7 +303,7 @@ impl Config {
     pub fn parse(path: &Path, text: &str) -> Result<Loaded, ConfigError> {
         let parse =
             |error: serde_saphyr::Error| ConfigError::Parse { path: path.into(), message: one_line(&error) };
-        let unknown = unknown_keys(text).map_err(parse)?;
+        let unknown = self::keys::TABLE.unknown_keys(text).map_err(parse)?;
         let config: Config = serde_saphyr::from_str(text).map_err(parse)?;
         config.check(path)?;
         Ok(Loaded { config, unknown })
