@@ -43,15 +43,20 @@ pub fn write_boot_file(image: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Reads a file from the boot partition.
+/// Reads a text from the boot partition.
 pub fn read_boot_file(image: &Path, name: &str) -> Result<String> {
+    String::from_utf8(read_boot_bytes(image, name)?).with_context(|| format!("{name} is not text"))
+}
+
+/// Reads a file, by its path, from the boot partition.
+pub fn read_boot_bytes(image: &Path, name: &str) -> Result<Vec<u8>> {
     let fs = open(image, false)?;
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     fs.root_dir()
         .open_file(name)
         .with_context(|| format!("the boot partition of {} has no {name}", image.display()))?
-        .read_to_string(&mut text)?;
-    Ok(text)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn open(image: &Path, writable: bool) -> Result<fatfs::FileSystem<Window>> {

@@ -3,15 +3,17 @@
 //!
 //! Is not: a judge of what the guest does; tests are. It knows no Kinglet program.
 //! Invariants: a [`Machine`] that is dropped has no process left; no fixed port and no fixed path is used.
-//! Start at [`Machine::start`]; [`disk::provision`] prepares the image first.
+//! Start at [`Machine::start`] ([`RaspberryPi3::start`] for the other machine); [`disk::provision`] prepares the image first.
 
 mod console;
 pub mod disk;
 mod gpio;
 mod machine;
 mod qmp;
+mod raspi;
 
 pub use console::Console;
 pub use gpio::Gpio;
 pub use machine::{Config, Machine, Programs};
 pub use qmp::Qmp;
+pub use raspi::RaspberryPi3;

@@ -220,7 +220,8 @@ impl Drop for Guard {
     }
 }
 
-fn end(child: &mut Child) {
+/// Kills a process and waits for its end.
+pub(crate) fn end(child: &mut Child) {
     if let Ok(None) = child.try_wait()
         && let Ok(pid) = i32::try_from(child.id())
     {

@@ -181,7 +181,7 @@ fn interrupts() -> SigSet {
 }
 
 /// A scratch folder with a short path: sockets have at most 107 bytes.
-fn scratch(what: &str) -> Result<PathBuf> {
+pub fn scratch(what: &str) -> Result<PathBuf> {
     let folder = std::env::temp_dir().join(format!("kinglet-{what}-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     Ok(folder)

@@ -4,7 +4,7 @@
 //! serial lines, pins and /proc.
 //!
 //! Start at [`guest`] (the release image in QEMU) and [`host`] (the same agent on this machine's containerd).
-//! [`steps`] names, times and bounds every step; [`report`] is what `target/demo/report.json` holds.
+//! [`rpi`] boots the other image. [`steps`] names, times and bounds every step; [`report`] is what `target/demo/report.json` holds.
 
 pub mod cloud;
 pub mod cloud_image;
@@ -15,6 +15,7 @@ pub mod http;
 pub mod kubectl;
 pub mod process;
 pub mod report;
+pub mod rpi;
 pub mod steps;
 pub mod watch;
 

@@ -26,7 +26,7 @@ pub const ALL: &[Suite] = &[
     },
     Suite { name: "device", about: "the device's programs: build for aarch64 musl, static", run: device },
     Suite { name: "cloud", about: "cloudcore as a static program and as OCI images", run: cloud },
-    Suite { name: "image", about: "the qemu-virt and rpi images", run: image },
+    Suite { name: "image", about: "the qemu-virt and rpi images; the latter boots as a Pi 3", run: image },
     Suite {
         name: "host",
         about: "join, pod, restarts, power cut on this machine's containerd; the cloud's image",
@@ -127,10 +127,17 @@ fn cloud(root: &Path, options: &Options) -> Result<Outcome> {
 }
 
 fn image(root: &Path, options: &Options) -> Result<Outcome> {
-    for board in ["qemu-virt", "rpi"] {
-        images::build(root, board, options)?;
+    images::build(root, "qemu-virt", options)?;
+    let (rpi, _) = images::build(root, "rpi", options)?;
+    let tools = prerequisites::tools(root, options.debian_mirror.as_deref())?;
+    let (dir, mut steps) = (demo::scratch("rpi")?, e2e::steps::Steps::default());
+    let booted = e2e::rpi::boots(&rpi.img, &qemu::Programs::in_tools(tools.dir()), &dir, &mut steps);
+    let mut outcome = Outcome { passed: 2 + steps.done.len() as u32, ..Outcome::default() };
+    match booted {
+        Ok(()) => drop(std::fs::remove_dir_all(&dir)),
+        Err(error) => outcome.failed.push(format!("rpi: {error:#} (again: cargo xtask test --suite image)")),
     }
-    Ok(Outcome { passed: 2, ..Outcome::default() })
+    Ok(outcome)
 }
 
 fn command(command: &mut Command) -> Result<()> {
