@@ -14,6 +14,7 @@ pub mod chan;
 mod clock;
 mod drain;
 mod error;
+pub mod fault;
 mod file;
 pub mod limits;
 pub mod log;

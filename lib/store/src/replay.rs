@@ -50,10 +50,10 @@ impl fmt::Display for Recovery {
                     "{} had an unfinished end: {len} bytes from byte {offset} were cut off",
                     file.display()
                 )?;
-                match saved_as {
-                    Some(path) => write!(f, " and kept as {}", path.display()),
-                    None => Ok(()),
+                if let Some(path) = saved_as {
+                    write!(f, " and kept as {}", path.display())?;
                 }
+                write!(f, "; nothing that had been acknowledged is lost; if it happens again, check the disk")
             }
             (None, true) => write!(f, "the store was closed cleanly"),
             (None, false) => {

@@ -56,6 +56,8 @@ pub struct Push {
     pub resource: String,
     /// The version that an acknowledgement confirms; empty for deletes.
     pub version: String,
+    /// How often it was sent over this link, this time included.
+    pub sends: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -258,10 +260,16 @@ impl Delivery {
             let in_flight = self.in_flight.as_mut().expect("checked above");
             in_flight.sends += 1;
             in_flight.resend_at_ms = now_ms + PUSH_RESEND_MS;
-            actions.push(Action::Send(self.unacked[&uid].clone()));
+            self.send(&uid, actions);
         } else {
             self.settle(&uid);
         }
+    }
+
+    fn send(&mut self, uid: &str, actions: &mut Vec<Action>) {
+        let push = self.unacked.get_mut(uid).expect("what is sent waits for its acknowledgement");
+        push.sends += 1;
+        actions.push(Action::Send(push.clone()));
     }
 
     fn push_is_current(&self, uid: &str) -> bool {
@@ -290,9 +298,12 @@ impl Delivery {
             if !self.push_is_current(&uid) {
                 self.next_id += 1;
                 let msg_id = message_id(nonce, self.next_id);
-                self.unacked.insert(uid.clone(), Push { msg_id, verb, uid: uid.clone(), resource, version });
+                self.unacked.insert(
+                    uid.clone(),
+                    Push { msg_id, verb, uid: uid.clone(), resource, version, sends: 0 },
+                );
             }
-            actions.push(Action::Send(self.unacked[&uid].clone()));
+            self.send(&uid, actions);
             self.in_flight = Some(InFlight { uid, sends: 1, resend_at_ms: now_ms + PUSH_RESEND_MS });
         }
     }

@@ -129,6 +129,7 @@ mod tests {
             uid: "u".into(),
             resource: resource.into(),
             version: "1".into(),
+            sends: 1,
         };
         let route = |resource: &str, verb| {
             let message = message(kind_of(resource).unwrap().0, &push(resource, verb));

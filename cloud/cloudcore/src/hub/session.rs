@@ -230,6 +230,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 Action::Forget { uid } => work.file.forget(&uid).map_err(End::Records)?,
                 // A push that is still being read will be sent when it was.
                 Action::Send(push) if work.fetching.is_none() => {
+                    if push.sends > 1 {
+                        let waited_s = wire::limits::PUSH_RESEND_MS / 1000;
+                        tracing::warn!(
+                            "node {} has not acknowledged {} within {waited_s} s; it is sent again; if this goes on, look at the \
+                             node's condition StoreUnwritable and its log",
+                            self.node,
+                            push.resource
+                        );
+                    }
                     work.fetching = Some(Box::pin(fetch(self.upstream.api.clone(), push)));
                 }
                 Action::Send(_) => {}

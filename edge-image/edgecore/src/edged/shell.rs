@@ -513,7 +513,7 @@ pub fn remedy(endpoint: &str, error: &CriError) -> String {
     let why = &error.message;
     if !std::path::Path::new(path).exists() {
         return format!(
-            "container runtime: {path} does not exist; start it (systemctl start containerd) or correct remoteRuntimeEndpoint in edgecore.yaml"
+            "container runtime: {path} does not exist; containerd is not running (on a plain host: systemctl start containerd; on a Kinglet image init starts it again: see status.txt), or correct remoteRuntimeEndpoint in edgecore.yaml"
         );
     }
     if error.code == tonic::Code::Unimplemented {

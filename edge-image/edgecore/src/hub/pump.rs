@@ -198,6 +198,7 @@ impl Pump {
             });
         }
         self.inputs.push_back(match failure {
+            None if rt::fault::is("drop-ack") => Input::NotStored(message),
             None => Input::Stored(message),
             Some(_) => Input::NotStored(message),
         });

@@ -212,7 +212,7 @@ fn a_damaged_tail_is_cut_off_kept_aside_and_reported() {
             recovery.to_string(),
             format!(
                 "simulated/store.log had an unfinished end: {torn} bytes from byte {last} were cut off and kept as \
-                 simulated/store-1.damaged"
+                 simulated/store-1.damaged; nothing that had been acknowledged is lost; if it happens again, check the disk"
             )
         );
         assert_eq!(disk.content("store-1.damaged").unwrap(), content[last..]);
