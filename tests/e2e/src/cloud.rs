@@ -85,6 +85,12 @@ impl Cloud {
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
 
+    /// How often something had to be sent to a node again, since it was not acknowledged in time. A whole link has none.
+    pub fn resends(&self) -> Result<usize> {
+        let log = std::fs::read_to_string(self.log())?;
+        Ok(log.lines().filter(|line| line.contains("it is sent again")).count())
+    }
+
     pub fn rss_kb(&self) -> Result<u64> {
         let process = self.running.as_ref().context("cloudcore is not running")?;
         crate::process::proc_status_kb(process.pid(), "VmRSS")

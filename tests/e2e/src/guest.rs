@@ -41,6 +41,22 @@ const CARD_MB: u64 = 2048;
 const BOOT: Duration = Duration::from_secs(240);
 const STEP: Duration = Duration::from_secs(120);
 
+/// How long a boot and a step may take. A test of something broken does not wait as long.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    pub boot: Duration,
+    pub step: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Deadlines { boot: BOOT, step: STEP }
+    }
+}
+
+pub const OFFLINE_POD: &str = "power cut, boot without cloud: the pod runs from local state";
+pub const OFFLINE_LAMP: &str = "the lamp is as it was";
+
 pub struct Setup {
     pub programs: Programs,
     /// The finished image. It is copied (sparse), provisioned, and the copy booted.
@@ -158,24 +174,25 @@ impl Story {
     }
 
     /// Cloud stopped, power cut, boot without a cloud: the pod and the lamp come back from local state.
-    pub fn power_cut(&mut self, memory_mb: u32) -> Result<()> {
+    pub fn power_cut(&mut self, memory_mb: u32, within: Deadlines) -> Result<()> {
         self.cloud.stop()?;
         self.machine.take().context("the machine is off")?.power_cut()?;
         self.setup.memory_mb = memory_mb;
         self.boot("boot-2")?;
         let (port, mut machine) = (self.page_port()?, self.machine.take().context("just started")?);
-        let (page, took) =
-            self.steps.step("power cut, boot without cloud: the pod runs from local state", || {
-                wait_for(BOOT, "the pod's page", || {
-                    ensure!(machine.is_running(), "QEMU ended");
-                    http::page(port).map(Some)
-                })
-            })?;
+        let (page, took) = self.steps.step(OFFLINE_POD, || {
+            wait_for(within.boot, "the pod's page", || {
+                ensure!(machine.is_running(), "QEMU ended");
+                http::page(port).map(Some)
+            })
+        })?;
         ensure!(page != self.page, "the page says that nothing was restarted, after a power cut");
         self.page = page;
         self.report.seconds("offline_pod_running_s", took);
-        self.steps.step("the lamp is as it was", || {
-            wait_for(STEP, "lamp on", || Ok((machine.gpio().output(LAMP_LINE)? == Some(true)).then_some(())))
+        self.steps.step(OFFLINE_LAMP, || {
+            wait_for(within.step, "lamp on", || {
+                Ok((machine.gpio().output(LAMP_LINE)? == Some(true)).then_some(()))
+            })
         })?;
         self.machine = Some(machine);
         Ok(())
@@ -220,6 +237,11 @@ impl Story {
         })?;
         self.report.set("restarts_on_reconnect", restarts);
         ensure!(restarts == 0, "{restarts} restart(s) on reconnect");
+        self.steps.step("nothing had to be sent to the node twice", || {
+            let resends = self.cloud.resends()?;
+            ensure!(resends == 0, "{resends} time(s): see {}", self.cloud.log().display());
+            Ok(())
+        })?;
         Ok(())
     }
 
@@ -271,13 +293,6 @@ fn device_steps(
         Ok(took)
     })?;
     report.set("twin_reported_ms", ms);
-    let (ms, _) = steps.step("lamp switched with kubectl, seen on the line", || {
-        let begun = Instant::now();
-        kubectl.set_desired("panel", "lamp", "true")?;
-        wait_until(STEP, "lamp on", || Ok((machine.gpio().output(LAMP_LINE)? == Some(true)).then_some(())))?;
-        Ok(begun.elapsed().as_millis() as u64)
-    })?;
-    report.set("twin_desired_ms", ms);
     let (ms, _) = steps.step("thermometer speaks on the serial line, seen in the cloud", || {
         let mut line = machine.serial(0)?;
         let mut took = 0;
@@ -292,6 +307,14 @@ fn device_steps(
         Ok(took)
     })?;
     report.set("serial_reported_ms", ms);
+    // Last, since the power may be cut right after it: what was seen on the line must be there again.
+    let (ms, _) = steps.step("lamp switched with kubectl, seen on the line", || {
+        let begun = Instant::now();
+        kubectl.set_desired("panel", "lamp", "true")?;
+        wait_until(STEP, "lamp on", || Ok((machine.gpio().output(LAMP_LINE)? == Some(true)).then_some(())))?;
+        Ok(begun.elapsed().as_millis() as u64)
+    })?;
+    report.set("twin_desired_ms", ms);
     Ok(())
 }
 

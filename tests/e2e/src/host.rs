@@ -6,32 +6,44 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    Programs,
+    Programs, bad_input,
     cloud::Cloud,
     containerd::Containerd,
     kubectl::{Kubectl, condition},
     process::{Process, tail},
+    serial_line::SerialLine,
     steps::{Steps, wait_for, wait_until},
 };
 
 /// Of the sample pod; the node has a network of its own, so it is free.
 const PORT: u16 = 8080;
-const NODE: &str = "host-edge";
+pub const NODE: &str = "host-edge";
 const READY: Duration = Duration::from_secs(60);
-const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(30);
+/// A little longer than cloudcore waits for an acknowledgement.
+pub const ACK_WAIT: Duration = Duration::from_secs(6);
+
+/// Steps that a mutation must turn red; see [`crate::mutations`].
+pub const POD_RUNS: &str = "pod runs and its page is served on the host port";
+pub const NOTHING_TWICE: &str = "nothing had to be sent to the node twice";
+pub const SENSOR_SPEAKS: &str = "thermometer speaks on the serial line, seen in the cloud";
+pub const CLOUD_RETURNS: &str = "cloud killed and started again: node Ready, the pod untouched";
 
 /// One node on this machine: containerd in namespaces of its own, edgecore below a folder of its own.
 pub struct Node {
-    programs: Programs,
+    pub programs: Programs,
     root: PathBuf,
+    /// Of its broker.
+    port: u16,
     pub containerd: Containerd,
     pub edgecore: Option<Process>,
+    pub mapper: Option<Process>,
 }
 
 impl Node {
@@ -39,7 +51,8 @@ impl Node {
         let root = dir.join("node");
         std::fs::create_dir_all(&root)?;
         let containerd = Containerd::start_in(&dir.join("containerd"))?;
-        Ok(Node { programs: programs.clone(), root, containerd, edgecore: None })
+        let port = free_port()?;
+        Ok(Node { programs: programs.clone(), root, port, containerd, edgecore: None, mapper: None })
     }
 
     pub fn edgecore_command(&self) -> Command {
@@ -73,7 +86,7 @@ impl Node {
         let mut text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         for (key, value) in [
             ("preloadDir", self.programs.images.display().to_string()),
-            ("mqttServerInternal", "tcp://127.0.0.1:0".into()),
+            ("mqttServerInternal", format!("tcp://127.0.0.1:{}", self.port)),
         ] {
             let old = text.lines().find(|line| line.trim_start().starts_with(&format!("{key}:")));
             let old = old.with_context(|| format!("edgecore.yaml has no {key}"))?.to_owned();
@@ -93,12 +106,24 @@ impl Node {
         Ok(())
     }
 
+    pub fn start_mapper(&mut self) -> Result<()> {
+        let mut command = Command::new(&self.programs.mapper);
+        command.args(["--broker", &format!("127.0.0.1:{}", self.port)]);
+        command.arg("--lines-socket").arg(self.root.join("no-line-holder.sock"));
+        self.mapper = Some(Process::start("mapper", &mut command, &self.root.join("mapper.log"))?);
+        Ok(())
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     pub fn log(&self) -> PathBuf {
         self.root.join("edgecore.log")
     }
 
     /// The pod's processes.
-    fn processes(&self) -> Result<Vec<u32>> {
+    pub fn processes(&self) -> Result<Vec<u32>> {
         self.containerd.processes("hello")
     }
 
@@ -109,7 +134,7 @@ impl Node {
         Ok(status["state"].as_str().unwrap_or_default().to_owned())
     }
 
-    fn store_log(&self) -> PathBuf {
+    pub fn store_log(&self) -> PathBuf {
         self.root.join("var/lib/kubeedge/store/store.log")
     }
 
@@ -125,7 +150,7 @@ impl Node {
 
 /// What must not change when an agent or a cloud comes back.
 #[derive(Debug, PartialEq)]
-struct Running {
+pub struct Running {
     container: String,
     restarts: i64,
     started_at: String,
@@ -171,27 +196,17 @@ pub fn run(programs: &Programs, dir: &Path, steps: &mut Steps) -> Result<()> {
 }
 
 fn story(cloud: &mut Cloud, node: &mut Node, kubectl: &Kubectl, steps: &mut Steps) -> Result<()> {
-    steps.step("edgecore joins by token", || node.join(cloud, &cloud.token(&[])?, NODE))?;
-    steps.step("node is Ready", || {
-        node.start()?;
-        wait_for(READY, "node Ready", || Ok(kubectl.node_is_ready(NODE)?.then_some(())))
-    })?;
-    let (before, _) = steps.step("pod runs and its page is served on the host port", || {
-        kubectl.apply(&node.programs.samples.join("pod.yaml"))?;
-        wait_for(SOON, "pod hello running", || running(kubectl, node))
-    })?;
+    let before = pod_runs(cloud, node, kubectl, steps)?;
+    nothing_twice(cloud, 0, ACK_WAIT, steps)?;
+    let mut sensor = device(node, kubectl, steps)?;
+    sensor_speaks(kubectl, &mut sensor, SOON, steps)?;
     steps.step("agent killed and started again: the pod is adopted", || {
         node.edgecore.take().context("edgecore runs")?.kill();
         node.start()?;
         fresh_lease(kubectl)?;
         unchanged(kubectl, node, &before)
     })?;
-    steps.step("cloud killed and started again: node Ready, the pod untouched", || {
-        cloud.kill();
-        cloud.start()?;
-        fresh_lease(kubectl)?;
-        unchanged(kubectl, node, &before)
-    })?;
+    cloud_returns(cloud, node, kubectl, &before, steps, |_| Ok(()))?;
     steps.step("a second agent is told that the first one runs", || {
         let config = node.root.join("etc/kubeedge/config/edgecore.yaml");
         let output = node.edgecore_command().arg("--config").arg(config).output()?;
@@ -221,6 +236,9 @@ fn story(cloud: &mut Cloud, node: &mut Node, kubectl: &Kubectl, steps: &mut Step
         fresh_lease(kubectl)?;
         unchanged(kubectl, node, &before)
     })?;
+    // A store that cannot be written acknowledges nothing: what was sent meanwhile was sent again, and rightly so.
+    let excused = cloud.resends()?;
+    bad_input::run(cloud, node, kubectl, &before, steps)?;
     let (offline, _) = steps.step("power cut and no cloud: the pod runs from local state", || {
         cloud.kill();
         node.edgecore.take().context("edgecore runs")?.kill();
@@ -240,6 +258,7 @@ fn story(cloud: &mut Cloud, node: &mut Node, kubectl: &Kubectl, steps: &mut Step
         ensure!(now == offline, "processes before {offline:?}, now {now:?}");
         Ok(())
     })?;
+    nothing_twice(cloud, excused, Duration::ZERO, steps)?;
     steps.step("pod deleted: gone here and there", || {
         kubectl.run(&["delete", "pod", "hello", "--timeout=60s"])?;
         wait_until(SOON, "page gone", || Ok(page(node).is_err().then_some(())))
@@ -261,8 +280,95 @@ fn story(cloud: &mut Cloud, node: &mut Node, kubectl: &Kubectl, steps: &mut Step
     Ok(())
 }
 
+/// A node that has joined and runs the sample pod.
+pub fn pod_runs(cloud: &Cloud, node: &mut Node, kubectl: &Kubectl, steps: &mut Steps) -> Result<Running> {
+    steps.step("edgecore joins by token", || node.join(cloud, &cloud.token(&[])?, NODE))?;
+    steps.step("node is Ready", || {
+        node.start()?;
+        wait_for(READY, "node Ready", || Ok(kubectl.node_is_ready(NODE)?.then_some(())))
+    })?;
+    let (before, _) = steps.step(POD_RUNS, || {
+        kubectl.apply(&node.programs.samples.join("pod.yaml"))?;
+        wait_for(SOON, "pod hello running", || running(kubectl, node))
+    })?;
+    Ok(before)
+}
+
+/// `watched`: how long to look on, since what was sent just now is sent again only after a while.
+pub fn nothing_twice(cloud: &Cloud, excused: usize, watched: Duration, steps: &mut Steps) -> Result<()> {
+    let begun = Instant::now();
+    let check = || {
+        wait_until(watched + SOON, "the end of the look", || {
+            let resends = cloud.resends()?;
+            ensure!(resends <= excused, "{} resend(s): see {}", resends - excused, cloud.log().display());
+            Ok((begun.elapsed() >= watched).then_some(()))
+        })
+    };
+    steps.step(NOTHING_TWICE, check).map(drop)
+}
+
+/// The sample thermometer on a serial line of ours, up to its first value.
+pub fn device(node: &mut Node, kubectl: &Kubectl, steps: &mut Steps) -> Result<SerialLine> {
+    let mut line = SerialLine::new()?;
+    steps.step("mapper opens a serial line, its first value is seen", || {
+        let sample = std::fs::read_to_string(node.programs.samples.join("devices.yaml"))?;
+        let thermometer: Vec<&str> =
+            sample.split("\n---\n").filter(|part| part.contains("name: thermometer")).collect();
+        let objects = thermometer.join("\n---\n");
+        let objects =
+            objects.replace("demo-node", NODE).replace("/dev/ttyS0", &line.path().display().to_string());
+        kubectl.apply_text(&node.root, &objects)?;
+        node.start_mapper()?;
+        wait_for(SOON, "device status", || {
+            // What is said before the port was opened may be lost.
+            line.say("temperature=20.5")?;
+            Ok(kubectl.reported("thermometer", "temperature")?.filter(|value| value == "20.5"))
+        })
+    })?;
+    Ok(line)
+}
+
+pub fn sensor_speaks(
+    kubectl: &Kubectl,
+    line: &mut SerialLine,
+    within: Duration,
+    steps: &mut Steps,
+) -> Result<()> {
+    let speak = || {
+        line.say("temperature=21.5")?;
+        wait_for(within, "device status", || {
+            Ok(kubectl.reported("thermometer", "temperature")?.filter(|value| value == "21.5"))
+        })
+    };
+    steps.step(SENSOR_SPEAKS, speak).map(drop)
+}
+
+/// `meanwhile`: what a mutation does between the look before and the look after.
+pub fn cloud_returns(
+    cloud: &mut Cloud,
+    node: &Node,
+    kubectl: &Kubectl,
+    before: &Running,
+    steps: &mut Steps,
+    meanwhile: impl FnOnce(&Node) -> Result<()>,
+) -> Result<()> {
+    let check = || {
+        cloud.kill();
+        meanwhile(node)?;
+        cloud.start()?;
+        fresh_lease(kubectl)?;
+        unchanged(kubectl, node, before)
+    };
+    steps.step(CLOUD_RETURNS, check).map(drop)
+}
+
+/// A port that nothing listens on at this moment.
+pub fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
 /// Waits until the node's lease has been renewed after this moment: only a live link does that.
-fn fresh_lease(kubectl: &Kubectl) -> Result<()> {
+pub fn fresh_lease(kubectl: &Kubectl) -> Result<()> {
     let renewed = || -> Result<String> {
         let lease = kubectl.json(&["get", "lease", NODE, "-n", "kube-node-lease"])?;
         Ok(lease["spec"]["renewTime"].as_str().context("lease has no renewTime")?.to_owned())
@@ -273,7 +379,7 @@ fn fresh_lease(kubectl: &Kubectl) -> Result<()> {
     })
 }
 
-fn unchanged(kubectl: &Kubectl, node: &Node, before: &Running) -> Result<()> {
+pub fn unchanged(kubectl: &Kubectl, node: &Node, before: &Running) -> Result<()> {
     let now = wait_for(SOON, "pod status", || running(kubectl, node))?;
     ensure!(now == *before, "the container was restarted: before {before:?}, now {now:?}");
     Ok(())

@@ -57,6 +57,13 @@ impl Kubectl {
         self.run(&["apply", "-f", file.to_str().context("path is not UTF-8")?])
     }
 
+    /// As [`Kubectl::apply`], with the objects as text.
+    pub fn apply_text(&self, dir: &Path, objects: &str) -> Result<String> {
+        let file = dir.join("applied.yaml");
+        std::fs::write(&file, objects)?;
+        self.apply(&file)
+    }
+
     /// True when the node's Ready condition is `True`.
     pub fn node_is_ready(&self, node: &str) -> Result<bool> {
         let node = self.json(&["get", "node", node])?;

@@ -6,6 +6,7 @@
 //! Start at [`guest`] (the release image in QEMU) and [`host`] (the same agent on this machine's containerd).
 //! [`rpi`] boots the other image. [`steps`] names, times and bounds every step; [`report`] is what `target/demo/report.json` holds.
 
+pub mod bad_input;
 pub mod cloud;
 pub mod cloud_image;
 pub mod containerd;
@@ -13,9 +14,11 @@ pub mod guest;
 pub mod host;
 pub mod http;
 pub mod kubectl;
+pub mod mutations;
 pub mod process;
 pub mod report;
 pub mod rpi;
+pub mod serial_line;
 pub mod steps;
 pub mod watch;
 
