@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use e2e::{
     Programs,
-    guest::{Setup, Story},
+    guest::{Deadlines, Setup, Story},
     steps::Steps,
 };
 
@@ -143,7 +143,7 @@ fn tell(story: &mut Story, to_the_end: bool) -> Result<()> {
     story.pod()?;
     story.devices()?;
     if to_the_end {
-        story.power_cut(MEMORY_SMALL_MB)?;
+        story.power_cut(MEMORY_SMALL_MB, Deadlines::default())?;
         story.reconnect()?;
         story.measure()?;
     }
@@ -187,7 +187,7 @@ pub fn scratch(what: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-fn programs_for(root: &Path, cloudcore: PathBuf, kubectl: PathBuf) -> Programs {
+pub fn programs_for(root: &Path, cloudcore: PathBuf, kubectl: PathBuf) -> Programs {
     Programs {
         cloudcore,
         edgecore: root.join("target/debug/edgecore"),

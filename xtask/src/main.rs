@@ -7,6 +7,7 @@ mod cross_env;
 mod demo;
 mod elf;
 mod images;
+mod mutations;
 mod prerequisites;
 mod programs;
 mod run;

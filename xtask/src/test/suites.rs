@@ -37,6 +37,11 @@ pub const ALL: &[Suite] = &[
         about: "the release image in QEMU: the whole story, power cut included",
         run: demo::guest,
     },
+    Suite {
+        name: "mutations",
+        about: "what is broken on purpose turns the end-to-end test red",
+        run: crate::mutations::suite,
+    },
 ];
 
 fn check_sources(root: &Path, _: &Options) -> Result<Outcome> {
