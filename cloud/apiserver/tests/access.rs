@@ -168,7 +168,11 @@ async fn a_token_lives_as_long_as_its_account() {
     }
     let other =
         accounts.create_token_request("robot", &Default::default(), &request(600, &["vault"])).await.unwrap();
-    assert_eq!(f.get_as(&other.status.unwrap().token.unwrap(), "/api/v1").await, 401, "it is for another audience");
+    assert_eq!(
+        f.get_as(&other.status.unwrap().token.unwrap(), "/api/v1").await,
+        401,
+        "it is for another audience"
+    );
     assert!(accounts.create_token_request("robot", &Default::default(), &request(60, &[])).await.is_err());
     accounts.delete("robot", &Default::default()).await.unwrap();
     accounts.create(&Default::default(), &account).await.unwrap();

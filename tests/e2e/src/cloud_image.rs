@@ -17,12 +17,14 @@ const WITHIN: Duration = Duration::from_secs(30);
 pub fn run(programs: &Programs, archive: &Path, dir: &Path, steps: &mut Steps) -> Result<()> {
     let containerd = Containerd::start_in(&dir.join("cloud-containerd"))?;
     let data = dir.join("cloud-data");
+    // runc keeps the state of all containers of a machine in one place, also what a test that was cut off left there.
+    let name = format!("cloud-{}", std::process::id());
     std::fs::create_dir_all(&data)?;
     steps.step("the cloud's image is imported and run by containerd", || {
         ctr(&containerd, &["images", "import", &archive.display().to_string()])?;
         let mount = format!("type=bind,src={},dst=/var/lib/kubeedge,options=rbind:rw", data.display());
         let program = ["/cloudcore", "--data-dir", "/var/lib/kubeedge", "--bind-address", "127.0.0.1"];
-        let start = ["run", "--detach", "--net-host", "--mount", &mount, REFERENCE, "cloud"];
+        let start = ["run", "--detach", "--net-host", "--mount", &mount, REFERENCE, &name];
         ctr(&containerd, &[&start[..], &program[..], &["--advertise-address", "127.0.0.1"]].concat())?;
         wait_for(WITHIN, "endpoints.json", || Ok(data.join("endpoints.json").exists().then_some(())))
     })?;

@@ -79,6 +79,11 @@ pub(super) fn gather(
         Node::Bytes(release(options, board, lock, epoch).into_bytes(), 0o644),
         "mkimage",
     );
+    // What `kubectl get nodes -o wide` shows as the OS image.
+    let version = env!("CARGO_PKG_VERSION");
+    let about =
+        format!("NAME=Kinglet\nID=kinglet\nVERSION_ID={version}\nPRETTY_NAME=\"Kinglet {version}\"\n");
+    root.add("etc/os-release", Node::Bytes(about.into_bytes(), 0o644), "mkimage");
 
     Ok((root, initramfs(options, &early, &origin)))
 }
