@@ -46,6 +46,8 @@ struct RawFile {
     cloud: Option<Text>,
     join_port: Option<Spanned<i64>>,
     token: Option<Text>,
+    /// SHA-256 of the cloud's CA certificate, as its join tokens begin with.
+    ca_hash: Option<Text>,
     node_name: String,
     labels: BTreeMap<String, Text>,
     ntp: Vec<Text>,
@@ -107,6 +109,7 @@ pub fn parse(bytes: &[u8]) -> Result<Provision, Mistake> {
         let remedy = "copy the whole token from `cloudcore token` again, on one line";
         return Err(source.mistake(place.span(), "the token has a space in it", remedy));
     }
+    let token = with_ca_hash(source, token, raw.ca_hash.as_ref())?;
     let cloud = raw.cloud.as_ref().map(|cloud| cloud.get_ref().clone()).unwrap_or_default();
     match &raw.cloud {
         Some(place) if !cloud.is_empty() => check_cloud(&cloud).map_err(|what| {
@@ -127,6 +130,29 @@ pub fn parse(bytes: &[u8]) -> Result<Provision, Mistake> {
         ntp: check_ntp(source, raw.ntp)?,
         network: raw.network.map(|network| check_network(source, network)).transpose()?,
     })
+}
+
+/// A fleet's cards may carry the cloud's CA hash for good and get only the rest of the token: then both are joined. Where the token has
+/// a hash of its own, they must be the same.
+fn with_ca_hash(source: Source<'_>, token: String, hash: Option<&Text>) -> Result<String, Mistake> {
+    let Some(text) = hash.filter(|text| !text.get_ref().is_empty()) else { return Ok(token) };
+    let hash = text.get_ref().to_ascii_lowercase();
+    if hash.len() != 64 || !hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let remedy = "copy the 64 letters and digits before the first dot of a join token";
+        return Err(source.mistake(text.span(), "ca_hash is not a SHA-256 in hex", remedy));
+    }
+    match token.split_once('.') {
+        Some((own, _)) if token.matches('.').count() == 3 && own != hash => {
+            let remedy = "make a token on the cloud that you mean, or correct ca_hash";
+            Err(source.mistake(
+                text.span(),
+                "the token is of a cloud whose CA has another hash than ca_hash",
+                remedy,
+            ))
+        }
+        Some(_) if token.matches('.').count() == 2 => Ok(format!("{hash}.{token}")),
+        _ => Ok(token),
+    }
 }
 
 /// A byte order mark and Windows line ends are what editors there leave; zeros are what a card leaves that was pulled out too early.

@@ -56,6 +56,18 @@ fn the_example_on_the_card_is_valid() {
 }
 
 #[test]
+fn a_ca_hash_completes_a_token_or_confirms_it() {
+    let hash = "0123456789abcdef".repeat(4);
+    let token = |text: &str| {
+        let file = format!("cloud = \"c:1\"\nca_hash = \"{}\"\ntoken = \"{text}\"\n", hash.to_uppercase());
+        parse(file.as_bytes()).unwrap().token
+    };
+    assert_eq!(token("a.b.c"), format!("{hash}.a.b.c"));
+    assert_eq!(token(&format!("{hash}.a.b.c")), format!("{hash}.a.b.c"));
+    assert_eq!(token(""), "");
+}
+
+#[test]
 fn each_mistake_has_its_line_and_its_remedy() {
     let with = |line: &str| format!("# first\ncloud = \"c:1\"\n{line}\n");
     for (text, line, says, remedy) in [
@@ -70,6 +82,13 @@ fn each_mistake_has_its_line_and_its_remedy() {
         (with("tokn = \"x\""), Some(3), "unknown key `tokn`", "remove this key"),
         (with("token = \"x y\""), Some(3), "space", "cloudcore token"),
         (with("token = \"x"), Some(3), "", "double quotes"),
+        (with("ca_hash = \"abc\""), Some(3), "not a SHA-256", "before the first dot"),
+        (
+            with(&format!("ca_hash = \"{}\"\ntoken = \"{}.a.b.c\"", "0".repeat(64), "1".repeat(64))),
+            Some(3),
+            "another hash",
+            "correct ca_hash",
+        ),
         (with("join_port = 0"), Some(3), "not a port", "10002"),
         (with("join_port = \"x\""), Some(3), "invalid type", "provision-example.toml"),
         (with("ntp = [\"a b\"]"), Some(3), "ntp server", "host names"),
