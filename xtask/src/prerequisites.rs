@@ -24,7 +24,7 @@ pub fn table(root: &Path) -> Result<()> {
         println!("  {:<12} {:<58} {}", row.what, row.found, row.remedy.map_or("ok", |_| "MISSING"));
     }
     println!("  {:<12} about 330 MB of Debian packages and 150 MB of crates, once", "download");
-    println!("  {:<12} about 15 minutes on 2 cores the first time, 3 after that", "time");
+    println!("  {:<12} about 8 minutes on 2 cores the first time, 2 after that", "time");
     println!("  Nothing is installed on this machine: tools go to target/tools.\n");
     let missing: Vec<String> =
         rows.iter().filter_map(|row| row.remedy.map(|r| format!("{}: {r}", row.what))).collect();
