@@ -202,16 +202,9 @@ impl Story {
     pub fn reconnect(&mut self) -> Result<()> {
         let (kubectl, port) = (self.kubectl.clone(), self.page_port()?);
         self.cloud.start()?;
-        let (_, took) = self.steps.step("cloud is back: node Ready, pod status fresh", || {
-            let renewed = || -> Result<String> {
-                let lease = kubectl.json(&["get", "lease", NODE, "-n", "kube-node-lease"])?;
-                Ok(lease["spec"]["renewTime"].as_str().unwrap_or_default().to_owned())
-            };
-            let before = renewed()?;
-            wait_for(STEP, "a renewed lease", || {
-                Ok((renewed()? != before && kubectl.node_is_ready(NODE)?).then_some(()))
-            })
-        })?;
+        let (_, took) = self
+            .steps
+            .step("cloud is back: node Ready, pod status fresh", || kubectl.fresh_lease(NODE, STEP))?;
         self.report.seconds("reconnect_s", took);
         let container = || -> Result<(String, i64)> {
             let pod = kubectl.json(&["get", "pod", POD])?;
@@ -224,13 +217,7 @@ impl Story {
             let first = wait_for(STEP, "container id", || container().map(Some))?;
             // Everything that a returning cloud sends has been worked off when a change made after it has arrived.
             kubectl.run(&["annotate", "pod", POD, "--overwrite", "kinglet.io/seen=after-reconnect"])?;
-            wait_for(STEP, "another renewed lease", || {
-                let lease = kubectl.json(&["get", "lease", NODE, "-n", "kube-node-lease"])?;
-                let at = lease["spec"]["renewTime"].as_str().unwrap_or_default().to_owned();
-                std::thread::sleep(Duration::from_secs(1));
-                let again = kubectl.json(&["get", "lease", NODE, "-n", "kube-node-lease"])?;
-                Ok((again["spec"]["renewTime"] != at.as_str()).then_some(()))
-            })?;
+            kubectl.fresh_lease(NODE, STEP)?;
             let last = container()?;
             let changed = u64::from(http::page(port)? != page) + u64::from(first.0 != last.0);
             Ok(changed + last.1.abs_diff(first.1))

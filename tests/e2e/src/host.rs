@@ -367,16 +367,8 @@ pub fn free_port() -> Result<u16> {
     Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-/// Waits until the node's lease has been renewed after this moment: only a live link does that.
 pub fn fresh_lease(kubectl: &Kubectl) -> Result<()> {
-    let renewed = || -> Result<String> {
-        let lease = kubectl.json(&["get", "lease", NODE, "-n", "kube-node-lease"])?;
-        Ok(lease["spec"]["renewTime"].as_str().context("lease has no renewTime")?.to_owned())
-    };
-    let before = wait_for(SOON, "lease", || renewed().map(Some))?;
-    wait_for(READY, "a renewed lease", || {
-        Ok((renewed()? != before && kubectl.node_is_ready(NODE)?).then_some(()))
-    })
+    kubectl.fresh_lease(NODE, READY)
 }
 
 pub fn unchanged(kubectl: &Kubectl, node: &Node, before: &Running) -> Result<()> {

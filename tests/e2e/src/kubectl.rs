@@ -3,10 +3,13 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+
+use crate::steps::wait_for;
 
 #[derive(Clone, Debug)]
 pub struct Kubectl {
@@ -68,6 +71,18 @@ impl Kubectl {
     pub fn node_is_ready(&self, node: &str) -> Result<bool> {
         let node = self.json(&["get", "node", node])?;
         Ok(condition(&node, "Ready").is_some_and(|c| c["status"] == "True"))
+    }
+
+    /// Waits until the node is Ready and its lease has been renewed after this moment: only a live link does that.
+    pub fn fresh_lease(&self, node: &str, within: Duration) -> Result<()> {
+        let renewed = || -> Result<String> {
+            let lease = self.json(&["get", "lease", node, "-n", "kube-node-lease"])?;
+            Ok(lease["spec"]["renewTime"].as_str().context("lease has no renewTime")?.to_owned())
+        };
+        let before = wait_for(within, "lease", || renewed().map(Some))?;
+        wait_for(within, "a renewed lease", || {
+            Ok((renewed()? != before && self.node_is_ready(node)?).then_some(()))
+        })
     }
 
     /// The reported value of a device's property, from its DeviceStatus.
