@@ -11,7 +11,6 @@ use e2e::{
     guest::{Deadlines, Setup, Story},
     steps::Steps,
 };
-
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::{Options, images, prerequisites, programs, test::Outcome};
@@ -63,15 +62,18 @@ pub fn host(root: &Path, options: &Options) -> Result<Outcome> {
 
 /// What runs on this machine itself, and cloudcore's OCI image.
 fn host_programs(root: &Path, options: &Options) -> Result<(Programs, PathBuf)> {
-    let tools = prerequisites::tools(root, options.debian_mirror.as_deref())?;
-    let target = programs::host_target()?;
-    let cloudcore = programs::cloudcore(root, target)?;
-    let archive = crate::cloud_image::build(root, target, &cloudcore, options)?;
-    let host = programs::host(root)?;
-    images::archives(root, std::env::consts::ARCH, &host.pause, &host.hello)?;
-    let mut programs = programs_for(root, cloudcore, tools.program("kubectl"));
-    (programs.edgecore, programs.mapper) = (host.edgecore, host.mapper);
+    let programs = on_this_machine(root, options)?;
+    let archive = crate::cloud_image::build(root, programs::host_target()?, &programs.cloudcore, options)?;
     Ok((programs, archive))
+}
+
+/// Builds what runs on this machine itself, and its pod images.
+pub fn on_this_machine(root: &Path, options: &Options) -> Result<Programs> {
+    let tools = prerequisites::tools(root, options.debian_mirror.as_deref())?;
+    let cloudcore = programs::cloudcore(root, programs::host_target()?)?;
+    let (pause, hello) = programs::host(root)?;
+    images::archives(root, std::env::consts::ARCH, &pause, &hello)?;
+    Ok(programs_for(root, cloudcore, tools.program("kubectl")))
 }
 
 /// The demo's last step: the cloud from its image, where a container runtime is here to run it.

@@ -26,6 +26,19 @@ pub fn build(root: &Path, board: &str, options: &Options) -> Result<(Image, Devi
     let mirror = options.debian_mirror.as_deref();
     prerequisites::tools(root, mirror)?;
     let device = programs::device(root, mirror)?;
+    let mut request = request(root, board, &device, options)?;
+    request.dev = options.dev;
+    if let Some(out) = &options.out {
+        request.out_dir = out.clone();
+    }
+    let (image, _) = timed(&format!("pack the {board} image"), "about 3 minutes the first time", || {
+        image::build(&request)
+    })?;
+    Ok((image, device))
+}
+
+/// What a board's image is to be made of, given the device's programs.
+pub fn request(root: &Path, board: &str, device: &Device, options: &Options) -> Result<image::Options> {
     let folder = archives(root, "aarch64", &device.pause, &device.hello)?;
     let programs = Programs {
         init: device.init.clone(),
@@ -34,15 +47,8 @@ pub fn build(root: &Path, board: &str, options: &Options) -> Result<(Image, Devi
     };
     let mut request = image::Options::new(board, root, &root.join("target"), programs);
     request.pod_images = vec![folder.join("pause.tar"), folder.join("hello.tar")];
-    request.dev = options.dev;
     request.debian_mirror = options.debian_mirror.clone();
-    if let Some(out) = &options.out {
-        request.out_dir = out.clone();
-    }
-    let (image, _) = timed(&format!("pack the {board} image"), "about 3 minutes the first time", || {
-        image::build(&request)
-    })?;
-    Ok((image, device))
+    Ok(request)
 }
 
 /// The preloaded pod images for an architecture, as OCI archives in target/images/ARCH. The folder.

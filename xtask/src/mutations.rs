@@ -8,8 +8,9 @@ use mkimage::image;
 
 use crate::{
     Options,
-    demo::{programs_for, scratch},
-    images, prerequisites, programs,
+    demo::{on_this_machine, programs_for, scratch},
+    images, prerequisites,
+    programs::{self, Device},
     run::{cargo, run, timed},
     test::Outcome,
 };
@@ -28,9 +29,7 @@ pub fn suite(root: &Path, options: &Options) -> Result<Outcome> {
             }
         }
         None => {
-            let host = programs::host(root)?;
-            images::archives(root, std::env::consts::ARCH, &host.pause, &host.hello)?;
-            let whole = programs_for(root, cloudcore.clone(), tools.program("kubectl"));
+            let whole = on_this_machine(root, options)?;
             cases.tell("disturbed", |dir, steps| mutations::disturbed(&whole, dir, steps))?;
             let mutant = Programs { edgecore: mutant(root, "drop-ack", None)?, ..whole };
             cases.tell("ack", |dir, steps| mutations::ack_dropped(&mutant, dir, steps))?;
@@ -92,18 +91,10 @@ fn mutant(root: &Path, fault: &str, target: Option<&str>) -> Result<PathBuf> {
 
 /// The qemu-virt image with that one program exchanged, packed for speed.
 fn image_without_fsync(root: &Path, options: &Options) -> Result<PathBuf> {
-    let mirror = options.debian_mirror.as_deref();
-    let device = programs::device(root, mirror)?;
-    let folder = images::archives(root, "aarch64", &device.pause, &device.hello)?;
-    let programs = image::Programs {
-        init: device.init,
-        edgecore: Some(mutant(root, "no-fsync", Some(programs::DEVICE_TARGET))?),
-        mapper: Some(device.mapper),
-    };
-    let mut request = image::Options::new("qemu-virt", root, &root.join("target"), programs);
+    let device = programs::device(root, options.debian_mirror.as_deref())?;
+    let edgecore = mutant(root, "no-fsync", Some(programs::DEVICE_TARGET))?;
+    let mut request = images::request(root, "qemu-virt", &Device { edgecore, ..device }, options)?;
     request.out_dir = root.join("target/mutants/image");
-    request.pod_images = vec![folder.join("pause.tar"), folder.join("hello.tar")];
-    request.debian_mirror = options.debian_mirror.clone();
     (request.small, request.xz) = (false, false);
     timed("pack an image with it", "", || image::build(&request)).map(|(image, _)| image.img)
 }

@@ -75,36 +75,15 @@ pub fn cloudcore(root: &Path, target: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// What the host scenario runs: edgecore and mapper unoptimised, the pod images for this machine.
-#[derive(Clone, Debug)]
-pub struct Host {
-    pub edgecore: PathBuf,
-    pub mapper: PathBuf,
-    pub hello: PathBuf,
-    pub pause: PathBuf,
-}
-
-pub fn host(root: &Path) -> Result<Host> {
+/// Builds what the host scenario runs: edgecore and mapper, unoptimised, and the programs of the pod images (pause, hello) for this
+/// machine, whose paths it gives.
+pub fn host(root: &Path) -> Result<(PathBuf, PathBuf)> {
     timed("build edgecore, mapper and the pod images for this machine", "", || {
         run(cargo(root).args(["build", "--quiet", "--locked", "-p", "edgecore", "-p", "mapper"]))?;
         let target = host_target()?;
-        run(cargo(root).args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--release",
-            "--target",
-            target,
-            "-p",
-            "hello",
-        ]))?;
-        let debug = root.join("target/debug");
-        Ok(Host {
-            edgecore: debug.join("edgecore"),
-            mapper: debug.join("mapper"),
-            hello: root.join("target").join(target).join("release/hello"),
-            pause: pause(root, target)?,
-        })
+        let release = ["build", "--quiet", "--locked", "--release", "-p", "hello", "--target", target];
+        run(cargo(root).args(release))?;
+        Ok((pause(root, target)?, root.join("target").join(target).join("release/hello")))
     })
-    .map(|(host, _)| host)
+    .map(|(programs, _)| programs)
 }
