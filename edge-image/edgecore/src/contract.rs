@@ -165,6 +165,12 @@ pub enum RuntimeStatus {
     Down { message: String },
 }
 
+/// The node's kubelet API (logs, exec, attach, port-forward, metrics), for whoever brings a byte stream: the link, the tunnel.
+pub trait KubeletApi: Send + Sync {
+    /// Speaks HTTP/1.1, upgrades included, until the stream or the peer ends. Whoever may open a stream may do everything.
+    fn serve(&self, io: rt::BoxIo) -> BoxFuture<'static, ()>;
+}
+
 /// What a module gets at its start.
 #[derive(Clone)]
 pub struct Handles {

@@ -12,6 +12,7 @@
 pub mod auth;
 pub mod backend;
 pub mod limits;
+pub mod nodes;
 pub mod server;
 pub mod service;
 pub mod tokens;
@@ -31,6 +32,7 @@ mod write;
 pub use auth::{Attributes, Authorize, Decision, Identity, MastersOnly};
 pub use backend::{Backend, WatchStream};
 pub use body::Body;
+pub use nodes::{DialError, NodeDialer};
 pub use pages::fuzz_token;
 pub use server::{Options, Server};
 pub use service::InProcess;

@@ -25,6 +25,8 @@ pub struct Options {
     pub authorizer: Box<dyn Authorize>,
     /// Without it there are no service-account tokens.
     pub tokens: Option<Box<dyn Tokens>>,
+    /// Without it pods have no `log`, `exec`, `attach` and `portforward`, and nodes no `proxy`.
+    pub nodes: Option<std::sync::Arc<dyn crate::NodeDialer>>,
     /// Seconds since the epoch, for timestamps in objects and ages in tables.
     pub now: fn() -> i64,
     /// Makes tokens, pages and uids; tests give a counter.
@@ -40,6 +42,7 @@ impl Default for Options {
         Options {
             authorizer: Box::new(MastersOnly),
             tokens: None,
+            nodes: None,
             now: || {
                 let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
                 since.map_or(0, |since| since.as_secs() as i64)

@@ -10,6 +10,7 @@ use super::{
     cri::{Cri, CriError, messages as cri},
     dns,
     env::{self, Facts},
+    events::Recorder,
     images::{Images, runtime_error},
     limits, logs,
     observed::Sandbox,
@@ -34,6 +35,7 @@ pub struct Executor {
     pub cri: Cri,
     pub images: Images,
     pub handles: Handles,
+    pub events: Recorder,
     pub settings: Settings,
     pub node: NodeSetup,
     pub places: Places,
@@ -53,7 +55,8 @@ impl Executor {
         };
         let places = settings.places();
         let (starts, stops) = (Semaphore::new(limits::STARTS_MAX), Semaphore::new(limits::STOPS_MAX));
-        Executor { cri, images, handles, settings, node, places, starts, stops }
+        let events = Recorder::new(handles.uplink.clone(), handles.node_name.clone(), settings.report_events);
+        Executor { cri, images, handles, events, settings, node, places, starts, stops }
     }
 
     pub async fn execute(self: Arc<Self>, job: Job) -> Done {

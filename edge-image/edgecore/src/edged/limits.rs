@@ -65,3 +65,13 @@ pub const CONTENT_CHUNK_BYTES: usize = 128 * 1024;
 pub const IMPORT_LEASE: Duration = Duration::from_secs(3600);
 /// Ended containers kept per name beside the newest, for `lastState` and `kubectl logs --previous`.
 pub const DEAD_KEPT: usize = 1;
+
+/// Events of one object at once, then one in `EVENT_REFILL_S` (client-go's spam filter); more are dropped.
+pub const EVENTS_BURST: u32 = 25;
+pub const EVENT_REFILL_S: i64 = 300;
+/// An event that was not seen for so long counts anew.
+pub const EVENT_FORGET_S: i64 = 600;
+/// Different events remembered for their counts; the oldest goes.
+pub const EVENTS_KNOWN_MAX: usize = 256;
+/// Events that wait for a link; the oldest goes.
+pub const EVENTS_WAITING_MAX: usize = 64;

@@ -24,6 +24,7 @@ pub mod cgroup;
 pub mod cri;
 pub mod dns;
 pub mod env;
+pub mod events;
 mod execute;
 pub mod images;
 pub mod logs;
@@ -62,6 +63,7 @@ pub struct Settings {
     pub preload_dir: PathBuf,
     /// Empty: the address of the default route.
     pub node_ip: String,
+    pub report_events: bool,
 }
 
 impl Settings {
@@ -84,6 +86,7 @@ impl Settings {
             run_dir: config.kinglet.run_dir.clone(),
             preload_dir: config.kinglet.preload_dir.clone(),
             node_ip: edged.node_ip.clone(),
+            report_events: edged.report_event,
         }
     }
 

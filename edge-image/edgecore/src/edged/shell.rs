@@ -131,6 +131,7 @@ impl Shell {
 
     fn handle(&mut self, input: Input) {
         self.manager.set_node(NodeFacts { host_ip: self.host_ip() });
+        self.executor.events.flush();
         for action in self.manager.handle(self.now(), input) {
             self.act(action);
         }

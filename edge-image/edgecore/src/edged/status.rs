@@ -349,12 +349,14 @@ pub fn qos_class(pod: &Pod) -> &'static str {
     let amount = |map: &BTreeMap<String, String>, name: &str| {
         map.get(name).and_then(|text| super::quantity::parse_milli(text)).filter(|milli| *milli > 0)
     };
-    let any = pod.all_containers().any(|c| {
+    // Ephemeral containers have no resources and do not count.
+    let counted = || pod.spec.init_containers.iter().chain(&pod.spec.containers);
+    let any = counted().any(|c| {
         named
             .iter()
             .any(|name| amount(&c.resources.limits, name).or(amount(&c.resources.requests, name)).is_some())
     });
-    let all = pod.all_containers().all(|c| {
+    let all = counted().all(|c| {
         named.iter().all(|name| {
             let limit = amount(&c.resources.limits, name);
             limit.is_some()

@@ -112,6 +112,8 @@ fn first_config(root: &Path) -> Config {
     cfg.modules.edged.root_directory = root.join("var/lib/kubelet");
     cfg.modules.edged.tailored_kubelet_config.pod_logs_dir = root.join("var/log/pods");
     cfg.modules.device_twin.dmi_sock_path = root.join("etc/kubeedge");
+    // KubeEdge keeps events on the node unless asked; whoever looks at a pod wants them.
+    cfg.modules.edged.report_event = true;
     cfg.modules.event_bus.mqtt_mode = 0;
     cfg.modules.event_bus.mqtt_server_internal = "tcp://127.0.0.1:1883".into();
     cfg.kinglet.run_dir = root.join("run/kinglet");

@@ -171,6 +171,7 @@ fn settings(dir: &Path, endpoint: &str, archives: &Path) -> Settings {
         run_dir: dir.join("run"),
         preload_dir: archives.to_owned(),
         node_ip: "10.77.0.1".into(),
+        report_events: true,
     }
 }
 

@@ -8,7 +8,15 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Deserializer, Serialize};
+mod container;
+mod decode;
+mod volume;
+
+use serde::{Deserialize, Serialize};
+
+pub use container::*;
+use decode::{null_default, quantities};
+pub use volume::*;
 
 use super::limits;
 
@@ -61,10 +69,33 @@ pub struct Spec {
     pub containers: Vec<Container>,
     #[serde(deserialize_with = "null_default")]
     pub init_containers: Vec<Container>,
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
+    pub ephemeral_containers: Vec<Container>,
     #[serde(deserialize_with = "null_default")]
     pub volumes: Vec<Volume>,
     pub restart_policy: RestartPolicy,
     pub termination_grace_period_seconds: Option<i64>,
+    pub active_deadline_seconds: Option<i64>,
+    #[serde(deserialize_with = "null_default")]
+    pub image_pull_secrets: Vec<ObjectRef>,
+    #[serde(deserialize_with = "null_default")]
+    pub readiness_gates: Vec<ReadinessGate>,
+    #[serde(deserialize_with = "null_default")]
+    pub node_selector: BTreeMap<String, String>,
+    #[serde(deserialize_with = "null_default")]
+    pub tolerations: Vec<Toleration>,
+    pub priority: Option<i32>,
+    pub priority_class_name: String,
+    pub runtime_class_name: Option<String>,
+    /// Resources of the whole pod (Kubernetes 1.32).
+    pub resources: Option<Resources>,
+    #[serde(deserialize_with = "quantities")]
+    pub overhead: BTreeMap<String, String>,
+    #[serde(rename = "setHostnameAsFQDN")]
+    pub set_hostname_as_fqdn: Option<bool>,
+    pub host_users: Option<bool>,
+    pub enable_service_links: Option<bool>,
+    pub automount_service_account_token: Option<bool>,
     pub node_name: String,
     pub hostname: String,
     pub subdomain: String,
@@ -91,10 +122,30 @@ pub enum RestartPolicy {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ReadinessGate {
+    pub condition_type: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Toleration {
+    pub key: String,
+    /// `Exists` or `Equal` (also when empty).
+    pub operator: String,
+    pub value: String,
+    pub effect: String,
+    pub toleration_seconds: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DnsConfig {
+    #[serde(deserialize_with = "null_default")]
     pub nameservers: Vec<String>,
+    #[serde(deserialize_with = "null_default")]
     pub searches: Vec<String>,
+    #[serde(deserialize_with = "null_default")]
     pub options: Vec<DnsOption>,
 }
 
@@ -119,9 +170,16 @@ pub struct PodSecurityContext {
     pub run_as_group: Option<i64>,
     pub run_as_non_root: Option<bool>,
     pub fs_group: Option<i64>,
+    /// `OnRootMismatch` or `Always`.
+    pub fs_group_change_policy: Option<String>,
+    #[serde(deserialize_with = "null_default")]
     pub supplemental_groups: Vec<i64>,
+    /// `Merge` or `Strict`.
+    pub supplemental_groups_policy: Option<String>,
+    #[serde(deserialize_with = "null_default")]
     pub sysctls: Vec<NameValue>,
     pub seccomp_profile: Option<SeccompProfile>,
+    pub app_armor_profile: Option<SeccompProfile>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -137,236 +195,6 @@ pub struct SeccompProfile {
     #[serde(rename = "type")]
     pub profile_type: String,
     pub localhost_profile: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct SecurityContext {
-    pub privileged: Option<bool>,
-    pub capabilities: Option<Capabilities>,
-    pub run_as_user: Option<i64>,
-    pub run_as_group: Option<i64>,
-    pub run_as_non_root: Option<bool>,
-    pub read_only_root_filesystem: Option<bool>,
-    pub allow_privilege_escalation: Option<bool>,
-    pub seccomp_profile: Option<SeccompProfile>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Capabilities {
-    pub add: Vec<String>,
-    pub drop: Vec<String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Container {
-    pub name: String,
-    pub image: String,
-    pub image_pull_policy: String,
-    #[serde(deserialize_with = "null_default")]
-    pub command: Vec<String>,
-    #[serde(deserialize_with = "null_default")]
-    pub args: Vec<String>,
-    pub working_dir: String,
-    #[serde(deserialize_with = "null_default")]
-    pub ports: Vec<Port>,
-    #[serde(deserialize_with = "null_default")]
-    pub env: Vec<EnvVar>,
-    #[serde(deserialize_with = "null_default")]
-    pub env_from: Vec<EnvFrom>,
-    #[serde(deserialize_with = "null_default")]
-    pub resources: Resources,
-    #[serde(deserialize_with = "null_default")]
-    pub volume_mounts: Vec<VolumeMount>,
-    pub security_context: Option<SecurityContext>,
-    pub termination_message_path: String,
-    pub stdin: bool,
-    pub stdin_once: bool,
-    pub tty: bool,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Port {
-    pub container_port: u16,
-    pub host_port: u16,
-    #[serde(rename = "hostIP")]
-    pub host_ip: String,
-    pub protocol: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct EnvVar {
-    pub name: String,
-    pub value: String,
-    pub value_from: Option<EnvSource>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct EnvSource {
-    pub field_ref: Option<FieldRef>,
-    pub resource_field_ref: Option<ResourceFieldRef>,
-    pub config_map_key_ref: Option<KeyRef>,
-    pub secret_key_ref: Option<KeyRef>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct FieldRef {
-    pub field_path: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct ResourceFieldRef {
-    pub container_name: String,
-    pub resource: String,
-    #[serde(deserialize_with = "quantity")]
-    pub divisor: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct KeyRef {
-    pub name: String,
-    pub key: String,
-    pub optional: Option<bool>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct EnvFrom {
-    pub prefix: String,
-    pub config_map_ref: Option<ObjectRef>,
-    pub secret_ref: Option<ObjectRef>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ObjectRef {
-    pub name: String,
-    pub optional: Option<bool>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Resources {
-    #[serde(deserialize_with = "quantities")]
-    pub limits: BTreeMap<String, String>,
-    #[serde(deserialize_with = "quantities")]
-    pub requests: BTreeMap<String, String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct VolumeMount {
-    pub name: String,
-    pub mount_path: String,
-    pub sub_path: String,
-    pub read_only: bool,
-    pub mount_propagation: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Volume {
-    pub name: String,
-    pub empty_dir: Option<EmptyDir>,
-    pub host_path: Option<HostPath>,
-    pub config_map: Option<ConfigMapVolume>,
-    pub secret: Option<SecretVolume>,
-    #[serde(rename = "downwardAPI")]
-    pub downward_api: Option<DownwardVolume>,
-    pub projected: Option<ProjectedVolume>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct EmptyDir {
-    pub medium: String,
-    #[serde(deserialize_with = "quantity")]
-    pub size_limit: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct HostPath {
-    pub path: String,
-    #[serde(rename = "type", deserialize_with = "null_default")]
-    pub path_type: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct KeyToPath {
-    pub key: String,
-    pub path: String,
-    pub mode: Option<u32>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct ConfigMapVolume {
-    pub name: String,
-    pub items: Vec<KeyToPath>,
-    pub default_mode: Option<u32>,
-    pub optional: Option<bool>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct SecretVolume {
-    pub secret_name: String,
-    /// Projected secrets call it so.
-    pub name: String,
-    pub items: Vec<KeyToPath>,
-    pub default_mode: Option<u32>,
-    pub optional: Option<bool>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct DownwardVolume {
-    pub items: Vec<DownwardFile>,
-    pub default_mode: Option<u32>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct DownwardFile {
-    pub path: String,
-    pub field_ref: Option<FieldRef>,
-    pub resource_field_ref: Option<ResourceFieldRef>,
-    pub mode: Option<u32>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct ProjectedVolume {
-    pub sources: Vec<ProjectedSource>,
-    pub default_mode: Option<u32>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct ProjectedSource {
-    pub config_map: Option<ConfigMapVolume>,
-    pub secret: Option<SecretVolume>,
-    #[serde(rename = "downwardAPI")]
-    pub downward_api: Option<DownwardVolume>,
-    pub service_account_token: Option<TokenProjection>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct TokenProjection {
-    pub path: String,
-    pub audience: String,
-    pub expiration_seconds: Option<i64>,
 }
 
 /// Why a pod object cannot be run. Reported as the pod's status.
@@ -452,9 +280,20 @@ impl Pod {
         Ok(())
     }
 
-    /// Init containers first.
+    /// Init containers first, ephemeral ones last.
     pub fn all_containers(&self) -> impl Iterator<Item = &Container> {
-        self.spec.init_containers.iter().chain(&self.spec.containers)
+        self.spec.init_containers.iter().chain(&self.spec.containers).chain(&self.spec.ephemeral_containers)
+    }
+
+    /// Where a container stands in the pod, as events name it: `spec.containers{web}`.
+    pub fn field_path(&self, container: &str) -> String {
+        let holds = |list: &[Container]| list.iter().any(|c| c.name == container);
+        let list = match () {
+            () if holds(&self.spec.init_containers) => "initContainers",
+            () if holds(&self.spec.ephemeral_containers) => "ephemeralContainers",
+            () => "containers",
+        };
+        format!("spec.{list}{{{container}}}")
     }
 
     pub fn full_name(&self) -> String {
@@ -519,35 +358,4 @@ fn path_safe(what: &'static str, field: &'static str, value: &str) -> Result<(),
         return Err(PodError::BadName { what, value: value.into() });
     }
     Ok(())
-}
-
-/// Go writes an empty list as `null`.
-fn null_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(input: D) -> Result<T, D::Error> {
-    Ok(Option::<T>::deserialize(input)?.unwrap_or_default())
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum TextOrNumber {
-    Text(String),
-    Number(serde_json::Number),
-}
-
-fn quantity<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
-    Ok(match Option::<TextOrNumber>::deserialize(input)? {
-        Some(TextOrNumber::Text(text)) => text,
-        Some(TextOrNumber::Number(number)) => number.to_string(),
-        None => String::new(),
-    })
-}
-
-fn quantities<'de, D: Deserializer<'de>>(input: D) -> Result<BTreeMap<String, String>, D::Error> {
-    let map = Option::<BTreeMap<String, TextOrNumber>>::deserialize(input)?.unwrap_or_default();
-    Ok(map
-        .into_iter()
-        .map(|(name, value)| match value {
-            TextOrNumber::Text(text) => (name, text),
-            TextOrNumber::Number(number) => (name, number.to_string()),
-        })
-        .collect())
 }
