@@ -21,18 +21,20 @@ mod listener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kserve::{Identity, InProcess, Server};
+use kserve::{Identity, InProcess, NodeDialer, Server};
 use rt::Drain;
 use store::Store;
 
 pub use internal::CallError;
 
 /// What the API is told at its start.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Options {
     /// Names and addresses that clients reach it by, beside localhost.
     pub names: Vec<String>,
     pub store: store::Options,
+    /// The way to the nodes. Without it pods have no log, exec, attach and port-forward, and there are no metrics.
+    pub nodes: Option<Arc<dyn NodeDialer>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +79,11 @@ impl Api {
         let dir = data_dir.join("store");
         let store = Store::open(&dir, options.store).map_err(|source| OpenError::Store { dir, source })?;
         let tokens = credentials::open_token_key(&data_dir.join("api-sa-key.pem"))?;
-        let server_options = kserve::Options { tokens: Some(Box::new(tokens)), ..kserve::Options::default() };
+        let server_options = kserve::Options {
+            tokens: Some(Box::new(tokens)),
+            nodes: options.nodes,
+            ..kserve::Options::default()
+        };
         let server = Server::new(store, server_options);
         let api = Api { server, credentials: Arc::new(credentials) };
         api.bootstrap().await.map_err(OpenError::Bootstrap)?;
