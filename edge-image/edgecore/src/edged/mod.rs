@@ -31,6 +31,7 @@ pub mod logs;
 pub mod observe;
 pub mod render;
 mod shell;
+pub mod stats;
 
 pub mod fuzz;
 pub mod sources;
