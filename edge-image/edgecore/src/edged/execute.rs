@@ -2,7 +2,6 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 
 use super::{
@@ -18,6 +17,7 @@ use super::{
     record::{KIND, Record},
     render::{self, NodeSetup, Parts},
     sources::Fetcher,
+    stop,
     volumes::{Places, VolumeError},
     worker::{Retry, Work, WorkError},
 };
@@ -26,7 +26,7 @@ use crate::contract::Handles;
 /// A step and what it is about, as it was when the step was decided.
 pub struct Job {
     pub record: Record,
-    pub pod: Option<Pod>,
+    pub pod: Option<Arc<Pod>>,
     pub work: Work,
     pub host_ip: String,
 }
@@ -85,10 +85,8 @@ impl Executor {
             Work::StartContainer { id, .. } => {
                 self.cri.start_container(&id).await.map_err(|e| runtime_error("RunContainerError", &e))
             }
-            Work::StopContainers { ids, grace } => {
-                let stops = ids.iter().map(|id| self.cri.stop_container(id, grace));
-                let failed = join_all(stops).await.into_iter().find_map(Result::err);
-                failed.map_or(Ok(()), |e| Err(runtime_error("KillContainerError", &e)))
+            Work::StopContainers { stops, grace } => {
+                stop::stop_all(&self, &record, pod.as_deref(), &stops, grace).await
             }
             Work::RemoveContainer { id, name, attempt } => {
                 self.cri.remove_container(&id).await.map_err(|e| runtime_error("KillContainerError", &e))?;

@@ -41,6 +41,8 @@ const _: () = assert!(BACKOFF_FORGET.as_secs() >= BACKOFF_MAX.as_secs());
 
 /// When neither pod nor record says.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(30);
+/// Left to a container between SIGTERM and SIGKILL, whatever a hook took of its grace (kubelet's bound).
+pub const GRACE_MIN: Duration = Duration::from_secs(2);
 /// A longer terminationGracePeriodSeconds is cut to this: a node must be able to shut down.
 pub const GRACE_MAX: Duration = Duration::from_secs(24 * 3600);
 

@@ -8,18 +8,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use serde_json::Value;
 
 use super::{
+    events::Event,
     limits,
     observed::{Observed, Sandbox},
     pod::{Pod, PodError},
     record::Record,
     status::{self, NodeFacts, Transitions},
-    worker::{Now, Ticket, Work, WorkError, Worker},
+    worker::{Now, Outcome, Ticket, Turn, Work, WorkError, Worker},
 };
 
 /// A pod object as it stands in the store.
@@ -29,7 +31,7 @@ pub struct Wanted {
     pub name: String,
     pub uid: String,
     pub deleting: bool,
-    pub pod: Result<Pod, PodError>,
+    pub pod: Result<Arc<Pod>, PodError>,
 }
 
 #[derive(Debug)]
@@ -44,6 +46,20 @@ pub enum Input {
         incarnation: String,
         result: Result<(), WorkError>,
     },
+    /// A probe came to a verdict, or to another one.
+    Probe {
+        incarnation: String,
+        container_id: String,
+        outcome: Outcome,
+    },
+    /// The node gives a pod up (eviction, preemption): its containers are stopped within `grace` (`None`: the pod's own), then it
+    /// is Failed with this reason for good. With reason `Evicted` or `Preempting` it has the condition DisruptionTarget.
+    Fail {
+        uid: String,
+        reason: String,
+        message: String,
+        grace: Option<Duration>,
+    },
     /// Time passed, or the node's facts changed.
     Tick,
 }
@@ -54,6 +70,10 @@ pub enum Action {
     Work { incarnation: String, work: Work },
     /// Stops harder what a step is already stopping; no answer.
     Hasten { incarnation: String, work: Work },
+    /// Drop the step under way; its `Input::Done` says `Retry::Now`.
+    CallOff { incarnation: String },
+    /// Something to tell of a pod, in kubelet's words.
+    Event { incarnation: String, event: Event },
     /// The newest status of a pod.
     Report { namespace: String, name: String, uid: String, status: Value },
     /// Containers, volumes and network of a pod that is being deleted are gone: the cloud may remove the object.
@@ -174,6 +194,16 @@ impl Manager {
                 }
                 actions.push(Action::Observe);
             }
+            Input::Probe { incarnation, container_id, outcome } => {
+                if let Some(worker) = self.workers.get_mut(&incarnation) {
+                    worker.probed(&container_id, outcome);
+                }
+            }
+            Input::Fail { uid, reason, message, grace } => {
+                if let Some(worker) = self.workers.values_mut().find(|worker| worker.record.uid == uid) {
+                    worker.give_up(&reason, &message, grace);
+                }
+            }
             Input::Tick => {}
         }
         // Until the desired state was read and the runtime was seen, nothing moves.
@@ -244,7 +274,7 @@ impl Manager {
         sandboxes.iter().find(|s| s.uid == uid && !self.workers.contains_key(&s.incarnation))
     }
 
-    fn rebind(&mut self, pod: &Pod) -> bool {
+    fn rebind(&mut self, pod: &Arc<Pod>) -> bool {
         let same = |worker: &&mut Worker| {
             let record = &worker.record;
             worker.desired.is_none()
@@ -304,6 +334,8 @@ impl Manager {
             if !blocked && let Some(work) = worker.next(now) {
                 actions.push(Action::Work { incarnation: incarnation.clone(), work });
             }
+            let event = |event| Action::Event { incarnation: incarnation.clone(), event };
+            actions.extend(worker.take_events().into_iter().map(event));
             tell(worker, self.told.entry(incarnation.clone()).or_default(), now, &self.node, actions);
             worker.rest(now);
             if blocked {
@@ -323,9 +355,14 @@ impl Manager {
     }
 }
 
-fn harden(worker: &mut Worker, desired: Option<Pod>, actions: &mut Vec<Action>) {
-    if let Some(work) = worker.set_desired(desired) {
-        actions.push(Action::Hasten { incarnation: worker.record.incarnation.clone(), work });
+fn harden(worker: &mut Worker, desired: Option<Arc<Pod>>, actions: &mut Vec<Action>) {
+    let incarnation = worker.record.incarnation.clone();
+    match worker.set_desired(desired) {
+        Turn::GoOn => {}
+        Turn::Hasten { stops, grace } => {
+            actions.push(Action::Hasten { incarnation, work: Work::StopContainers { stops, grace } })
+        }
+        Turn::CallOff => actions.push(Action::CallOff { incarnation }),
     }
 }
 

@@ -32,6 +32,7 @@ pub mod observe;
 pub mod render;
 mod shell;
 pub mod stats;
+mod stop;
 
 pub mod fuzz;
 pub mod sources;

@@ -30,7 +30,20 @@ pub struct Record {
     /// runtime refuses a second one of the same attempt.
     pub next_sandbox: u32,
     pub containers: BTreeMap<String, Remembered>,
+    /// Given up; its containers are being stopped, or were, if `ended` says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failing: Option<Failing>,
     pub ended: Option<Ended>,
+}
+
+/// Why a pod was given up, as its status has it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Failing {
+    pub reason: String,
+    pub message: String,
+    /// `None`: the pod's own grace period.
+    pub grace_s: Option<u64>,
 }
 
 /// A container whose sandbox was removed.

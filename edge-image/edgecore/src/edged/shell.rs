@@ -16,7 +16,7 @@ use containerd_client::types::Envelope;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use rt::Drain;
 use serde_json::{Value, json};
-use tokio::time::sleep_until;
+use tokio::{sync::oneshot, time::sleep_until};
 use tonic::{Streaming, transport::Channel};
 use wire::{Message, Operation};
 
@@ -67,6 +67,8 @@ pub struct Shell {
     version: String,
     following: bool,
     parsed: BTreeMap<String, (String, Wanted)>,
+    /// Calls off the step under way, by incarnation.
+    called_off: BTreeMap<String, oneshot::Sender<()>>,
     told: Option<RuntimeStatus>,
     /// Looks in a row that failed though the runtime is there.
     slow_looks: u32,
@@ -96,6 +98,7 @@ impl Shell {
             version: String::new(),
             following: false,
             parsed: BTreeMap::new(),
+            called_off: BTreeMap::new(),
             told: None,
             slow_looks: 0,
             logs_checked: now,
@@ -159,6 +162,7 @@ impl Shell {
     fn happened(&mut self, happening: Happening) {
         match happening {
             Happening::Done(incarnation, result) => {
+                self.called_off.remove(&incarnation);
                 if let Err(error) = &result {
                     tracing::warn!(incarnation, "{}: {}", error.reason, error.message);
                 }
@@ -400,17 +404,34 @@ impl Shell {
                 tracing::debug!(pod = worker.record.full_name(), "{work:?}");
                 let job = Job {
                     record: worker.record.clone(),
-                    pod: worker.desired.clone(),
+                    pod: worker.spec.clone(),
                     work,
                     host_ip: self.manager.node().host_ip.clone(),
                 };
                 let executor = self.executor.clone();
-                self.work
-                    .push(Box::pin(async move { Happening::Done(incarnation, executor.execute(job).await) }));
+                let (call_off, called_off) = oneshot::channel();
+                self.called_off.insert(incarnation.clone(), call_off);
+                self.work.push(Box::pin(async move {
+                    let result = tokio::select! {
+                        result = executor.execute(job) => result,
+                        Ok(()) = called_off => Err(WorkError::called_off()),
+                    };
+                    Happening::Done(incarnation, result)
+                }));
+            }
+            Action::CallOff { incarnation } => {
+                if let Some(call_off) = self.called_off.remove(&incarnation) {
+                    let _ = call_off.send(());
+                }
+            }
+            Action::Event { incarnation, event } => {
+                let Some(worker) = self.manager.worker(&incarnation) else { return };
+                self.executor.events.pod(&worker.record, event);
             }
             Action::Hasten { incarnation, work } => {
                 let Some(worker) = self.manager.worker(&incarnation) else { return };
-                let job = Job { record: worker.record.clone(), pod: None, work, host_ip: String::new() };
+                let (record, pod) = (worker.record.clone(), worker.spec.clone());
+                let job = Job { record, pod, work, host_ip: String::new() };
                 let executor = self.executor.clone();
                 self.work.push(Box::pin(async move {
                     // The step that it hastens reports the outcome.
@@ -483,7 +504,7 @@ fn parse(object: &Object) -> Wanted {
         let named =
             pod.metadata.name == object.resource.name && pod.metadata.namespace == object.resource.namespace;
         if named {
-            Ok(pod)
+            Ok(Arc::new(pod))
         } else {
             Err(PodError::Missing("metadata.name and namespace that match its resource"))
         }

@@ -337,6 +337,11 @@ impl Pod {
 }
 
 impl Container {
+    /// An init container that goes on running beside the main ones.
+    pub fn is_sidecar(&self) -> bool {
+        self.restart_policy == Some(RestartPolicy::Always)
+    }
+
     /// A running container with another hash is replaced. Name and image only, as kubelet does: nothing else of a running pod's
     /// container can change, and a wider hash would restart every pod when edged learns a field.
     pub fn hash(&self) -> String {

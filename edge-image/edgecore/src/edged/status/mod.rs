@@ -56,12 +56,12 @@ pub fn render(worker: &Worker, now: Now, node: &NodeFacts, transitions: &mut Tra
         .spec
         .init_containers
         .iter()
-        .map(|c| line(worker, pod, c, seen, home, now, "PodInitializing"))
+        .map(|c| line(worker, pod, c, seen, home, "PodInitializing"))
         .collect();
     let initialized = init.iter().all(|line| line.exit_code == Some(0));
     let reason = if initialized { "ContainerCreating" } else { "PodInitializing" };
     let main: Vec<Line> =
-        pod.spec.containers.iter().map(|c| line(worker, pod, c, seen, home, now, reason)).collect();
+        pod.spec.containers.iter().map(|c| line(worker, pod, c, seen, home, reason)).collect();
     let phase = phase(worker, pod, initialized, &init, &main);
 
     let ended = matches!(phase, "Succeeded" | "Failed");
@@ -200,7 +200,6 @@ fn line(
     container: &Container,
     seen: &Observed,
     home: Option<&Sandbox>,
-    now: Now,
     default_reason: &str,
 ) -> Line {
     let mut all: Vec<&Seen> = home
@@ -212,7 +211,6 @@ fn line(
     let before: Option<Terminated> =
         all.pop().map(Terminated::of).or_else(|| remembered.and_then(|r| r.last.clone()));
     let failure = worker.failures.get(&Slot::Container(container.name.clone()));
-    let restarts = worker.restarts.get(&container.name);
     let fresh = Line {
         state: Value::Null,
         last: terminated_or_empty(before.as_ref()),
@@ -229,8 +227,8 @@ fn line(
     match latest {
         Some(c) if matches!(c.state, State::Running | State::Unknown) => Line {
             state: json!({ "running": { "startedAt": nanos(c.started_at) } }),
-            ready: c.state == State::Running,
-            started: true,
+            ready: worker.is_ready(container, c),
+            started: worker.is_started(container, c),
             running: true,
             ..fresh
         },
@@ -243,18 +241,10 @@ fn line(
                     RestartPolicy::OnFailure => c.exit_code != 0,
                     RestartPolicy::Never => false,
                 };
-            let waiting = match (failure, restarts) {
+            let waiting = match failure {
                 _ if !again => None,
-                (Some(failure), _) => Some(waiting(failure.reason, &failure.message)),
-                (None, Some(restarts)) if restarts.is_waiting(now.mono) => {
-                    // The whole delay, not what is left of it: the text must not change while nothing does.
-                    let text = format!(
-                        "back-off restarting failed container={} pod={}_{}({})",
-                        container.name, pod.metadata.name, pod.metadata.namespace, pod.metadata.uid
-                    );
-                    Some(waiting("CrashLoopBackOff", &text))
-                }
-                _ => None,
+                Some(failure) => Some(waiting(failure.reason, &failure.message)),
+                None => worker.crash_loop(c).map(|text| waiting("CrashLoopBackOff", &text)),
             };
             match waiting {
                 Some(state) => Line {

@@ -42,7 +42,7 @@ impl Scene {
             name: "web".into(),
             uid: "u1".into(),
             deleting: pod.metadata.deletion_timestamp.is_some(),
-            pod: Ok(pod),
+            pod: Ok(pod.into()),
         };
         scene.input(Input::Desired(vec![wanted]));
         scene.look();

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -106,8 +107,9 @@ impl Runtime {
                     container.state = State::Running;
                 }
             }
-            Work::StopContainers { ids, .. } => {
-                let running = |c: &&mut Container| ids.contains(&c.id) && c.state != State::Exited;
+            Work::StopContainers { stops, .. } => {
+                let named = |c: &Container| stops.iter().any(|stop| stop.id == c.id);
+                let running = |c: &&mut Container| named(c) && c.state != State::Exited;
                 self.seen.containers.iter_mut().filter(running).for_each(|c| end(c, 0));
             }
             Work::RemoveContainer { id, .. } => self.seen.containers.retain(|c| c.id != *id),
@@ -141,9 +143,9 @@ struct World {
     objects: BTreeMap<&'static str, Pod>,
     manager: Manager,
     /// Steps that the agent waits for.
-    pending: Vec<(String, Record, Option<Pod>, Work)>,
+    pending: Vec<(String, Record, Option<Arc<Pod>>, Work)>,
     /// Calls of killed agents that the runtime is still busy with.
-    stray: Vec<(Record, Option<Pod>, Work)>,
+    stray: Vec<(Record, Option<Arc<Pod>>, Work)>,
     uids: u64,
     faults: bool,
 }
@@ -170,7 +172,7 @@ impl World {
             name: pod.metadata.name.clone(),
             uid: pod.metadata.uid.clone(),
             deleting: pod.metadata.deletion_timestamp.is_some(),
-            pod: Ok(pod.clone()),
+            pod: Ok(pod.clone().into()),
         };
         self.objects.values().map(wanted).collect()
     }
@@ -180,7 +182,7 @@ impl World {
             match action {
                 Action::Work { incarnation, work } => {
                     let worker = self.manager.worker(&incarnation).unwrap();
-                    let (record, pod) = (worker.record.clone(), worker.desired.clone());
+                    let (record, pod) = (worker.record.clone(), worker.spec.clone());
                     self.check_not_stopped(&record, &work);
                     self.pending.push((incarnation, record, pod, work));
                 }
@@ -196,7 +198,8 @@ impl World {
                         self.objects.retain(|n, _| *n != name);
                     }
                 }
-                Action::Hasten { .. } | Action::Report { .. } | Action::Observe => {}
+                Action::CallOff { incarnation } => self.call_off(&incarnation),
+                Action::Hasten { .. } | Action::Report { .. } | Action::Event { .. } | Action::Observe => {}
             }
         }
         self.check();
@@ -208,7 +211,7 @@ impl World {
         let wanted =
             pod.is_some_and(|pod| pod.metadata.deletion_timestamp.is_none()) && record.ended.is_none();
         let touched = match work {
-            Work::StopContainers { ids, .. } => ids.clone(),
+            Work::StopContainers { stops, .. } => stops.iter().map(|stop| stop.id.clone()).collect(),
             Work::RetireSandbox { id } => {
                 let live = self.runtime.seen.sandboxes.iter().any(|s| s.id == *id && s.ready);
                 self.runtime.seen.in_sandbox(id).filter(|_| live).map(|c| c.id.clone()).collect()
@@ -253,13 +256,23 @@ impl World {
             8 => Err(failed("did not work")),
             9 => {
                 // Done, but the answer is lost.
-                let _ = self.carry_out(&record, pod.as_ref(), &work);
+                let _ = self.carry_out(&record, pod.as_deref(), &work);
                 Err(WorkError { retry: Retry::Soon, ..failed("the connection broke") })
             }
-            _ => self.carry_out(&record, pod.as_ref(), &work),
+            _ => self.carry_out(&record, pod.as_deref(), &work),
         };
         self.check();
         self.input(Input::Done { incarnation, result });
+    }
+
+    /// The agent drops a call; the runtime may carry it out all the same.
+    fn call_off(&mut self, incarnation: &str) {
+        let Some(at) = self.pending.iter().position(|(of, ..)| of == incarnation) else { return };
+        let (incarnation, record, pod, work) = self.pending.swap_remove(at);
+        if self.random.one_in(2) {
+            self.stray.push((record, pod, work));
+        }
+        self.input(Input::Done { incarnation, result: Err(WorkError::called_off()) });
     }
 
     fn carry_out(&mut self, record: &Record, pod: Option<&Pod>, work: &Work) -> Result<(), WorkError> {
@@ -295,7 +308,7 @@ impl World {
         let (record, pod, work) = self.stray.swap_remove(at);
         // Writing to the store ends with the process; only the runtime's calls go on.
         if !matches!(work, Work::Persist(_) | Work::Forget) {
-            let _ = self.runtime.apply(&record, pod.as_ref(), &work);
+            let _ = self.runtime.apply(&record, pod.as_deref(), &work);
         }
         self.check();
     }

@@ -4,18 +4,29 @@
 //!
 //! Invariants
 //! - At most one step of a pod is under way, and the next one is decided on an observation that began after it ended.
+//! - A pod that ends has its containers stopped first; only then is its end recorded and told.
 //! - A sandbox is only made when the observation shows none that is ready, under an attempt number that the runtime refuses to
 //!   give twice: never two running sandboxes for one pod, wherever the agent is killed.
 //! - The record is durable before the first sandbox is made, and again before the containers it tells of are removed.
 
-use std::{collections::BTreeMap, time::Duration};
+mod containers;
+mod end;
+mod health;
+mod run;
+mod say;
+mod stop;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+pub use health::{Health, Outcome, ProbeKind};
+pub use stop::Stop;
 
 use super::{
     backoff::{Failure, Restarts},
-    limits,
-    observed::{Container as Seen, Observed, Sandbox, State},
-    pod::{Container, Pod, RestartPolicy},
-    record::{Ended, Record},
+    events::Event,
+    observed::{Observed, Sandbox, State},
+    pod::Pod,
+    record::Record,
 };
 
 /// Monotonic time for waiting, Unix time for telling.
@@ -54,9 +65,9 @@ pub enum Work {
         id: String,
         name: String,
     },
-    /// SIGTERM to all at once, SIGKILL after the grace period.
+    /// Hooks, then SIGTERM to each in its turn, SIGKILL after what is left of the grace period.
     StopContainers {
-        ids: Vec<String>,
+        stops: Vec<Stop>,
         grace: Duration,
     },
     RemoveContainer {
@@ -78,12 +89,35 @@ pub struct WorkError {
     pub retry: Retry,
 }
 
+impl WorkError {
+    pub fn called_off() -> WorkError {
+        WorkError { reason: "CalledOff", message: String::new(), retry: Retry::Now }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
     /// Something is wrong: wait longer each time.
     Backoff,
     /// The runtime is away.
     Soon,
+    /// Who failed knows when it is worth another try.
+    After(Duration),
+    /// The step was called off (the pod is being deleted): decide anew at once.
+    Now,
+}
+
+/// What becomes of the step under way when the wish changes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Turn {
+    GoOn,
+    /// The same stop, with less time.
+    Hasten {
+        stops: Vec<Stop>,
+        grace: Duration,
+    },
+    /// What it works for is not wanted any more.
+    CallOff,
 }
 
 /// What a failure belongs to.
@@ -97,12 +131,18 @@ pub enum Slot {
 pub struct Worker {
     pub record: Record,
     /// `None`: nobody wants the pod any more.
-    pub desired: Option<Pod>,
+    pub desired: Option<Arc<Pod>>,
+    /// The last spec that was known, also when the object is gone: how to stop what it started.
+    pub spec: Option<Arc<Pod>>,
     /// The last observation, for the status; steps are decided on it only while it is fresh.
     pub seen: Option<Observed>,
     fresh: bool,
     pub failures: BTreeMap<Slot, Failure>,
     pub restarts: BTreeMap<String, Restarts>,
+    /// What probes found, by container id.
+    pub health: BTreeMap<String, Health>,
+    /// To be told with the next look.
+    events: Vec<Event>,
     /// Why the newest object was not taken; the pod goes on as it was.
     pub refused: Option<String>,
     busy: Option<Work>,
@@ -119,14 +159,17 @@ pub struct Worker {
 
 impl Worker {
     /// `stored`: the record was read from the store.
-    pub fn new(record: Record, desired: Option<Pod>, stored: bool) -> Worker {
+    pub fn new(record: Record, desired: Option<Arc<Pod>>, stored: bool) -> Worker {
         Worker {
             record,
+            spec: desired.clone(),
             desired,
             seen: None,
             fresh: false,
             failures: BTreeMap::new(),
             restarts: BTreeMap::new(),
+            health: BTreeMap::new(),
+            events: Vec::new(),
             refused: None,
             busy: None,
             done_at: 0,
@@ -156,24 +199,20 @@ impl Worker {
         self.desired.as_ref().is_none_or(|pod| pod.metadata.deletion_timestamp.is_some())
     }
 
-    /// Takes a new wish. Returns a second, harder stop when one with a longer grace period is under way.
-    pub fn set_desired(&mut self, desired: Option<Pod>) -> Option<Work> {
+    /// Takes a new wish, and tells what becomes of the step that is under way.
+    pub fn set_desired(&mut self, desired: Option<Arc<Pod>>) -> Turn {
         self.touched = true;
         self.refused = None;
         if let Some(pod) = &desired {
             self.record.grace_s = pod.grace().as_secs();
+            self.spec = Some(pod.clone());
         }
         self.desired = desired;
-        match &self.busy {
-            Some(Work::StopContainers { ids, grace }) if self.is_deleting() && self.grace() < *grace => {
-                Some(Work::StopContainers { ids: ids.clone(), grace: self.grace() })
-            }
-            _ => None,
-        }
+        self.turn()
     }
 
     /// Binds what runs to another uid of the same pod; the incarnation stays, so nothing restarts.
-    pub fn rebind(&mut self, pod: Pod) {
+    pub fn rebind(&mut self, pod: Arc<Pod>) {
         self.record.uid.clone_from(&pod.metadata.uid);
         self.stored = false;
         self.set_desired(Some(pod));
@@ -185,15 +224,24 @@ impl Worker {
             return;
         }
         let seen = all.of(&self.record.incarnation);
+        let mut exits = Vec::new();
         for container in seen.containers.iter().filter(|c| c.state == State::Exited) {
             let latest = seen.latest(&container.sandbox_id, &container.name);
             if latest.is_some_and(|latest| latest.id == container.id) {
-                self.restarts.entry(container.name.clone()).or_default().note_exit(now.mono, &container.id);
+                let killed = self.health(&container.id).killed();
+                let restarts = self.restarts.entry(container.name.clone()).or_default();
+                if restarts.note_exit(now.mono, &container.id, killed) {
+                    exits.push(container.name.clone());
+                }
             }
         }
+        self.health.retain(|id, _| seen.containers.iter().any(|c| c.id == *id));
         self.touched |= !self.fresh || self.seen.as_ref() != Some(&seen);
         self.seen = Some(seen);
         self.fresh = true;
+        for name in exits {
+            self.say_backoff(now, &name);
+        }
     }
 
     pub fn done(&mut self, now: Now, at: Ticket, result: Result<(), WorkError>) {
@@ -207,14 +255,9 @@ impl Worker {
             }
             _ => Slot::Pod,
         };
+        self.say_outcome(&work, &result);
         if let Err(error) = result {
-            let failure = match error.retry {
-                Retry::Soon => Failure::soon(now.mono, error.reason, error.message),
-                Retry::Backoff => {
-                    Failure::after(self.failures.get(&slot), now.mono, error.reason, error.message)
-                }
-            };
-            self.failures.insert(slot, failure);
+            self.fail(now, slot, error);
             return;
         }
         self.failures.remove(&slot);
@@ -227,6 +270,22 @@ impl Worker {
             Work::Forget => self.forgotten = true,
             _ => {}
         }
+    }
+
+    fn fail(&mut self, now: Now, slot: Slot, error: WorkError) {
+        let WorkError { reason, message, retry } = error;
+        let failure = match retry {
+            Retry::Now => return,
+            Retry::Soon => Failure::soon(now.mono, reason, message),
+            Retry::After(delay) => Failure::until(now.mono + delay, reason, message),
+            Retry::Backoff => Failure::after(self.failures.get(&slot), now.mono, reason, message),
+        };
+        self.failures.insert(slot, failure);
+    }
+
+    /// What happened since the last call, in kubelet's words.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
     }
 
     /// Keeps the worker from being looked at while nothing happens to it; `touch` makes it look again.
@@ -267,14 +326,7 @@ impl Worker {
         }
         let failures = self.failures.values().map(|failure| failure.due);
         let restarts = self.restarts.values().map(Restarts::due);
-        failures.chain(restarts).filter(|due| *due > now.mono).min()
-    }
-
-    pub fn grace(&self) -> Duration {
-        match &self.desired {
-            Some(pod) => pod.grace(),
-            None => Duration::from_secs(self.record.grace_s),
-        }
+        failures.chain(restarts).chain(self.deadline(now)).filter(|due| *due > now.mono).min()
     }
 
     /// The sandbox that the pod runs in: the ready one; of several, which only a foreign hand can make, the fullest.
@@ -287,200 +339,4 @@ impl Worker {
     fn waits(&self, now: Now, slot: &Slot) -> bool {
         self.failures.get(slot).is_some_and(|failure| failure.due > now.mono)
     }
-
-    fn next_stop(&mut self, now: Now, seen: &Observed) -> Option<Work> {
-        if self.waits(now, &Slot::Pod) {
-            return None;
-        }
-        if let Some(stop) = self.stop_all(seen) {
-            return Some(stop);
-        }
-        if let Some(sandbox) = seen.sandboxes.first() {
-            // Kept in memory for the last status; not worth a write, the pod is going.
-            self.record.harvest(seen, sandbox);
-            return Some(Work::RetireSandbox { id: sandbox.id.clone() });
-        }
-        if !self.cleaned {
-            return Some(Work::CleanUp);
-        }
-        self.desired.is_none().then_some(Work::Forget)
-    }
-
-    fn stop_all(&self, seen: &Observed) -> Option<Work> {
-        let alive = |c: &&Seen| matches!(c.state, State::Running | State::Unknown);
-        let ids: Vec<String> = seen.containers.iter().filter(alive).map(|c| c.id.clone()).collect();
-        (!ids.is_empty()).then(|| Work::StopContainers { ids, grace: self.grace() })
-    }
-
-    fn next_run(&mut self, now: Now, seen: &Observed) -> Option<Work> {
-        let pod = self.desired.clone()?;
-        if self.waits(now, &Slot::Pod) {
-            return None;
-        }
-        let hash = pod.spec_hash();
-        if self.record.spec_hash != hash {
-            self.record.spec_hash = hash;
-            self.stored = false;
-        }
-        if self.record.start_time == 0 {
-            self.record.start_time = now.unix;
-            self.stored = false;
-        }
-        let current = self.sandbox(seen).cloned();
-        let old = seen
-            .sandboxes
-            .iter()
-            .find(|s| current.as_ref().is_none_or(|current| current.id != s.id))
-            .cloned();
-        // An ended pod keeps its dead sandbox: its containers hold logs and exit codes.
-        if let Some(old) = old.as_ref().filter(|_| self.record.ended.is_none()) {
-            if self.record.harvest(seen, old) {
-                self.stored = false;
-            }
-            if current.is_none() {
-                self.end_if_complete(&pod, seen, None);
-            }
-        }
-        if !self.stored {
-            return Some(Work::Persist(self.record.clone()));
-        }
-        if self.record.ended.is_some() {
-            return current.map(|sandbox| Work::StopSandbox { id: sandbox.id });
-        }
-        if let Some(old) = old {
-            return Some(Work::RetireSandbox { id: old.id });
-        }
-        let Some(sandbox) = current else {
-            return Some(match self.prepared {
-                false => Work::PrepareVolumes,
-                true => Work::RunSandbox { attempt: self.record.next_sandbox },
-            });
-        };
-        self.next_in_sandbox(now, &pod, seen, &sandbox)
-    }
-
-    fn next_in_sandbox(&mut self, now: Now, pod: &Pod, seen: &Observed, sandbox: &Sandbox) -> Option<Work> {
-        // A container whose init container's record was removed by hand has got past it.
-        let started = pod.spec.containers.iter().any(|c| seen.latest(&sandbox.id, &c.name).is_some());
-        for container in &pod.spec.init_containers {
-            let latest = seen.latest(&sandbox.id, &container.name);
-            match latest {
-                Some(c) if c.state == State::Exited && c.exit_code == 0 => continue,
-                Some(c) if c.state == State::Exited && pod.spec.restart_policy == RestartPolicy::Never => {
-                    self.record.ended = Some(Ended::Failed);
-                    return self.persist();
-                }
-                None if started => continue,
-                _ => return self.container_step(now, seen, sandbox, container, latest),
-            }
-        }
-        for container in &pod.spec.containers {
-            if self.exit_code(seen, Some(sandbox), container).is_some_and(|code| is_final(pod, code)) {
-                continue;
-            }
-            let latest = seen.latest(&sandbox.id, &container.name);
-            if let Some(work) = self.container_step(now, seen, sandbox, container, latest) {
-                return Some(work);
-            }
-        }
-        self.end_if_complete(pod, seen, Some(sandbox));
-        match self.stored {
-            false => Some(Work::Persist(self.record.clone())),
-            true => older_container(seen, sandbox),
-        }
-    }
-
-    fn container_step(
-        &self,
-        now: Now,
-        seen: &Observed,
-        sandbox: &Sandbox,
-        container: &Container,
-        latest: Option<&Seen>,
-    ) -> Option<Work> {
-        let name = container.name.clone();
-        if self.waits(now, &Slot::Container(name.clone())) {
-            return None;
-        }
-        let remembered = self.record.containers.get(&name).map_or(0, |r| r.next_attempt);
-        let Some(latest) = latest else {
-            return Some(Work::CreateContainer { sandbox: sandbox.clone(), name, attempt: remembered });
-        };
-        let same = latest.hash == container.hash();
-        let retire = |seen: &Seen| Work::RemoveContainer {
-            id: seen.id.clone(),
-            name: name.clone(),
-            attempt: seen.attempt,
-        };
-        match latest.state {
-            State::Created if same => Some(Work::StartContainer { id: latest.id.clone(), name }),
-            State::Created => Some(retire(latest)),
-            State::Running if same => None,
-            State::Running | State::Unknown => {
-                Some(Work::StopContainers { ids: vec![latest.id.clone()], grace: self.grace() })
-            }
-            State::Exited => {
-                let waiting = self.restarts.get(&name).is_some_and(|restarts| restarts.is_waiting(now.mono));
-                if same && waiting {
-                    return None;
-                }
-                let older = seen.in_sandbox(&sandbox.id).find(|c| c.name == name && c.id != latest.id);
-                let attempt = remembered.max(latest.attempt.saturating_add(1));
-                // The one before stays for `lastState` and its log; those before it go first.
-                Some(older.map_or(
-                    Work::CreateContainer { sandbox: sandbox.clone(), name: name.clone(), attempt },
-                    retire,
-                ))
-            }
-        }
-    }
-
-    /// How a container ended: in this sandbox, else in one that is gone.
-    pub fn exit_code(
-        &self,
-        seen: &Observed,
-        sandbox: Option<&Sandbox>,
-        container: &Container,
-    ) -> Option<i32> {
-        match sandbox.and_then(|sandbox| seen.latest(&sandbox.id, &container.name)) {
-            Some(latest) => (latest.state == State::Exited).then_some(latest.exit_code),
-            None => self.record.containers.get(&container.name)?.last.as_ref().map(|last| last.exit_code),
-        }
-    }
-
-    /// Decides whether every container has ended for good.
-    fn end_if_complete(&mut self, pod: &Pod, seen: &Observed, sandbox: Option<&Sandbox>) {
-        let codes: Option<Vec<i32>> =
-            pod.spec.containers.iter().map(|container| self.exit_code(seen, sandbox, container)).collect();
-        let Some(codes) = codes else { return };
-        if codes.iter().all(|code| is_final(pod, *code)) {
-            let failed = codes.iter().any(|code| *code != 0);
-            self.record.ended = Some(if failed { Ended::Failed } else { Ended::Succeeded });
-            self.stored = false;
-        }
-    }
-
-    fn persist(&mut self) -> Option<Work> {
-        self.stored = false;
-        Some(Work::Persist(self.record.clone()))
-    }
-}
-
-/// True when a container that ended so is not started again.
-fn is_final(pod: &Pod, exit_code: i32) -> bool {
-    match pod.spec.restart_policy {
-        RestartPolicy::Always => false,
-        RestartPolicy::OnFailure => exit_code == 0,
-        RestartPolicy::Never => true,
-    }
-}
-
-/// Of each name the newest and the one before it are kept.
-fn older_container(seen: &Observed, sandbox: &Sandbox) -> Option<Work> {
-    let excess = seen.in_sandbox(&sandbox.id).find(|container| {
-        let newer = |c: &&Seen| c.name == container.name && c.attempt > container.attempt;
-        container.state == State::Exited
-            && seen.in_sandbox(&sandbox.id).filter(newer).count() > limits::DEAD_KEPT
-    })?;
-    Some(Work::RemoveContainer { id: excess.id.clone(), name: excess.name.clone(), attempt: excess.attempt })
 }

@@ -1,0 +1,88 @@
+//! How a pod ends by itself: its containers are done, its time is over, or somebody on the node gave it up.
+
+use std::time::Duration;
+
+use super::{Now, Work, Worker, run::is_final};
+use crate::edged::{
+    events::Event,
+    observed::{Observed, Sandbox, State},
+    pod::{Pod, RestartPolicy},
+    record::{Ended, Failing},
+};
+
+const DEADLINE: &str = "DeadlineExceeded";
+const DEADLINE_TEXT: &str = "Pod was active on the node longer than the specified deadline";
+
+impl Worker {
+    /// Gives the pod up: its containers are stopped, then it is Failed with this reason, and stays so. False when it is ending or
+    /// has ended already.
+    pub fn give_up(&mut self, reason: &str, message: &str, grace: Option<Duration>) -> bool {
+        if self.record.ended.is_some() || self.record.failing.is_some() || self.is_deleting() {
+            return false;
+        }
+        let grace_s = grace.map(|grace| grace.as_secs());
+        self.record.failing = Some(Failing { reason: reason.into(), message: message.into(), grace_s });
+        self.stored = false;
+        self.touched = true;
+        true
+    }
+
+    pub(super) fn check_deadline(&mut self, now: Now, pod: &Pod) {
+        let over = deadline_unix(pod, self.record.start_time).is_some_and(|deadline| deadline <= now.unix);
+        if over && self.give_up(DEADLINE, DEADLINE_TEXT, None) {
+            self.say(Event::normal(DEADLINE, DEADLINE_TEXT));
+        }
+    }
+
+    /// When `activeDeadlineSeconds` is over, in monotonic time.
+    pub(super) fn deadline(&self, now: Now) -> Option<Duration> {
+        let pod = self.desired.as_ref().filter(|_| !self.is_deleting())?;
+        if self.record.ended.is_some() || self.record.failing.is_some() {
+            return None;
+        }
+        let left = deadline_unix(pod, self.record.start_time)?.saturating_sub(now.unix);
+        Some(now.mono + Duration::from_secs(u64::try_from(left).unwrap_or(0)))
+    }
+
+    /// What the pod comes to, if its containers or the node have decided that.
+    pub(super) fn outcome(&self, pod: &Pod, seen: &Observed, sandbox: Option<&Sandbox>) -> Option<Ended> {
+        if self.record.failing.is_some() || self.init_failed(pod, seen, sandbox) {
+            return Some(Ended::Failed);
+        }
+        let codes: Option<Vec<i32>> =
+            pod.spec.containers.iter().map(|container| self.exit_code(seen, sandbox, container)).collect();
+        let codes = codes?;
+        if !codes.iter().all(|code| is_final(pod, *code)) {
+            return None;
+        }
+        Some(if codes.iter().any(|code| *code != 0) { Ended::Failed } else { Ended::Succeeded })
+    }
+
+    /// An init container failed and is not to be tried again.
+    fn init_failed(&self, pod: &Pod, seen: &Observed, sandbox: Option<&Sandbox>) -> bool {
+        let mut plain = pod.spec.init_containers.iter().filter(|c| !c.is_sidecar());
+        pod.spec.restart_policy == RestartPolicy::Never
+            && plain.any(|c| self.exit_code(seen, sandbox, c).is_some_and(|code| code != 0))
+    }
+
+    /// Stops what still runs, sidecars last; then writes down how the pod ended.
+    pub(super) fn end(&mut self, seen: &Observed, outcome: Ended) -> Option<Work> {
+        if let Some(stop) = self.stop_all(seen) {
+            return Some(stop);
+        }
+        // Its containers may be removed for their disk space; how they ended is kept.
+        for sandbox in
+            seen.sandboxes.iter().filter(|s| seen.in_sandbox(&s.id).all(|c| c.state != State::Running))
+        {
+            self.record.harvest(seen, sandbox);
+        }
+        self.record.ended = Some(outcome);
+        self.stored = false;
+        Some(Work::Persist(self.record.clone()))
+    }
+}
+
+fn deadline_unix(pod: &Pod, start: i64) -> Option<i64> {
+    let seconds = pod.spec.active_deadline_seconds.filter(|_| start > 0)?;
+    Some(start.saturating_add(seconds.max(0)))
+}

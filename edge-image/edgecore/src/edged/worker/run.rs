@@ -1,0 +1,73 @@
+//! What a wanted pod needs next, down to its sandbox.
+
+use super::{Now, Slot, Work, Worker};
+use crate::edged::{
+    observed::{Observed, Sandbox},
+    pod::{Pod, RestartPolicy},
+};
+
+impl Worker {
+    pub(super) fn next_run(&mut self, now: Now, seen: &Observed) -> Option<Work> {
+        let pod = self.desired.clone()?;
+        if self.waits(now, &Slot::Pod) {
+            return None;
+        }
+        self.note_start(now, &pod);
+        let current = self.sandbox(seen).cloned();
+        let is_current = |s: &&Sandbox| current.as_ref().is_some_and(|current| current.id == s.id);
+        let old = seen.sandboxes.iter().find(|s| !is_current(s)).cloned();
+        // An ended pod keeps its dead sandbox: its containers hold logs and exit codes.
+        if self.record.ended.is_none() {
+            if let Some(old) = &old
+                && self.record.harvest(seen, old)
+            {
+                self.stored = false;
+            }
+            self.check_deadline(now, &pod);
+        }
+        if !self.stored {
+            return Some(Work::Persist(self.record.clone()));
+        }
+        if self.record.ended.is_some() {
+            return current.map(|sandbox| Work::StopSandbox { id: sandbox.id });
+        }
+        if let Some(outcome) = self.outcome(&pod, seen, current.as_ref()) {
+            return self.end(seen, outcome);
+        }
+        if let Some(old) = old {
+            if current.is_none() {
+                self.say_sandbox_changed();
+            }
+            return Some(Work::RetireSandbox { id: old.id });
+        }
+        let Some(sandbox) = current else {
+            return Some(match self.prepared {
+                false => Work::PrepareVolumes,
+                true => Work::RunSandbox { attempt: self.record.next_sandbox },
+            });
+        };
+        self.next_in_sandbox(now, &pod, seen, &sandbox)
+    }
+
+    /// The facts that are written once, before anything is made.
+    fn note_start(&mut self, now: Now, pod: &Pod) {
+        let hash = pod.spec_hash();
+        if self.record.spec_hash != hash {
+            self.record.spec_hash = hash;
+            self.stored = false;
+        }
+        if self.record.start_time == 0 {
+            self.record.start_time = now.unix;
+            self.stored = false;
+        }
+    }
+}
+
+/// True when a container that ended so is not started again.
+pub(super) fn is_final(pod: &Pod, exit_code: i32) -> bool {
+    match pod.spec.restart_policy {
+        RestartPolicy::Always => false,
+        RestartPolicy::OnFailure => exit_code == 0,
+        RestartPolicy::Never => true,
+    }
+}
