@@ -60,6 +60,26 @@ pub fn host(root: &Path, options: &Options) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// The table of pods on this machine's containerd: every row is a case.
+pub fn pods(root: &Path, options: &Options) -> Result<Outcome> {
+    if let Some(why) = e2e::containerd::missing() {
+        let line = format!("the table of pods: {why}");
+        return Ok(Outcome { not_run: vec![line], ..Outcome::default() });
+    }
+    let busybox = prerequisites::busybox(root, options.debian_mirror.as_deref())?;
+    let programs = on_this_machine(root, options)?;
+    images::busybox(root, &busybox)?;
+    let dir = scratch("pods")?;
+    let told = e2e::pods::run(&programs, &dir, &root.join("tests/pods"), &options.row)?;
+    let again = |row: &str| format!("(again: cargo xtask test --suite pods --row {row})");
+    let failed: Vec<String> =
+        told.failed.iter().map(|(row, why)| format!("{row}: {why} {}", again(row))).collect();
+    if failed.is_empty() {
+        std::fs::remove_dir_all(&dir).context("remove the scratch folder")?;
+    }
+    Ok(Outcome { passed: told.passed.len() as u32, failed, ..Outcome::default() })
+}
+
 /// What runs on this machine itself, and cloudcore's OCI image.
 fn host_programs(root: &Path, options: &Options) -> Result<(Programs, PathBuf)> {
     let programs = on_this_machine(root, options)?;

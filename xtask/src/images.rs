@@ -67,3 +67,20 @@ pub fn archives(root: &Path, arch: &str, pause: &Path, hello: &Path) -> Result<P
     }
     Ok(folder)
 }
+
+/// An image with a shell, for the pods of the tests: `docker.io/kinglet/busybox:1`, beside the others in target/images/ARCH.
+pub fn busybox(root: &Path, busybox: &Path) -> Result<()> {
+    // The shell runs its own programs without looking for them; these are for commands that are run without a shell.
+    const APPLETS: [&str; 12] =
+        ["sh", "cat", "echo", "env", "false", "httpd", "id", "ls", "nc", "sleep", "tar", "true"];
+    let spec = Spec {
+        reference: "docker.io/kinglet/busybox:1".into(),
+        arch: oci_arch(std::env::consts::ARCH).into(),
+        files: vec![File::program(busybox, "/bin/busybox")],
+        links: APPLETS.map(|name| (format!("/bin/{name}"), "busybox".to_owned())).to_vec(),
+        env: vec![("PATH".into(), "/bin".into())],
+        ..Spec::default()
+    };
+    let folder = root.join("target/images").join(std::env::consts::ARCH);
+    write_archive(&spec, &folder.join("busybox.tar")).map(drop)
+}

@@ -27,6 +27,7 @@ cargo xtask: build, run and test Kinglet
       --debian-mirror URL               take Debian packages from there (needed on Ubuntu)
   cargo xtask test                      all tests, as .ci/run runs them
       --suite NAME                      only this suite (cargo xtask test --list shows them); may be repeated
+      --row TEXT                        of the suite `pods`: only rows with this in their names
   cargo xtask image --board BOARD       a flashable image: rpi (Pi 3, 4, 5, Zero 2 W) or qemu-virt
       --dev                             with a shell on the serial console
       --out DIR                         default target/image/BOARD
@@ -75,6 +76,7 @@ fn dispatch() -> Result<()> {
             Long("out") => options.out = Some(parser.value()?.into()),
             Long("board") => options.board = Some(parser.value()?.string()?),
             Long("arch") => options.arch.push(parser.value()?.string()?),
+            Long("row") => options.row = parser.value()?.string()?,
             Long("suite") => options.suites.push(parser.value()?.string()?),
             Long("memory") => options.memory_mb = Some(parser.value()?.parse()?),
             Long("debian-mirror") => options.debian_mirror = Some(parser.value()?.string()?),
@@ -104,6 +106,7 @@ pub struct Options {
     board: Option<String>,
     arch: Vec<String>,
     suites: Vec<String>,
+    row: String,
     memory_mb: Option<u32>,
     debian_mirror: Option<String>,
 }

@@ -102,6 +102,11 @@ pub fn tools(root: &Path, debian_mirror: Option<&str>) -> Result<Tools> {
     ensure(&[Group::Kubectl, Group::Qemu, Group::Image], &options(root, debian_mirror))
 }
 
+/// The programs that the pods of the tests are made of, as a static busybox.
+pub fn busybox(root: &Path, debian_mirror: Option<&str>) -> Result<PathBuf> {
+    Ok(ensure(&[Group::Busybox], &options(root, debian_mirror))?.file("usr/bin/busybox"))
+}
+
 /// A C compiler for the device's architecture, fetched only where the host has none.
 pub fn device_compiler(root: &Path, debian_mirror: Option<&str>) -> Result<()> {
     let own = std::env::consts::ARCH == "aarch64" || std::env::var_os("KINGLET_CC").is_some();

@@ -21,6 +21,8 @@ pub struct Spec {
     /// OCI architecture: `arm64` or `amd64`.
     pub arch: String,
     pub files: Vec<File>,
+    /// Symbolic links: where (absolute) and what they say.
+    pub links: Vec<(String, String)>,
     pub entrypoint: Vec<String>,
     pub env: Vec<(String, String)>,
     pub user: Option<String>,
@@ -59,7 +61,7 @@ pub fn write_archive(spec: &Spec, out: &Path) -> Result<String> {
         "image name {:?} must be fully qualified with a tag, like docker.io/kinglet/hello:1",
         spec.reference
     );
-    let layer = layer(&spec.files)?;
+    let layer = layer(&spec.files, &spec.links)?;
     let mut gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::new(6));
     gzip.write_all(&layer)?;
     let packed = gzip.finish()?;
@@ -127,14 +129,14 @@ fn config(spec: &Spec, diff_id: &str) -> Value {
     })
 }
 
-fn layer(files: &[File]) -> Result<Vec<u8>> {
+fn layer(files: &[File], links: &[(String, String)]) -> Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut sorted: Vec<&File> = files.iter().collect();
     sorted.sort_by(|a, b| a.to.cmp(&b.to));
     let mut dirs = BTreeSet::new();
-    for file in &sorted {
-        let path = file.to.trim_start_matches('/');
-        ensure!(!path.is_empty(), "{:?} is no path for a file in an image", file.to);
+    for to in sorted.iter().map(|file| &file.to).chain(links.iter().map(|(at, _)| at)) {
+        let path = to.trim_start_matches('/');
+        ensure!(!path.is_empty(), "{to:?} is no path for a file in an image");
         let mut parent = Path::new(path).parent();
         while let Some(dir) = parent.filter(|dir| !dir.as_os_str().is_empty()) {
             dirs.insert(dir.to_path_buf());
@@ -149,6 +151,12 @@ fn layer(files: &[File]) -> Result<Vec<u8>> {
     for file in sorted {
         let bytes = fs::read(&file.from).with_context(|| format!("cannot read {}", file.from.display()))?;
         append(&mut tar, file.to.trim_start_matches('/'), file.mode, &bytes)?;
+    }
+    let links: BTreeMap<&str, &str> = links.iter().map(|(at, to)| (at.as_str(), to.as_str())).collect();
+    for (at, to) in links {
+        let mut header = header(0o777, 0);
+        header.set_entry_type(tar::EntryType::Symlink);
+        tar.append_link(&mut header, at.trim_start_matches('/'), to)?;
     }
     Ok(tar.into_inner()?)
 }

@@ -34,10 +34,12 @@ pub enum Group {
     Image,
     /// `clang`, for hosts whose own compiler does not know the device's architecture (cross/cc).
     Compiler,
+    /// A static busybox, for the pods of tests: `usr/bin/busybox`.
+    Busybox,
 }
 
 impl Group {
-    pub const ALL: [Group; 4] = [Group::Kubectl, Group::Qemu, Group::Image, Group::Compiler];
+    pub const ALL: [Group; 5] = [Group::Kubectl, Group::Qemu, Group::Image, Group::Compiler, Group::Busybox];
 
     fn name(self) -> &'static str {
         match self {
@@ -45,6 +47,7 @@ impl Group {
             Group::Qemu => "qemu",
             Group::Image => "image",
             Group::Compiler => "compiler",
+            Group::Busybox => "busybox",
         }
     }
 
@@ -54,6 +57,7 @@ impl Group {
             Group::Qemu => &["qemu-system-arm", "qemu-utils", "u-boot-qemu"],
             Group::Image => &["squashfs-tools", "e2fsprogs", "xz-utils", "zstd"],
             Group::Compiler => &["clang-19"],
+            Group::Busybox => &["busybox-static"],
         }
     }
 
@@ -63,6 +67,8 @@ impl Group {
             Group::Qemu => &["qemu-system-aarch64", "qemu-img"],
             Group::Image => &["mksquashfs", "unsquashfs", "mke2fs", "e2fsck", "debugfs", "xz", "zstd"],
             Group::Compiler => &["clang-19"],
+            // Static: it runs inside an image, not through a wrapper.
+            Group::Busybox => &[],
         }
     }
 }

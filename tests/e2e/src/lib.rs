@@ -15,6 +15,7 @@ pub mod host;
 pub mod http;
 pub mod kubectl;
 pub mod mutations;
+pub mod pods;
 pub mod process;
 pub mod report;
 pub mod rpi;

@@ -33,6 +33,11 @@ pub const ALL: &[Suite] = &[
         run: demo::host,
     },
     Suite {
+        name: "pods",
+        about: "the table of pods (tests/pods) on this machine's containerd",
+        run: demo::pods,
+    },
+    Suite {
         name: "guest",
         about: "the release image in QEMU: the whole story, power cut included",
         run: demo::guest,

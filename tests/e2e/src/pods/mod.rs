@@ -1,0 +1,101 @@
+//! The table of pods: every row is a pod as an operator writes it, the behaviour that Kubernetes documents for it, and the
+//! statuses, events and outputs that must be seen, on a real cloudcore, edgecore and containerd.
+//!
+//! Rows are data: `tests/pods/*.yaml`; [`row`] says what they may hold. Statuses come from one watch over all pods, so none that
+//! the API showed is missed; rows run side by side, those marked `alone` after them one by one.
+//!
+//! Start at [`run`].
+
+pub mod pattern;
+pub mod row;
+mod runner;
+pub mod seen;
+
+use std::{
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    Programs,
+    cloud::Cloud,
+    host::{NODE, Node},
+    process::tail,
+    steps::wait_for,
+};
+use row::Row;
+use runner::Runner;
+use seen::Seen;
+
+/// Rows side by side: the node starts three containers at once, the rest of a row's time is waiting.
+const SIDE_BY_SIDE: usize = 10;
+const READY: Duration = Duration::from_secs(60);
+
+/// What became of the table.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub passed: Vec<String>,
+    /// Row and what was wrong.
+    pub failed: Vec<(String, String)>,
+}
+
+/// Runs the rows of a folder whose names contain `filter`.
+pub fn run(programs: &Programs, dir: &Path, table: &Path, filter: &str) -> Result<Outcome> {
+    let rows = row::load(table, dir)?;
+    let chosen: Vec<&Row> = rows.iter().filter(|row| row.row.contains(filter)).collect();
+    ensure!(!chosen.is_empty(), "no row of {} has {filter:?} in its name", table.display());
+    let mut cloud = Cloud::new(&programs.cloudcore, &dir.join("cloud"), &["127.0.0.1"])?;
+    cloud.start()?;
+    let kubectl = cloud.kubectl(&programs.kubectl);
+    let mut node = Node::new(programs, dir)?;
+    node.join(&cloud, &cloud.token(&[])?, NODE)?;
+    node.start()?;
+    let ready = wait_for(READY, "node Ready", || Ok(kubectl.node_is_ready(NODE)?.then_some(())));
+    ready.with_context(|| format!("edgecore's log:\n{}", tail(&node.log(), 15)))?;
+
+    let seen = Seen::start(&kubectl, dir)?;
+    let (together, alone): (Vec<&Row>, Vec<&Row>) = chosen.into_iter().partition(|row| !row.alone);
+    let outcome = Mutex::new(Outcome::default());
+    let judge = |row: &Row, begun: Instant, result: Result<()>| {
+        let mut outcome = outcome.lock().expect("no row panics while it judges");
+        let took = begun.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => {
+                println!("  {:<44} {took:>5.1} s", row.row);
+                outcome.passed.push(row.row.clone());
+            }
+            Err(error) => {
+                println!("  {:<44} {took:>5.1} s  FAILED\n    {error:#}", row.row);
+                outcome.failed.push((row.row.clone(), format!("{error:#}")));
+            }
+        }
+    };
+    let next = AtomicUsize::new(0);
+    let node = Mutex::new(node);
+    std::thread::scope(|scope| {
+        for _ in 0..SIDE_BY_SIDE.min(together.len()) {
+            scope.spawn(|| {
+                while let Some(row) = together.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let begun = Instant::now();
+                    judge(row, begun, Runner::new(row, &kubectl, &seen, &node, dir).run());
+                }
+            });
+        }
+    });
+    for row in alone {
+        let begun = Instant::now();
+        judge(row, begun, Runner::new(row, &kubectl, &seen, &node, dir).run());
+    }
+    let outcome = outcome.into_inner().expect("no row panicked while it judged");
+    if !outcome.failed.is_empty() {
+        let node = node.into_inner().expect("no row panicked with the node");
+        println!("edgecore's log:\n{}", tail(&node.log(), 25));
+    }
+    Ok(outcome)
+}
