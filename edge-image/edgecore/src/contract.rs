@@ -6,7 +6,13 @@
 #[cfg(test)]
 pub mod testing;
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
@@ -171,9 +177,48 @@ pub trait KubeletApi: Send + Sync {
     fn serve(&self, io: rt::BoxIo) -> BoxFuture<'static, ()>;
 }
 
+/// A pod's status as `edged` last reported it.
+#[derive(Clone, Debug)]
+pub struct PodStatus {
+    pub uid: String,
+    /// JSON text of a status patch: `$patch` and `$setElementOrder` are still in it.
+    pub patch: Bytes,
+}
+
+/// What `edged` told the cloud of its pods, by namespace and name; at most one entry per pod that it manages. For whoever must
+/// say it again (logs, `/pods`).
+#[derive(Clone, Default)]
+pub struct PodStatuses(Arc<Mutex<BTreeMap<(String, String), PodStatus>>>);
+
+impl PodStatuses {
+    pub fn put(&self, namespace: &str, name: &str, status: PodStatus) {
+        self.lock().insert((namespace.into(), name.into()), status);
+    }
+
+    /// A newer pod of the same name keeps its status.
+    pub fn remove(&self, namespace: &str, name: &str, uid: &str) {
+        let mut all = self.lock();
+        let key = (namespace.to_string(), name.to_string());
+        if all.get(&key).is_some_and(|status| status.uid == uid) {
+            all.remove(&key);
+        }
+    }
+
+    pub fn get(&self, namespace: &str, name: &str) -> Option<PodStatus> {
+        self.lock().get(&(namespace.to_string(), name.to_string())).cloned()
+    }
+
+    // Held for one look-up, never across an await.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), PodStatus>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What a module gets at its start.
 #[derive(Clone)]
 pub struct Handles {
+    /// Written by `edged` only.
+    pub statuses: PodStatuses,
     /// Written by `edged` only; read with `subscribe`.
     pub runtime: watch::Sender<RuntimeStatus>,
     pub node_name: Arc<str>,

@@ -35,7 +35,7 @@ use tokio::sync::watch;
 
 use crate::{
     config::{Config, ConfigError},
-    contract::{Condition, Conditions, Handles, Inbox, Meta, RuntimeStatus, Uplink},
+    contract::{Condition, Conditions, Handles, Inbox, Meta, PodStatuses, RuntimeStatus, Uplink},
     hub::{Hub, HubHandle, RotateConfig},
     limits::DRAIN_TIMEOUT,
     meta::{BrokenMeta, Front, MetaStore},
@@ -103,6 +103,7 @@ async fn run_configured(
         },
     });
     let handles = Handles {
+        statuses: PodStatuses::default(),
         node_name: node_name.as_str().into(),
         runtime,
         meta: Arc::new(Front::new(memory.meta.clone(), uplink.clone())),

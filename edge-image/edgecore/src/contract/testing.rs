@@ -299,6 +299,7 @@ impl Bench {
         let (meta, uplink, bus) = (FakeMeta::new(), FakeUplink::new(), FakeBus::new());
         let conditions = Arc::new(FakeConditions::default());
         let handles = Handles {
+            statuses: PodStatuses::default(),
             node_name: "edge-1".into(),
             runtime: watch::Sender::default(),
             meta: meta.clone(),

@@ -27,6 +27,7 @@ pub mod env;
 pub mod events;
 mod execute;
 pub mod images;
+pub mod kubelet_api;
 pub mod logs;
 pub mod observe;
 pub mod render;

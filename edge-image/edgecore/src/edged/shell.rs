@@ -35,7 +35,7 @@ use super::{
     unix_ms,
     worker::{Now, Ticket, WorkError},
 };
-use crate::contract::{BoxFuture, Condition, Handles, Object, Report, RuntimeStatus};
+use crate::contract::{BoxFuture, Condition, Handles, Object, PodStatus, Report, RuntimeStatus};
 
 const UNAVAILABLE: &str = "ContainerRuntimeUnavailable";
 const PRELOAD: &str = "PreloadedImageUnusable";
@@ -447,6 +447,8 @@ impl Shell {
 
     fn report(&self, namespace: &str, name: &str, uid: &str, status: &Value) {
         let record = Record { uid: uid.into(), ..Record::default() };
+        let patch = serde_json::to_vec(status).expect("a status serialises").into();
+        self.handles.statuses.put(namespace, name, PodStatus { uid: uid.into(), patch });
         let resource = format!("{namespace}/podpatch/{name}");
         let message = Message::new(unix_ms(), wire::source::EDGED, "meta", Operation::PATCH, &resource)
             .with_content(&status::patch(&record, status));
@@ -455,6 +457,7 @@ impl Shell {
     }
 
     fn report_gone(&self, namespace: &str, name: &str, uid: &str) {
+        self.handles.statuses.remove(namespace, name, uid);
         let resource = format!("{namespace}/pod/{name}");
         let message = Message::new(unix_ms(), wire::source::EDGED, "meta", Operation::DELETE, &resource)
             .with_content(&json!({ "gracePeriodSeconds": 0, "preconditions": { "uid": uid } }));

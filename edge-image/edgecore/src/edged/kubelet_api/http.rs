@@ -1,0 +1,69 @@
+//! One connection: HTTP/1.1 with upgrades over any byte stream.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use http::{Method, Request, StatusCode};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rt::{BoxFuture, BoxIo};
+
+use super::{
+    Access, Node,
+    body::{Answer, text},
+    limits,
+    logs,
+    route::{Query, Route},
+};
+
+/// What goes on with the bytes of a connection after its upgrade. Run by [`serve`] itself, so nothing is spawned: whoever drops
+/// the connection drops all of it.
+pub type Afterwards = Arc<Mutex<Option<BoxFuture<'static, ()>>>>;
+
+pub async fn serve(node: Arc<Node>, io: BoxIo, access: Access) {
+    let afterwards = Afterwards::default();
+    let service = service_fn(|request| {
+        let (node, afterwards) = (node.clone(), afterwards.clone());
+        async move { Ok::<_, Infallible>(handle(node, request, access, afterwards).await) }
+    });
+    let connection = builder().serve_connection(TokioIo::new(io), service).with_upgrades();
+    // Peers leave when they have what they want; that is nobody's fault.
+    if let Err(error) = connection.await {
+        tracing::debug!("a connection to the kubelet API ended: {error}");
+    }
+    let next = afterwards.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(next) = next {
+        next.await;
+    }
+}
+
+/// Memory per connection is bounded here, in both directions.
+pub fn builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::HEAD_TIMEOUT)
+        .max_buf_size(limits::HTTP_BUFFER_BYTES_MAX);
+    builder
+}
+
+async fn handle(node: Arc<Node>, request: Request<Incoming>, access: Access, _afterwards: Afterwards) -> Answer {
+    let Some(route) = Route::parse(request.uri().path()) else {
+        return text(StatusCode::NOT_FOUND, "404 page not found\n");
+    };
+    if access == Access::ReadOnly && !route.is_public() {
+        return text(StatusCode::NOT_FOUND, "404 page not found\n");
+    }
+    let upgrades = matches!(route, Route::Exec(_) | Route::Attach(_) | Route::PortForward(_));
+    if request.method() != Method::GET && !(upgrades && request.method() == Method::POST) {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed\n");
+    }
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    match route {
+        Route::Logs(target) => logs::answer(node, &target, &query).await,
+        Route::Health => text(StatusCode::OK, "ok"),
+        _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+    }
+}

@@ -1,0 +1,24 @@
+//! Upper bounds of the kubelet API, and what happens at them.
+
+use std::time::Duration;
+
+/// Head of a request, and what waits to be written to a peer. A longer head is refused with 431; an answer waits.
+pub const HTTP_BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// A peer that sends no whole head for so long is cut off.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Read from a log at once; also about the size of one piece of an answer.
+pub const LOG_BLOCK_BYTES: usize = 32 * 1024;
+/// Blocks looked at before the runtime's thread is given back, when a filter leaves nothing of them.
+pub const LOG_BLOCKS_PER_STEP: usize = 16;
+/// Time, stream and tag of a log entry; an entry with a longer head is damaged and left out.
+pub const LOG_HEAD_BYTES_MAX: usize = 96;
+/// Log files of one container; older ones are not looked at.
+pub const LOG_FILES_MAX: usize = 64;
+/// Between looks at a log that is followed: right after news, and when it is quiet.
+pub const LOG_POLL_MIN: Duration = Duration::from_millis(50);
+pub const LOG_POLL_MAX: Duration = Duration::from_millis(400);
+/// How often the runtime is asked whether a container whose log is followed still runs.
+pub const LOG_STATE_CHECK: Duration = Duration::from_secs(1);
+
+const _: () = assert!(LOG_HEAD_BYTES_MAX < LOG_BLOCK_BYTES);
