@@ -28,7 +28,7 @@ pub mod meta;
 pub mod node;
 pub mod twin;
 
-use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use rt::{Drain, Policy, RestartPolicy, Supervisor};
 use tokio::sync::watch;
@@ -36,6 +36,7 @@ use tokio::sync::watch;
 use crate::{
     config::{Config, ConfigError},
     contract::{Condition, Conditions, Handles, Inbox, Meta, PodStatuses, RuntimeStatus, Uplink},
+    edged::kubelet_api::Server as KubeletServer,
     hub::{Hub, HubHandle, RotateConfig},
     limits::DRAIN_TIMEOUT,
     meta::{BrokenMeta, Front, MetaStore},
@@ -112,7 +113,9 @@ async fn run_configured(
         conditions: board.clone(),
     };
 
+    let kubelet_api = edged::kubelet_api::new(handles.clone(), edged::Settings::from_config(cfg));
     let mut supervisor = Supervisor::new(drain);
+    spawn_read_only_port(&mut supervisor, cfg, &kubelet_api);
     let status = status::Sources::new(cfg, &handles, board.subscribe());
     supervisor.spawn("status", restart(), move |drain| done(status::run(status.clone(), drain)));
     if cfg.modules.edge_hub.enable {
@@ -160,6 +163,17 @@ fn spawn_hub(
             conditions: conditions.clone(),
         };
         done(hub.run(drain))
+    });
+}
+
+fn spawn_read_only_port(supervisor: &mut Supervisor, cfg: &Config, kubelet_api: &KubeletServer) {
+    let kubelet = &cfg.modules.edged.tailored_kubelet_config;
+    if !cfg.modules.edged.enable || kubelet.read_only_port == 0 {
+        return;
+    }
+    let (server, address) = (kubelet_api.clone(), SocketAddr::new(kubelet.address, kubelet.read_only_port));
+    supervisor.spawn("kubelet-api", restart(), move |drain| {
+        done(edged::kubelet_api::listener::run(server.clone(), address, drain))
     });
 }
 

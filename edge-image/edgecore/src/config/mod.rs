@@ -13,6 +13,7 @@ mod tests;
 use std::{
     collections::BTreeMap,
     fs, io,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -104,6 +105,9 @@ pub struct Kubelet {
     /// `/var/log/pods`.
     pub pod_logs_dir: PathBuf,
     pub resolv_conf: PathBuf,
+    /// Where metrics and statistics are served without asking who reads them; port 0: nowhere.
+    pub address: IpAddr,
+    pub read_only_port: u16,
     /// Resources kept from pods: `cpu`, `memory`, `ephemeral-storage`, as Kubernetes quantities.
     pub system_reserved: BTreeMap<String, String>,
     pub kube_reserved: BTreeMap<String, String>,
@@ -221,6 +225,8 @@ impl Default for Kubelet {
             container_log_max_files: 5,
             pod_logs_dir: "/var/log/pods".into(),
             resolv_conf: "/etc/resolv.conf".into(),
+            address: IpAddr::from([127, 0, 0, 1]),
+            read_only_port: 10350,
             system_reserved: BTreeMap::new(),
             kube_reserved: BTreeMap::new(),
         }

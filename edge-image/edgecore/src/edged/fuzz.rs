@@ -3,10 +3,11 @@
 use super::{
     dns::parse_resolv_conf,
     env::{self, Facts},
+    kubelet_api,
     pod::Pod,
     quantity,
     record::Record,
-    shell, sources, status,
+    shell, sources, stats, status,
 };
 
 pub fn fuzz_pod(data: &[u8]) {
@@ -28,4 +29,11 @@ pub fn fuzz_data(data: &[u8]) {
 
 pub fn fuzz_record(data: &[u8]) {
     let _ = serde_json::from_slice::<Record>(data);
+}
+
+/// What asks the kubelet API, and the logs and figures that it reads.
+pub fn fuzz_kubelet(data: &[u8]) {
+    kubelet_api::route::fuzz_route(data);
+    kubelet_api::logs::fuzz_log(data);
+    stats::fuzz_stats(data);
 }

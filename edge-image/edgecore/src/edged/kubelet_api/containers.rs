@@ -73,7 +73,10 @@ impl Node {
 pub fn has_container(pod: &Object, name: &str) -> bool {
     let names: Names = serde_json::from_slice(&pod.body).unwrap_or_default();
     let spec = names.spec;
-    [spec.containers, spec.init_containers, spec.ephemeral_containers].iter().flatten().any(|c| c.name == name)
+    [spec.containers, spec.init_containers, spec.ephemeral_containers]
+        .iter()
+        .flatten()
+        .any(|c| c.name == name)
 }
 
 /// The entry of a container in a pod's status.
@@ -98,7 +101,8 @@ pub fn with_log(status: &Value, target: &Target, previous: bool) -> Result<Strin
     };
     let last = id("/lastState/terminated/containerID");
     if previous {
-        return last.ok_or_else(|| format!("previous terminated container {container:?} in pod {pod:?} not found"));
+        return last
+            .ok_or_else(|| format!("previous terminated container {container:?} in pod {pod:?} not found"));
     }
     let state = &entry["state"];
     if state.get("running").is_some_and(|running| !running.is_null())

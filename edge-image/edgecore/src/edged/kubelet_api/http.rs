@@ -13,8 +13,7 @@ use rt::{BoxFuture, BoxIo};
 use super::{
     Access, Node,
     body::{Answer, text},
-    limits,
-    logs,
+    limits, logs,
     route::{Query, Route},
 };
 
@@ -49,7 +48,12 @@ pub fn builder() -> http1::Builder {
     builder
 }
 
-async fn handle(node: Arc<Node>, request: Request<Incoming>, access: Access, _afterwards: Afterwards) -> Answer {
+async fn handle(
+    node: Arc<Node>,
+    request: Request<Incoming>,
+    access: Access,
+    _afterwards: Afterwards,
+) -> Answer {
     let Some(route) = Route::parse(request.uri().path()) else {
         return text(StatusCode::NOT_FOUND, "404 page not found\n");
     };

@@ -7,6 +7,11 @@ pub const HTTP_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// A peer that sends no whole head for so long is cut off.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Connections to the read-only port at once; a further one is closed without an answer.
+pub const CONNECTIONS_MAX: usize = 16;
+/// Before a port that is taken is tried again.
+pub const LISTEN_RETRY: Duration = Duration::from_secs(30);
+
 /// Read from a log at once; also about the size of one piece of an answer.
 pub const LOG_BLOCK_BYTES: usize = 32 * 1024;
 /// Blocks looked at before the runtime's thread is given back, when a filter leaves nothing of them.

@@ -15,6 +15,7 @@ mod body;
 mod containers;
 mod http;
 pub mod limits;
+pub mod listener;
 pub mod logs;
 pub mod route;
 

@@ -135,7 +135,11 @@ mod tests {
 
     #[test]
     fn paths_of_a_kubelet() {
-        let target = |container: &str| Target { namespace: "ns".into(), pod: "web".into(), container: container.into() };
+        let target = |container: &str| Target {
+            namespace: "ns".into(),
+            pod: "web".into(),
+            container: container.into(),
+        };
         assert_eq!(Route::parse("/containerLogs/ns/web/c"), Some(Route::Logs(target("c"))));
         assert_eq!(Route::parse("/exec/ns/web/c"), Some(Route::Exec(target("c"))));
         assert_eq!(Route::parse("/exec/ns/web/1-2-3/c"), Some(Route::Exec(target("c"))));

@@ -105,7 +105,9 @@ async fn logs_are_read_while_the_runtime_is_away() {
         fs::write(logs.join(format!("{attempt}.log")), line).unwrap();
     }
     let chunk = |text: &str| format!("{:X}\r\n{text}\n\r\n0\r\n\r\n", text.len() + 1);
-    let get = async |query: &str| ask(&server, Access::Everything, &format!("/containerLogs/default/web/c{query}")).await;
+    let get = async |query: &str| {
+        ask(&server, Access::Everything, &format!("/containerLogs/default/web/c{query}")).await
+    };
     assert_eq!(get("?follow=1").await, (200, chunk("now")), "nothing to follow without a runtime");
     assert_eq!(get("?previous=1").await, (200, chunk("before")));
 }
@@ -137,5 +139,49 @@ async fn a_slow_reader_holds_the_log_back() {
     // Far longer than the pieces that fit take; the reader takes nothing at all.
     let _ = tokio::time::timeout(std::time::Duration::from_millis(300), connection).await;
     let pulled = pulled.load(std::sync::atomic::Ordering::Relaxed);
-    assert!(pulled > 0 && pulled <= 2 * limits::HTTP_BUFFER_BYTES_MAX + 4096, "{pulled} bytes were read ahead");
+    assert!(
+        pulled > 0 && pulled <= 2 * limits::HTTP_BUFFER_BYTES_MAX + 4096,
+        "{pulled} bytes were read ahead"
+    );
+}
+
+#[tokio::test]
+async fn the_read_only_port_serves_what_is_public() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new();
+    let server = new(bench.handles.clone(), settings(dir.path()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let group = rt::TaskGroup::new("test", 1, rt::Drain::new());
+    let get = async |path: &str| {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        answer.lines().next().unwrap_or_default().to_string()
+    };
+    let running = async |number: usize| {
+        while group.running() != number {
+            tokio::task::yield_now().await;
+        }
+    };
+    let client = async {
+        for (path, line) in [
+            ("/healthz", "HTTP/1.1 200 OK"),
+            ("/containerLogs/default/web/c", "HTTP/1.1 404 Not Found"),
+            ("/exec/default/web/c?command=id&output=1", "HTTP/1.1 404 Not Found"),
+        ] {
+            assert_eq!(get(path).await, line, "{path}");
+            running(0).await;
+        }
+        let held = tokio::net::TcpStream::connect(address).await.unwrap();
+        running(1).await;
+        assert_eq!(get("/healthz").await, "", "one too many is closed");
+        drop(held);
+    };
+    tokio::select! {
+        () = client => {}
+        ended = listener::serve(&server, listener, &group) => panic!("{ended:?}"),
+    }
 }

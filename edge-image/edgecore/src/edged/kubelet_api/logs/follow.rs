@@ -38,7 +38,8 @@ impl Follow {
     ) -> Result<Follow, String> {
         let running = running.filter(|_| options.follow);
         let opened = rt::blocking(move || {
-            Reader::open(&path, &options).map_err(|error| format!("failed to open log file {path:?}: {error}"))
+            Reader::open(&path, &options)
+                .map_err(|error| format!("failed to open log file {path:?}: {error}"))
         });
         let reader = Some(opened.await?);
         let over = running.is_none();

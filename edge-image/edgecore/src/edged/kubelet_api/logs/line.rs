@@ -34,7 +34,10 @@ pub fn parse_head(bytes: &[u8]) -> Option<Head<'_>> {
     let (first, second, third) = (spaces.next()?, spaces.next()?, spaces.next()?);
     let time = std::str::from_utf8(&bytes[..first]).ok()?;
     // Cheap, and tells garbage apart: years have four digits.
-    if !time.as_bytes().get(..5).is_some_and(|year| year[..4].iter().all(u8::is_ascii_digit) && year[4] == b'-')
+    if !time
+        .as_bytes()
+        .get(..5)
+        .is_some_and(|year| year[..4].iter().all(u8::is_ascii_digit) && year[4] == b'-')
     {
         return None;
     }
@@ -55,7 +58,9 @@ pub fn parse_head(bytes: &[u8]) -> Option<Head<'_>> {
 enum At {
     /// The bytes of the head so far.
     Head,
-    Text { partial: bool },
+    Text {
+        partial: bool,
+    },
     /// To the end of an entry that is not wanted or not an entry.
     Rest,
 }
@@ -186,10 +191,11 @@ fn fixed(time: &str) -> String {
 
 /// Entry for a fuzzer: a log of any bytes, whole and in pieces, gives the same and never more than was asked for.
 pub fn fuzz_log(data: &[u8]) {
-    let Some((&[choice, piece], log)) = data.split_first_chunk::<2>().map(|(a, b)| (a, b)) else { return };
+    let Some((&[choice, piece], log)) = data.split_first_chunk::<2>() else { return };
     let options = Options {
         timestamps: choice & 1 != 0,
-        since: (choice & 2 != 0).then(|| Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(1_790_000_000)),
+        since: (choice & 2 != 0)
+            .then(|| Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(1_790_000_000)),
         bytes_max: (choice & 4 != 0).then_some(u64::from(choice)),
         streams: [Streams::All, Streams::Stdout, Streams::Stderr][usize::from(choice >> 3) % 3],
         ..Options::default()

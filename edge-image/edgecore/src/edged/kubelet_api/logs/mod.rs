@@ -22,7 +22,6 @@ use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-pub use line::fuzz_log;
 use super::{
     Node,
     body::{Answer, Body, text},
@@ -35,6 +34,7 @@ use crate::edged::{
     record::{KIND, Record},
     render,
 };
+pub use line::fuzz_log;
 
 /// `stream` of the request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -179,11 +179,13 @@ async fn find(node: &Node, target: &Target, previous: bool) -> Result<Source, An
     };
     let state = match &id {
         Some(id) => node.cri.container_status(id).await,
-        None => return Err(refused(if previous {
-            none_before()
-        } else {
-            format!("container {container:?} in pod {pod:?} is waiting to start - no logs yet")
-        })),
+        None => {
+            return Err(refused(if previous {
+                none_before()
+            } else {
+                format!("container {container:?} in pod {pod:?} is waiting to start - no logs yet")
+            }));
+        }
     };
     match state {
         Ok(state) if !state.log_path.is_empty() => {

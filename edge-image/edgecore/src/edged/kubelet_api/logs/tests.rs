@@ -43,7 +43,10 @@ fn append(path: &Path, text: &str) {
 #[test]
 fn options_of_a_request() {
     let parse = |query| Options::parse(&Query::parse(query), "2026-11-21T10:00:30Z".parse().unwrap());
-    let all = parse("follow=true&previous=1&timestamps=true&tailLines=7&sinceSeconds=10&limitBytes=9&stream=Stderr").unwrap();
+    let all = parse(
+        "follow=true&previous=1&timestamps=true&tailLines=7&sinceSeconds=10&limitBytes=9&stream=Stderr",
+    )
+    .unwrap();
     let expected = Options {
         follow: true,
         previous: true,
@@ -56,7 +59,13 @@ fn options_of_a_request() {
     assert_eq!(all, expected);
     assert_eq!(parse(""), Ok(Options::default()));
     assert_eq!(parse("tail=all&follow=false"), Ok(Options::default()));
-    for bad in ["tailLines=-1", "limitBytes=0", "sinceSeconds=0", "stream=both", "sinceSeconds=1&sinceTime=2026-11-21T10:00:00Z"] {
+    for bad in [
+        "tailLines=-1",
+        "limitBytes=0",
+        "sinceSeconds=0",
+        "stream=both",
+        "sinceSeconds=1&sinceTime=2026-11-21T10:00:00Z",
+    ] {
         assert_eq!(parse(bad), Err(BadOptions::Invalid), "{bad}");
     }
     for bad in ["tailLines=many", "sinceTime=yesterday"] {
@@ -85,7 +94,10 @@ fn entries_become_lines() {
         filtered(&log, "timestamps=1&stream=Stdout&sinceSeconds=28"),
         "2026-11-21T10:00:03.500000000Z three\n2026-11-21T10:00:04.500000000Z \n2026-11-21T10:00:05.500000000Z last word\n"
     );
-    assert_eq!(filtered("2026-11-21T11:00:00+01:00 stdout F x\n", "timestamps=1"), "2026-11-21T11:00:00.000000000+01:00 x\n");
+    assert_eq!(
+        filtered("2026-11-21T11:00:00+01:00 stdout F x\n", "timestamps=1"),
+        "2026-11-21T11:00:00.000000000+01:00 x\n"
+    );
 }
 
 #[test]
@@ -109,15 +121,22 @@ fn the_last_lines_are_found_over_blocks_and_files() {
     }
     append(&dir.path().join("30.log.1"), &entry(1, "stdout", "F", "another attempt"));
     let last = |lines: usize, stream: Option<&str>| -> String {
-        let of: Vec<&str> =
-            all.iter().filter(|(s, _)| stream.is_none_or(|wanted| wanted == *s)).map(|(_, text)| text.as_str()).collect();
+        let of: Vec<&str> = all
+            .iter()
+            .filter(|(s, _)| stream.is_none_or(|wanted| wanted == *s))
+            .map(|(_, text)| text.as_str())
+            .collect();
         of[of.len().saturating_sub(lines)..].concat()
     };
     for lines in [0, 1, 2, 7, 333, 999, 1000, 1001, 2500, 3000, 9999] {
         assert_eq!(read(&log, &format!("tailLines={lines}")), last(lines, None), "{lines} lines");
     }
     for lines in [1, 500, 2000] {
-        assert_eq!(read(&log, &format!("tailLines={lines}&stream=Stderr")), last(lines, Some("stderr")), "{lines}");
+        assert_eq!(
+            read(&log, &format!("tailLines={lines}&stream=Stderr")),
+            last(lines, Some("stderr")),
+            "{lines}"
+        );
     }
     assert_eq!(read(&log, ""), last(9999, None), "renamed files come first");
 }
@@ -183,7 +202,8 @@ fn a_followed_log_goes_on_through_renaming() {
 
 #[test]
 fn any_bytes_are_a_log() {
-    let whole = [entry(1, "stdout", "F", "one"), entry(2, "stderr", "P", "two"), entry(3, "stderr", "F", "")].concat();
+    let whole = [entry(1, "stdout", "F", "one"), entry(2, "stderr", "P", "two"), entry(3, "stderr", "F", "")]
+        .concat();
     let mut random = wire::link::Backoff::new(u64::MAX / 2, u64::MAX / 2, 7);
     for _ in 0..8_000 {
         let mut bytes = vec![random.next_ms() as u8, random.next_ms() as u8];
