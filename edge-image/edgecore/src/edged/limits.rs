@@ -53,6 +53,8 @@ pub const LOG_CHECK: Duration = Duration::from_secs(60);
 
 /// What is read of a termination message; the rest is ignored (kubelet's bound).
 pub const TERMINATION_MESSAGE_BYTES_MAX: u64 = 4096;
+/// All termination messages of one pod's status together; each container has its part of it (kubelet's bound).
+pub const TERMINATION_MESSAGES_BYTES_MAX: usize = 12 * 1024;
 /// Files of one configMap or secret volume are at most what the cloud lets into one object.
 pub const VOLUME_BYTES_MAX: usize = 3 * 1024 * 1024;
 

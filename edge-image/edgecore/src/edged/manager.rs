@@ -19,7 +19,7 @@ use super::{
     limits,
     observed::{Observed, Sandbox},
     pod::{Pod, PodError},
-    record::Record,
+    record::{Ended, Record},
     status::{self, NodeFacts, Transitions},
     worker::{Now, Outcome, Ticket, Turn, Work, WorkError, Worker},
 };
@@ -259,9 +259,11 @@ impl Manager {
             name: wanted.name,
             uid: wanted.uid,
             grace_s: pod.grace().as_secs(),
+            ended: ended(&pod.status.phase),
             ..Record::default()
         };
         let mut worker = Worker::new(record, Some(pod), false);
+        worker.ended_elsewhere = worker.record.ended.is_some();
         if let Some(observed) = &self.observed {
             worker.observe(now, self.ticket, observed);
         }
@@ -352,6 +354,15 @@ impl Manager {
                 Action::Report { namespace, name, uid, status }
             });
         }
+    }
+}
+
+/// A pod does not leave a terminal phase, whoever wrote it.
+fn ended(phase: &str) -> Option<Ended> {
+    match phase {
+        "Succeeded" => Some(Ended::Succeeded),
+        "Failed" => Some(Ended::Failed),
+        _ => None,
     }
 }
 

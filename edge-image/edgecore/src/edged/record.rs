@@ -78,12 +78,29 @@ pub enum Ended {
 }
 
 impl Terminated {
+    /// Nobody knows how it ended.
+    pub fn unknown(container_id: String) -> Terminated {
+        Terminated {
+            container_id,
+            exit_code: KILLED,
+            reason: "ContainerStatusUnknown".into(),
+            message: "The container could not be located when the pod was terminated".into(),
+            ..Terminated::default()
+        }
+    }
+
     pub fn of(container: &observed::Container) -> Terminated {
         // A container that the runtime still calls running when its sandbox is removed is killed with it.
-        let killed = container.state != observed::State::Exited;
-        let exit_code = if killed { KILLED } else { container.exit_code };
+        if container.state != observed::State::Exited {
+            return Terminated {
+                started_at: container.started_at,
+                image: container.image.clone(),
+                image_ref: container.image_ref.clone(),
+                ..Terminated::unknown(container.id.clone())
+            };
+        }
+        let exit_code = container.exit_code;
         let reason = match (&*container.reason, exit_code) {
-            _ if killed => "ContainerStatusUnknown".to_string(),
             ("", 0) => "Completed".to_string(),
             ("", _) => "Error".to_string(),
             (reason, _) => reason.to_string(),

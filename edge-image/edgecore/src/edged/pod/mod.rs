@@ -32,6 +32,9 @@ pub struct Pod {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct EchoedStatus {
+    /// A pod that is Succeeded or Failed for the cloud is not run again.
+    #[serde(deserialize_with = "null_default")]
+    pub phase: String,
     #[serde(deserialize_with = "null_default")]
     pub conditions: Vec<EchoedCondition>,
 }
@@ -60,6 +63,8 @@ pub struct Metadata {
     pub deletion_timestamp: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_grace_period_seconds: Option<i64>,
+    /// Counts changes of the spec; 0 from a cloud that does not count them for pods.
+    pub generation: i64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

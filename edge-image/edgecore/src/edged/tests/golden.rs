@@ -174,15 +174,27 @@ fn a_pod_that_ended() {
         ..Container::default()
     };
     let mut scene = Scene::with_container(pod(json!({ "restartPolicy": "Never" })), ended(0));
-    assert_eq!(scene.reported["phase"], "Succeeded");
-    assert_eq!(conditions(&scene.reported)[2], "Ready=False PodCompleted");
+    assert!(matches!(scene.work, Some(Work::Persist(_))), "{:?}", scene.work);
+    assert_eq!(scene.reported["phase"], "Running", "its end is written down before it is told");
     scene.done(Ok(()));
+    assert_eq!(scene.reported["phase"], "Succeeded");
+    assert_eq!(
+        conditions(&scene.reported),
+        [
+            "PodReadyToStartContainers=True",
+            "Initialized=True PodCompleted",
+            "Ready=False PodCompleted",
+            "ContainersReady=False PodCompleted",
+            "PodScheduled=True"
+        ]
+    );
     assert_eq!(
         scene.work,
         Some(Work::StopSandbox { id: "s".into() }),
         "its network is given back, its logs stay"
     );
-    let scene = Scene::with_container(pod(json!({ "restartPolicy": "Never" })), ended(3));
+    let mut scene = Scene::with_container(pod(json!({ "restartPolicy": "Never" })), ended(3));
+    scene.done(Ok(()));
     assert_eq!(scene.reported["phase"], "Failed");
     assert_eq!(scene.reported["containerStatuses"][0]["state"]["terminated"]["reason"], "Error");
 }

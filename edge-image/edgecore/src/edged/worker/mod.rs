@@ -145,6 +145,8 @@ pub struct Worker {
     events: Vec<Event>,
     /// Why the newest object was not taken; the pod goes on as it was.
     pub refused: Option<String>,
+    /// The cloud's object says that the pod ended, and nothing here knows more: its status is left as it stands there.
+    pub ended_elsewhere: bool,
     busy: Option<Work>,
     done_at: Ticket,
     stored: bool,
@@ -171,6 +173,7 @@ impl Worker {
             health: BTreeMap::new(),
             events: Vec::new(),
             refused: None,
+            ended_elsewhere: false,
             busy: None,
             done_at: 0,
             stored,
@@ -191,8 +194,25 @@ impl Worker {
         self.cleaned
     }
 
+    /// The record is in the store as it is here.
+    pub fn is_stored(&self) -> bool {
+        self.stored
+    }
+
     pub fn is_busy(&self) -> bool {
         self.busy.is_some()
+    }
+
+    /// A step is under way after which more may run than was seen.
+    pub fn is_starting(&self) -> bool {
+        use Work::*;
+        let starts = |work: &Work| {
+            matches!(
+                work,
+                PrepareVolumes | RunSandbox { .. } | CreateContainer { .. } | StartContainer { .. }
+            )
+        };
+        self.busy.as_ref().is_some_and(starts)
     }
 
     pub fn is_deleting(&self) -> bool {
