@@ -17,6 +17,7 @@ pub mod kubectl;
 pub mod mutations;
 pub mod pods;
 pub mod process;
+pub mod registry;
 pub mod report;
 pub mod rpi;
 pub mod serial_line;

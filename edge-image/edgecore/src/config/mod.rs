@@ -108,6 +108,27 @@ pub struct Kubelet {
     /// Where metrics and statistics are served without asking who reads them; port 0: nowhere.
     pub address: IpAddr,
     pub read_only_port: u16,
+    pub serialize_image_pulls: bool,
+    /// With `serializeImagePulls: false`; absent: a small number of our own.
+    pub max_parallel_image_pulls: Option<u32>,
+    /// Images are collected from this use of their file system on (percent), down to the low threshold.
+    #[serde(rename = "imageGCHighThresholdPercent")]
+    pub image_gc_high_threshold_percent: u32,
+    #[serde(rename = "imageGCLowThresholdPercent")]
+    pub image_gc_low_threshold_percent: u32,
+    #[serde(rename = "imageMinimumGCAge")]
+    pub image_minimum_gc_age: GoDuration,
+    /// Images unused for so long go at any use of the disk; 0: never.
+    #[serde(rename = "imageMaximumGCAge")]
+    pub image_maximum_gc_age: GoDuration,
+    /// Signal -> quantity or percentage; absent: kubelet's defaults, smaller on small boards.
+    pub eviction_hard: Option<BTreeMap<String, String>>,
+    pub eviction_soft: BTreeMap<String, String>,
+    pub eviction_soft_grace_period: BTreeMap<String, GoDuration>,
+    pub eviction_minimum_reclaim: BTreeMap<String, String>,
+    pub eviction_pressure_transition_period: GoDuration,
+    /// Seconds; the longest grace a soft eviction gives.
+    pub eviction_max_pod_grace_period: u32,
     /// Resources kept from pods: `cpu`, `memory`, `ephemeral-storage`, as Kubernetes quantities.
     pub system_reserved: BTreeMap<String, String>,
     pub kube_reserved: BTreeMap<String, String>,
@@ -179,6 +200,8 @@ pub struct DeviceTwin {
 pub struct Kinglet {
     /// OCI archives that are imported at the start.
     pub preload_dir: PathBuf,
+    /// Folders (a USB stick's mount point, a share in the LAN) whose image archives are imported when they appear.
+    pub import_dirs: Vec<PathBuf>,
     /// Status file and sockets; in RAM.
     pub run_dir: PathBuf,
     /// Identity of the cloud that the node joined; empty where that cloud does not tell one.
@@ -227,6 +250,18 @@ impl Default for Kubelet {
             resolv_conf: "/etc/resolv.conf".into(),
             address: IpAddr::from([127, 0, 0, 1]),
             read_only_port: 10350,
+            serialize_image_pulls: true,
+            max_parallel_image_pulls: None,
+            image_gc_high_threshold_percent: 85,
+            image_gc_low_threshold_percent: 80,
+            image_minimum_gc_age: GoDuration::from_secs(120),
+            image_maximum_gc_age: GoDuration::from_secs(0),
+            eviction_hard: None,
+            eviction_soft: BTreeMap::new(),
+            eviction_soft_grace_period: BTreeMap::new(),
+            eviction_minimum_reclaim: BTreeMap::new(),
+            eviction_pressure_transition_period: GoDuration::from_secs(300),
+            eviction_max_pod_grace_period: 0,
             system_reserved: BTreeMap::new(),
             kube_reserved: BTreeMap::new(),
         }
@@ -283,6 +318,7 @@ impl Default for Kinglet {
     fn default() -> Self {
         Kinglet {
             preload_dir: "/usr/share/kinglet/images".into(),
+            import_dirs: Vec::new(),
             run_dir: "/run/kinglet".into(),
             cloud_id: String::new(),
         }

@@ -10,7 +10,7 @@ use super::{
     dns,
     env::{self, Facts},
     events::Recorder,
-    images::{Images, runtime_error},
+    images::{Images, pull::Want, runtime_error},
     limits, logs,
     observed::Sandbox,
     pod::{Container, Pod},
@@ -60,6 +60,10 @@ impl Executor {
     }
 
     pub async fn execute(self: Arc<Self>, job: Job) -> Done {
+        // Before its turn among the starts: a slow registry holds up only the pods that need it.
+        if let Work::CreateContainer { name, .. } = &job.work {
+            self.obtain_image(&job, name).await?;
+        }
         let stop = matches!(job.work, Work::StopContainers { .. });
         let gate = if stop { &self.stops } else { &self.starts };
         let _place = gate.acquire().await.expect("the semaphore is never closed");
@@ -184,7 +188,6 @@ impl Executor {
         attempt: u32,
         host_ip: &str,
     ) -> Done {
-        self.images.ensure(&container.image, &container.image_pull_policy).await?;
         self.check_user(pod, container).await?;
         let ips = if pod.spec.host_network { vec![host_ip.to_string()] } else { sandbox.ips.clone() };
         let sources = Fetcher { handles: &self.handles, ask: true }.environment(pod, container).await?;
@@ -200,6 +203,14 @@ impl Executor {
         };
         self.cri.create_container(request).await.map_err(|e| runtime_error("CreateContainerError", &e))?;
         Ok(())
+    }
+
+    async fn obtain_image(&self, job: &Job, container: &str) -> Done {
+        let pod = job.pod.as_ref().ok_or_else(|| bug("a step that starts something has a pod"))?;
+        let container = pod.all_containers().find(|c| c.name == container);
+        let container = container.ok_or_else(|| bug("a container that is made is in the pod"))?;
+        let (handles, events, record) = (&self.handles, &self.events, &job.record);
+        self.images.ensure(&Want { handles, events, record, pod, container }).await
     }
 
     async fn check_user(&self, pod: &Pod, container: &Container) -> Done {

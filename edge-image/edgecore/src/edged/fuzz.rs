@@ -1,8 +1,12 @@
 //! Entries for a fuzzer: every reader of bytes that others wrote. Total: whatever the bytes, they return.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::json;
+
 use super::{
     dns::parse_resolv_conf,
     env::{self, Facts},
+    images::{credentials::Keyring, name::Reference},
     kubelet_api,
     pod::Pod,
     quantity,
@@ -36,4 +40,22 @@ pub fn fuzz_kubelet(data: &[u8]) {
     kubelet_api::route::fuzz_route(data);
     kubelet_api::logs::fuzz_log(data);
     stats::fuzz_stats(data);
+}
+
+/// Pull secrets, and names of images.
+pub fn fuzz_pull_secret(data: &[u8]) {
+    let mut ring = Keyring::default();
+    let _ = ring.add(data);
+    for (kind, key) in
+        [("kubernetes.io/dockerconfigjson", ".dockerconfigjson"), ("kubernetes.io/dockercfg", ".dockercfg")]
+    {
+        let secret = json!({ "type": kind, "data": { key: STANDARD.encode(data) } });
+        let _ = ring.add(secret.to_string().as_bytes());
+    }
+    let text = String::from_utf8_lossy(data);
+    for name in [text.as_ref(), "busybox", "a.b.example:5000/team/app:1"] {
+        if let Ok(name) = Reference::parse(name) {
+            let _ = ring.lookup(&name);
+        }
+    }
 }

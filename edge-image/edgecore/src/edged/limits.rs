@@ -58,6 +58,16 @@ pub const TERMINATION_MESSAGES_BYTES_MAX: usize = 12 * 1024;
 /// Files of one configMap or secret volume are at most what the cloud lets into one object.
 pub const VOLUME_BYTES_MAX: usize = 3 * 1024 * 1024;
 
+/// Passwords taken from the pull secrets of one pod; more are ignored.
+pub const REGISTRY_PASSWORDS_MAX: usize = 256;
+/// Stars in a pull secret's name of a registry; one with more matches nothing.
+pub const REGISTRY_STARS_MAX: usize = 8;
+/// How long a failed pull is shown as ErrImagePull before it is shown as the back-off that follows.
+pub const PULL_ERROR_SHOWN: Duration = Duration::from_secs(3);
+const _: () = assert!(PULL_ERROR_SHOWN.as_secs() < BACKOFF_FIRST.as_secs());
+/// Pulls at once when the configuration lets them run side by side and names no number.
+pub const PULLS_MAX: usize = 3;
+
 /// index.json, manifest and config of an image. Larger ones are refused.
 pub const IMAGE_JSON_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub const IMAGE_LAYERS_MAX: usize = 128;

@@ -67,6 +67,7 @@ pub struct Settings {
     /// Empty: the address of the default route.
     pub node_ip: String,
     pub report_events: bool,
+    pub images: images::ImageSettings,
 }
 
 impl Settings {
@@ -90,6 +91,7 @@ impl Settings {
             preload_dir: config.kinglet.preload_dir.clone(),
             node_ip: edged.node_ip.clone(),
             report_events: edged.report_event,
+            images: images::ImageSettings::from_config(config),
         }
     }
 

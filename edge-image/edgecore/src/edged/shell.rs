@@ -79,7 +79,8 @@ impl Shell {
     pub fn new(handles: Handles, settings: Settings) -> Shell {
         let channel = cri::channel(&settings.endpoint);
         let cri = Cri::new(channel.clone());
-        let images = Images::new(cri.clone(), channel.clone(), settings.preload_dir.clone());
+        let images =
+            Images::new(cri.clone(), channel.clone(), settings.preload_dir.clone(), &settings.images);
         let observer = Observer::new(cri.clone(), &handles.node_name, settings.places());
         let manager = Manager::new(records(&handles));
         let executor = Arc::new(Executor::new(cri, images, handles.clone(), settings.clone()));

@@ -4,6 +4,7 @@
 //! Invariants: no call waits for ever; an error names the call. The channel connects when first used and again after containerd
 //! was restarted, so a client is made once and kept.
 
+pub mod images;
 pub mod messages;
 
 use std::{collections::HashMap, path::PathBuf, time::Duration};
@@ -181,22 +182,6 @@ impl Cri {
         let answer: Result<Empty, _> =
             self.call("/runtime.v1.RuntimeService/ReopenContainerLog", request, limits::CRI_QUICK).await;
         answer.map(|_| ())
-    }
-
-    /// `None` when the image is not there.
-    pub async fn image_status(&self, image: &str) -> Result<Option<Image>, CriError> {
-        let request = ImageRequest { image: Some(ImageSpec { image: image.into() }) };
-        let answer: ImageStatusResponse =
-            self.call("/runtime.v1.ImageService/ImageStatus", request, limits::CRI_QUICK).await?;
-        Ok(answer.image)
-    }
-
-    pub async fn pull_image(&self, image: &str) -> Result<String, CriError> {
-        let request =
-            PullImageRequest { image: Some(ImageSpec { image: image.into() }), sandbox_config: None };
-        let answer: PullImageResponse =
-            self.call("/runtime.v1.ImageService/PullImage", request, limits::IMAGE_PULL).await?;
-        Ok(answer.image_ref)
     }
 }
 

@@ -4,7 +4,10 @@
 //! lengths its archive says, and its files are synced; a broken archive stops only its own images.
 
 pub mod archive;
+pub mod credentials;
 pub mod import;
+pub mod name;
+pub mod pull;
 #[cfg(test)]
 mod tests;
 
@@ -16,14 +19,18 @@ use std::{
 
 use archive::{ArchivedImage, qualified};
 use import::{ImportError, Target};
+use name::{Policy, Reference};
+use pull::{Puller, Want};
 use tokio::sync::{Mutex, RwLock};
 use tonic::transport::Channel;
 
 use super::{
     cri::Cri,
+    events::Event,
     limits,
     worker::{Retry, WorkError},
 };
+use crate::config::Config;
 
 /// What the runtime's configuration says that an import must know.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,11 +50,34 @@ pub struct Images {
     preloaded: RwLock<BTreeMap<String, Arc<ArchivedImage>>>,
     /// One import at a time: memory, and two pods that want the same image.
     importing: Mutex<()>,
+    puller: Puller,
+}
+
+/// What the configuration says about images.
+#[derive(Clone, Debug)]
+pub struct ImageSettings {
+    /// `serializeImagePulls`, `maxParallelImagePulls`.
+    pub pulls_max: usize,
+}
+
+impl ImageSettings {
+    pub fn from_config(config: &Config) -> ImageSettings {
+        let kubelet = &config.modules.edged.tailored_kubelet_config;
+        let side_by_side = kubelet.max_parallel_image_pulls.map_or(limits::PULLS_MAX, |pulls| pulls as usize);
+        ImageSettings { pulls_max: if kubelet.serialize_image_pulls { 1 } else { side_by_side } }
+    }
+}
+
+impl Default for ImageSettings {
+    fn default() -> ImageSettings {
+        ImageSettings { pulls_max: 1 }
+    }
 }
 
 impl Images {
-    pub fn new(cri: Cri, channel: Channel, preload_dir: PathBuf) -> Images {
+    pub fn new(cri: Cri, channel: Channel, preload_dir: PathBuf, settings: &ImageSettings) -> Images {
         Images {
+            puller: Puller::new(cri.clone(), settings.pulls_max),
             cri,
             channel,
             preload_dir,
@@ -92,42 +122,51 @@ impl Images {
         Ok(())
     }
 
-    /// Makes an image present. Archives in the preload folder stand for the registry: with policy `Always` as well, a node
-    /// without a network runs what it was shipped with.
-    pub async fn ensure(&self, image: &str, policy: &str) -> Result<(), WorkError> {
-        let name = qualified(image);
-        if let Some(archived) = self.find(&name).await {
-            return self.import(&archived).await.map_err(|error| import_failed(&error));
-        }
+    /// Makes a container's image present, and tells of it in kubelet's words. Archives in the preload folder stand for the registry:
+    /// with policy `Always` as well, a node without a network runs what it was shipped with.
+    pub async fn ensure(&self, want: &Want<'_>) -> Result<(), WorkError> {
+        let image = &want.container.image;
         let present =
-            self.cri.image_status(image).await.map_err(|e| runtime_error("ImageInspectError", &e))?;
-        let latest =
-            image.rsplit('/').next().is_some_and(|last| !last.contains(':') || last.ends_with(":latest"));
-        let always = policy == "Always" || policy.is_empty() && latest;
-        match (present.is_some(), always, policy) {
-            (true, false, _) => Ok(()),
-            (false, _, "Never") => {
-                let message = format!(
-                    "image {image} is not on this node and its pull policy is Never; preload it or change imagePullPolicy"
-                );
-                Err(WorkError { reason: "ErrImageNeverPull", message, retry: Retry::Backoff })
-            }
-            (true, _, "Never") => Ok(()),
-            _ => self.pull(image).await,
+            || Event::normal("Pulled", format!("Container image {image:?} already present on machine"));
+        let name = Reference::parse(image).map_err(|error| {
+            let message = format!(
+                "Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: {error}"
+            );
+            want.tell(Event::warning("InspectFailed", message.clone()));
+            want.failed("InvalidImageName", message, Retry::Backoff)
+        })?;
+        if let Some(archived) = self.find(&qualified(image)).await {
+            self.import(&archived).await.map_err(|error| {
+                let failed = import_failed(&error);
+                want.tell(Event::warning(
+                    "Failed",
+                    format!("Failed to pull image {image:?}: {}", failed.message),
+                ));
+                want.failed(failed.reason, failed.message, failed.retry)
+            })?;
+            want.tell(present());
+            return Ok(());
         }
-    }
-
-    async fn pull(&self, image: &str) -> Result<(), WorkError> {
-        match self.cri.pull_image(image).await {
-            Ok(_) => {
+        let found = self.cri.image_status(image).await.map_err(|error| {
+            let failed = runtime_error("ImageInspectError", &error);
+            want.tell(Event::warning("InspectFailed", format!("Failed to inspect image {image:?}: {error}")));
+            want.failed(failed.reason, failed.message, failed.retry)
+        })?;
+        match (found.is_some(), Policy::of(&want.container.image_pull_policy, &name)) {
+            (true, Policy::IfNotPresent | Policy::Never) => {
+                want.tell(present());
+                Ok(())
+            }
+            (false, Policy::Never) => {
+                let message = format!("Container image {image:?} is not present with pull policy of Never");
+                want.tell(Event::warning("ErrImageNeverPull", message.clone()));
+                Err(want.failed("ErrImageNeverPull", message, Retry::Backoff))
+            }
+            _ => {
+                self.puller.pull(want, &name).await?;
                 // containerd does not sync layers; after a power cut they would be there with holes.
                 sync(self.facts.read().await.root_dir.clone()).await;
                 Ok(())
-            }
-            Err(error) if error.is_unavailable() => Err(runtime_error("ErrImagePull", &error)),
-            Err(error) => {
-                let message = format!("Back-off pulling image {image:?}: {}", error.message);
-                Err(WorkError { reason: "ImagePullBackOff", message, retry: Retry::Backoff })
             }
         }
     }

@@ -18,12 +18,12 @@ use crate::{
     edged::{Settings, cri::Cri, logs::Rotation, run_with},
 };
 
-const HELLO: &str = "docker.io/kinglet/hello:1";
+pub(super) const HELLO: &str = "docker.io/kinglet/hello:1";
 /// Two cores carry many tests at once.
 const WAIT: Duration = Duration::from_secs(90);
 
 /// The folder of archives that a device's image has in /usr/share/kinglet/images, made from this checkout.
-fn archives() -> &'static Path {
+pub(super) fn archives() -> &'static Path {
     static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
     let make = || {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -60,12 +60,12 @@ fn archives() -> &'static Path {
 }
 
 /// A node: containerd, a store that outlives the agent, and the agent.
-struct Node {
+pub(super) struct Node {
     agent: Option<Agent>,
-    bench: Bench,
-    settings: Settings,
+    pub(super) bench: Bench,
+    pub(super) settings: Settings,
     // Dropped last: its folder holds what the agent writes.
-    containerd: Containerd,
+    pub(super) containerd: Containerd,
 }
 
 /// The agent on a thread of its own, as it is a process of its own.
@@ -75,17 +75,23 @@ struct Agent {
 }
 
 impl Node {
-    fn start() -> Node {
+    pub(super) fn start() -> Node {
+        Node::start_with(|_| {})
+    }
+
+    /// With settings changed before the agent's first start.
+    pub(super) fn start_with(change: impl FnOnce(&mut Settings)) -> Node {
         let containerd = Containerd::start().unwrap();
         let dir = containerd.dir().to_owned();
         fs::write(dir.join("resolv.conf"), "nameserver 10.77.0.53\nsearch example.test\n").unwrap();
-        let settings = settings(&dir, &containerd.endpoint(), archives());
+        let mut settings = settings(&dir, &containerd.endpoint(), archives());
+        change(&mut settings);
         let mut node = Node { agent: None, bench: Bench::new(), settings, containerd };
         node.start_agent();
         node
     }
 
-    fn start_agent(&mut self) {
+    pub(super) fn start_agent(&mut self) {
         let (handles, settings) = (self.bench.handles.clone(), self.settings.clone());
         let (kill, killed) = tokio::sync::oneshot::channel();
         let run = async move {
@@ -99,26 +105,26 @@ impl Node {
     }
 
     /// As SIGKILL: whatever step is under way is left as it is.
-    fn kill_agent(&mut self) {
+    pub(super) fn kill_agent(&mut self) {
         if let Some(agent) = self.agent.take() {
             let _ = agent.kill.send(());
             agent.thread.join().unwrap();
         }
     }
 
-    fn apply(&self, pod: &Value) {
+    pub(super) fn apply(&self, pod: &Value) {
         let name = pod["metadata"]["name"].as_str().unwrap();
         self.bench.meta.put_object(&format!("default/pod/{name}"), pod.clone());
     }
 
-    fn status(&self, name: &str) -> Option<Value> {
+    pub(super) fn status(&self, name: &str) -> Option<Value> {
         let message = self.bench.uplink.reports_of(&format!("podstatus/default/{name}")).pop()?;
         let text: String = serde_json::from_str(message.content.get()).unwrap();
         let patch: Value = serde_json::from_str(&text).unwrap();
         Some(patch["status"].clone())
     }
 
-    fn wait_status(&self, name: &str, what: &str, test: impl Fn(&Value) -> bool) -> Value {
+    pub(super) fn wait_status(&self, name: &str, what: &str, test: impl Fn(&Value) -> bool) -> Value {
         wait_for(
             what,
             || self.status(name).filter(|status| test(status)),
@@ -126,25 +132,50 @@ impl Node {
         )
     }
 
-    fn wait_running(&self, name: &str) -> Value {
+    pub(super) fn wait_running(&self, name: &str) -> Value {
         self.wait_status(name, "Running and ready", |status| {
             status["phase"] == "Running" && status["containerStatuses"][0]["ready"] == true
         })
     }
 
-    fn wait_page(&self, port: u16) -> String {
+    pub(super) fn wait_page(&self, port: u16) -> String {
         let fetch = || self.containerd.http_get(self.containerd.node_address(port), "/").ok();
         wait_for("the page on the host port", fetch, String::new)
     }
 
-    fn sandboxes(&self) -> usize {
+    pub(super) fn sandboxes(&self) -> usize {
         rt::runtime().unwrap().block_on(async {
             let cri = Cri::new(crate::edged::cri::channel(&self.settings.endpoint));
             cri.list_pod_sandboxes(Default::default()).await.unwrap().len()
         })
     }
 
-    fn log(&self, pod: &str, uid: &str, container: &str, attempt: u32) -> String {
+    /// Names are removed, and with them what only they hold.
+    pub(super) fn remove_image(&self, image: &str) {
+        rt::runtime().unwrap().block_on(async {
+            let cri = Cri::new(crate::edged::cri::channel(&self.settings.endpoint));
+            let find = || async { cri.image_status(image).await.unwrap() };
+            if let Some(found) = find().await {
+                cri.remove_image(&found.id).await.unwrap();
+            }
+        });
+    }
+
+    /// What was told of a pod: `type reason message`, a line each.
+    pub(super) fn events(&self, pod: &str) -> String {
+        let mut lines = String::new();
+        for message in self.bench.uplink.sent.lock().unwrap().iter() {
+            let content: Value = message.content_as().unwrap_or_default();
+            let event = content.get("event").unwrap_or(&content);
+            if event["involvedObject"]["name"] == pod {
+                let text = |key: &str| event[key].as_str().unwrap_or_default().to_string();
+                lines += &format!("{} {} {}\n", text("type"), text("reason"), text("message"));
+            }
+        }
+        lines
+    }
+
+    pub(super) fn log(&self, pod: &str, uid: &str, container: &str, attempt: u32) -> String {
         let path = self.settings.log_dir.join(format!("default_{pod}_{uid}/{container}/{attempt}.log"));
         fs::read_to_string(path).unwrap_or_default()
     }
@@ -158,7 +189,7 @@ impl Drop for Node {
     }
 }
 
-fn settings(dir: &Path, endpoint: &str, archives: &Path) -> Settings {
+pub(super) fn settings(dir: &Path, endpoint: &str, archives: &Path) -> Settings {
     Settings {
         endpoint: endpoint.into(),
         cgroup_driver: "cgroupfs".into(),
@@ -172,10 +203,11 @@ fn settings(dir: &Path, endpoint: &str, archives: &Path) -> Settings {
         preload_dir: archives.to_owned(),
         node_ip: "10.77.0.1".into(),
         report_events: true,
+        images: Default::default(),
     }
 }
 
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>, state: impl Fn() -> String) -> T {
+pub(super) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>, state: impl Fn() -> String) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = look() {
@@ -186,7 +218,7 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>, state: impl Fn()
     }
 }
 
-fn pod(name: &str, container: Value, spec: Value) -> Value {
+pub(super) fn pod(name: &str, container: Value, spec: Value) -> Value {
     let mut container = container;
     container["name"] = json!("c");
     container["image"] = json!(HELLO);
@@ -201,7 +233,7 @@ fn pod(name: &str, container: Value, spec: Value) -> Value {
     pod
 }
 
-fn web(name: &str, port: u16) -> Value {
+pub(super) fn web(name: &str, port: u16) -> Value {
     pod(name, json!({ "ports": [{ "containerPort": 8080, "hostPort": port }] }), json!({}))
 }
 

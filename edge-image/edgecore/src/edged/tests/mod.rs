@@ -2,4 +2,5 @@
 
 mod containerd;
 mod golden;
+mod images;
 mod simulation;
