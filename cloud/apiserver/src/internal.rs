@@ -53,7 +53,7 @@ impl Api {
         let code = response.status().as_u16();
         let bytes = match response.into_body().collect().await {
             Ok(body) => body.to_bytes(),
-            Err(never) => match never {},
+            Err(error) => return Err(failed(code, "InternalError", error.to_string())),
         };
         let value: Value = serde_json::from_slice(&bytes)
             .map_err(|error| failed(code, "InternalError", error.to_string()))?;

@@ -17,15 +17,18 @@ mod credentials;
 mod garbage;
 mod internal;
 mod listener;
+mod spdy;
+mod streams;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kserve::{Identity, InProcess, NodeDialer, Server};
+use kserve::{Identity, InProcess, NodeCalls, NodeDialer, Server};
 use rt::Drain;
 use store::Store;
 
 pub use internal::CallError;
+pub use spdy::fuzz_spdy;
 
 /// What the API is told at its start.
 #[derive(Clone, Default)]
@@ -68,6 +71,7 @@ pub enum OpenError {
 pub struct Api {
     server: Server<Store>,
     credentials: Arc<credentials::Credentials>,
+    streams: Option<Arc<streams::Streams>>,
 }
 
 impl Api {
@@ -79,13 +83,14 @@ impl Api {
         let dir = data_dir.join("store");
         let store = Store::open(&dir, options.store).map_err(|source| OpenError::Store { dir, source })?;
         let tokens = credentials::open_token_key(&data_dir.join("api-sa-key.pem"))?;
+        let streams = options.nodes.map(|dialer| Arc::new(streams::Streams::new(dialer)));
         let server_options = kserve::Options {
             tokens: Some(Box::new(tokens)),
-            nodes: options.nodes,
+            nodes: streams.clone().map(|streams| -> Arc<dyn NodeCalls> { streams }),
             ..kserve::Options::default()
         };
         let server = Server::new(store, server_options);
-        let api = Api { server, credentials: Arc::new(credentials) };
+        let api = Api { server, credentials: Arc::new(credentials), streams };
         api.bootstrap().await.map_err(OpenError::Bootstrap)?;
         Ok(api)
     }
@@ -114,7 +119,11 @@ impl Api {
         listener: tokio::net::TcpListener,
         drain: Drain,
     ) -> Result<(), listener::ServeError> {
-        listener::serve(self.server.clone(), self.credentials.clone(), listener, drain).await
+        let served = listener::serve(self.server.clone(), self.credentials.clone(), listener, drain).await;
+        if let Some(streams) = &self.streams {
+            streams.close();
+        }
+        served
     }
 
     /// Writes a kubeconfig with a client certificate of an administrator, readable by its owner only.

@@ -14,7 +14,9 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::credentials::Credentials;
-use crate::limits::{CONNECTIONS_MAX, DRAIN_MAX, HANDSHAKE_MAX, HEADER_READ_MAX, KEEP_ALIVE_EVERY};
+use crate::limits::{
+    CONNECTIONS_MAX, DRAIN_MAX, HANDSHAKE_MAX, HEADER_READ_MAX, KEEP_ALIVE_EVERY, SEND_BUFFER_BYTES,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -86,9 +88,17 @@ async fn connection(
         async move { Ok::<_, Infallible>(server.serve(request, &identity).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ_MAX);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE_EVERY);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ_MAX)
+        .max_buf_size(SEND_BUFFER_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE_EVERY)
+        .max_send_buf_size(SEND_BUFFER_BYTES);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     if let Some(result) = drain.or(connection.as_mut()).await {
         if let Err(error) = result {

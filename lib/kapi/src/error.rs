@@ -12,6 +12,12 @@ pub struct Cause {
     pub field: String,
 }
 
+impl Cause {
+    fn text(&self) -> String {
+        if self.field.is_empty() { self.message.clone() } else { format!("{}: {}", self.field, self.message) }
+    }
+}
+
 /// What a Status says beside its message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Details {
@@ -127,6 +133,20 @@ impl ApiError {
         )
     }
 
+    /// Parameters of a request that upstream calls an object of their own.
+    pub fn invalid_options(what: &'static str, name: &str, causes: Vec<Cause>) -> ApiError {
+        let shown: Vec<String> = causes.iter().map(Cause::text).collect();
+        let list = match shown.as_slice() {
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        };
+        let mut error = ApiError::new(422, "Invalid", format!("{what} \"{name}\" is invalid: {list}"));
+        error.details.causes = causes;
+        error.details.kind = what;
+        error.details.name = name.to_string();
+        error
+    }
+
     /// The object breaks rules; each cause names a field.
     pub fn invalid(kind: &Kind, name: &str, causes: Vec<Cause>) -> ApiError {
         let shown: Vec<String> =
@@ -151,6 +171,34 @@ impl ApiError {
     /// A request that breaks a rule of the API, not of an object.
     pub fn unprocessable(message: impl Into<String>) -> ApiError {
         ApiError::new(422, "Invalid", message)
+    }
+
+    /// The node cannot be asked. Without a time to retry after: a client that tries by itself only delays these words.
+    pub fn dialing(why: impl std::fmt::Display) -> ApiError {
+        ApiError::new(500, "InternalError", format!("error dialing backend: {why}"))
+    }
+
+    /// What a node refused, in the form that it has when it comes through an API server.
+    pub fn from_node(code: u16, resource: &'static str, name: &str, words: &str) -> ApiError {
+        match code {
+            400 => ApiError::bad_request(words),
+            404 => {
+                let text = format!("the server could not find the requested resource ( {resource} {name})");
+                let mut error = ApiError::new(404, "NotFound", text);
+                error.details.kind = resource;
+                error.details.name = name.to_string();
+                error.details.causes = vec![Cause {
+                    reason: "UnexpectedServerResponse",
+                    message: words.into(),
+                    field: String::new(),
+                }];
+                error
+            }
+            403 => ApiError::new(403, "Forbidden", words),
+            429 => ApiError::new(429, "TooManyRequests", words),
+            503 => ApiError::new(503, "ServiceUnavailable", words),
+            _ => ApiError::internal(words),
+        }
     }
 
     pub fn too_many_requests(message: impl Into<String>) -> ApiError {

@@ -66,39 +66,38 @@ impl Kind {
     /// Subresources beside `status`, with the kind and the verbs they take.
     pub fn subresources(&self) -> &'static [Subresource] {
         match self.plural {
-            "pods" => &[
-                Subresource {
-                    name: "binding",
-                    kind: "Binding",
-                    group: "",
-                    version: "v1",
-                    verbs: &["create"],
-                },
-                Subresource {
-                    name: "eviction",
-                    kind: "Eviction",
-                    group: "policy",
-                    version: "v1",
-                    verbs: &["create"],
-                },
-            ],
-            "serviceaccounts" => &[Subresource {
-                name: "token",
-                kind: "TokenRequest",
-                group: "authentication.k8s.io",
-                version: "v1",
-                verbs: &["create"],
-            }],
-            "namespaces" => &[Subresource {
-                name: "finalize",
-                kind: "Namespace",
-                group: "",
-                version: "v1",
-                verbs: &["update"],
-            }],
+            "pods" => {
+                const {
+                    &[
+                        core("attach", "PodAttachOptions", &["create", "get"]),
+                        core("binding", "Binding", &["create"]),
+                        core("ephemeralcontainers", "Pod", &["get", "patch", "update"]),
+                        Subresource { group: "policy", ..core("eviction", "Eviction", &["create"]) },
+                        core("exec", "PodExecOptions", &["create", "get"]),
+                        core("log", "Pod", &["get"]),
+                        core("portforward", "PodPortForwardOptions", &["create", "get"]),
+                    ]
+                }
+            }
+            "nodes" => {
+                const { &[core("proxy", "NodeProxyOptions", &["create", "delete", "get", "patch", "update"])] }
+            }
+            "serviceaccounts" => {
+                const {
+                    &[Subresource {
+                        group: "authentication.k8s.io",
+                        ..core("token", "TokenRequest", &["create"])
+                    }]
+                }
+            }
+            "namespaces" => const { &[core("finalize", "Namespace", &["update"])] },
             _ => &[],
         }
     }
+}
+
+const fn core(name: &'static str, kind: &'static str, verbs: &'static [&'static str]) -> Subresource {
+    Subresource { name, kind, group: "", version: "v1", verbs }
 }
 
 #[derive(Debug)]

@@ -1,6 +1,5 @@
 //! Response bodies: whole, a list streamed from its records, or a watch.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -15,8 +14,13 @@ use serde_json::Value;
 
 use crate::limits::FRAME_BYTES;
 
-/// The body of every response.
-pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+/// The body of every response. Only what comes from a node can fail: then the client must not take what it has for everything.
+pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+/// The node, or the way to it, broke off.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the rest of the answer is lost: {0}")]
+pub struct BodyError(pub String);
 
 pub(crate) fn respond(code: StatusCode, content_type: &str, body: Body) -> Response<Body> {
     Response::builder()
@@ -28,7 +32,7 @@ pub(crate) fn respond(code: StatusCode, content_type: &str, body: Body) -> Respo
 }
 
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).boxed_unsync()
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 pub(crate) fn json_bytes(code: StatusCode, bytes: impl Into<Bytes>) -> Response<Body> {
@@ -69,12 +73,12 @@ impl<I: Iterator<Item = Bytes> + Send + Unpin + 'static> ListBody<I> {
 
 impl<I: Iterator<Item = Bytes> + Send + Unpin> http_body::Body for ListBody<I> {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         if this.done {
             return Poll::Ready(None);

@@ -18,6 +18,7 @@ pub mod service;
 pub mod tokens;
 
 mod body;
+mod connect;
 mod delete;
 mod misc;
 mod object;
@@ -31,8 +32,8 @@ mod write;
 
 pub use auth::{Attributes, Authorize, Decision, Identity, MastersOnly};
 pub use backend::{Backend, WatchStream};
-pub use body::Body;
-pub use nodes::{DialError, NodeDialer};
+pub use body::{Body, BodyError};
+pub use nodes::{DialError, NodeAsk, NodeCalls, NodeDialer, Purpose};
 pub use pages::fuzz_token;
 pub use server::{Options, Server};
 pub use service::InProcess;

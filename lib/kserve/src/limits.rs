@@ -22,6 +22,8 @@ pub const WATCH_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 pub const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// List bodies and watch backlogs are sent in frames of about this size.
 pub const FRAME_BYTES: usize = 32 * 1024;
+/// Ports of one port-forward over WebSocket: 400.
+pub const PORTS_MAX: usize = 32;
 /// Seconds that a service-account token is good for when the request does not say.
 pub const TOKEN_LIFE_S_DEFAULT: i64 = 3600;
 /// Less is refused with 422, as upstream.

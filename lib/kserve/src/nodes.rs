@@ -1,6 +1,12 @@
 //! The way to a node's kubelet API: what logs, exec, attach, port-forward and metrics go through.
 
+use bytes::Bytes;
+use http::Response;
+use http::request::Parts;
+use kapi::ApiError;
 use rt::{BoxFuture, BoxIo};
+
+use crate::body::Body;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DialError {
@@ -15,4 +21,37 @@ pub trait NodeDialer: Send + Sync {
     /// A new stream on which the node's kubelet API speaks HTTP/1.1, upgrades included. Ends when either side drops it, or with
     /// the link.
     fn dial<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<BoxIo, DialError>>;
+}
+
+/// What the connection to the node is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Text that may go on for as long as the container does.
+    Log { pod: String },
+    /// exec and attach: a request to change the protocol to SPDY or WebSocket. Which of its streams are wanted.
+    Command { pod: String, stdin: bool, stdout: bool, stderr: bool, tty: bool },
+    /// The ports are named by WebSocket clients only; SPDY clients name them stream by stream.
+    PortForward { pod: String, ports: Vec<u16> },
+    /// Whatever the client wants of the kubelet.
+    Proxy,
+}
+
+/// A request that a node is to answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeAsk {
+    pub node: String,
+    /// Path and query at the kubelet API.
+    pub path: String,
+    pub purpose: Purpose,
+}
+
+/// Carries requests to nodes: HTTP and changed protocols over the streams of a [`NodeDialer`].
+pub trait NodeCalls: Send + Sync {
+    /// `request` is the client's; where it asks for another protocol, its extensions hold the upgrade.
+    fn call<'a>(
+        &'a self,
+        ask: NodeAsk,
+        request: &'a Parts,
+        body: &'a Bytes,
+    ) -> BoxFuture<'a, Result<Response<Body>, ApiError>>;
 }

@@ -21,6 +21,8 @@ pub(crate) struct Target {
     pub namespace: Option<String>,
     pub name: Option<String>,
     pub subresource: Option<String>,
+    /// What follows `proxy`, as it was sent: `/metrics/resource`.
+    pub tail: String,
 }
 
 impl Target {
@@ -49,10 +51,22 @@ pub(crate) fn route(path: &str) -> Option<Route> {
         return (version == "v1")
             .then(|| Route::Review { group: group.to_string(), resource: resource.to_string() });
     }
-    target(group, version, rest).map(Route::Objects)
+    let words_before = parts.len() - rest.len();
+    target(group, version, rest, |words| tail(path, words_before + words)).map(Route::Objects)
 }
 
-fn target(group: &str, version: &str, rest: &[&str]) -> Option<Target> {
+/// A path without its first words, undecoded.
+fn tail(path: &str, words: usize) -> String {
+    let mut rest = path;
+    for _ in 0..words {
+        rest = rest.trim_start_matches('/');
+        rest = &rest[rest.find('/').unwrap_or(rest.len())..];
+    }
+    rest.to_string()
+}
+
+fn target(group: &str, version: &str, rest: &[&str], tail: impl Fn(usize) -> String) -> Option<Target> {
+    let whole = rest.len();
     let text = |value: &&str| Some(value.to_string());
     // `namespaces/x` is the namespace itself, `namespaces/x/pods` what is in it, `namespaces/x/status` a subresource.
     let (kind, namespace, rest) = match rest {
@@ -66,10 +80,11 @@ fn target(group: &str, version: &str, rest: &[&str]) -> Option<Target> {
         }
         [] => return None,
     };
-    let (name, subresource) = match rest {
-        [] => (None, None),
-        [name] => (text(name), None),
-        [name, subresource] => (text(name), text(subresource)),
+    let (name, subresource, tail) = match rest {
+        [] => (None, None, String::new()),
+        [name] => (text(name), None, String::new()),
+        [name, "proxy", after @ ..] => (text(name), text(&"proxy"), tail(whole - after.len())),
+        [name, subresource] => (text(name), text(subresource), String::new()),
         _ => return None,
     };
     if kind.namespaced && namespace.is_none() && name.is_some() {
@@ -82,7 +97,7 @@ fn target(group: &str, version: &str, rest: &[&str]) -> Option<Target> {
             return None;
         }
     }
-    Some(Target { kind, namespace, name, subresource })
+    Some(Target { kind, namespace, name, subresource, tail })
 }
 
 #[cfg(test)]
@@ -94,11 +109,12 @@ mod tests {
         let show = |path: &str| match route(path) {
             Some(Route::Objects(target)) => {
                 format!(
-                    "{} {} {} {}",
+                    "{} {} {} {}{}",
                     target.kind.kind,
                     target.namespace(),
                     target.name(),
-                    target.subresource()
+                    target.subresource(),
+                    target.tail
                 )
             }
             Some(Route::Review { resource, .. }) => format!("review {resource}"),
@@ -120,7 +136,11 @@ mod tests {
             ("/apis/devices.kubeedge.io/v1beta1", "path /apis/devices.kubeedge.io/v1beta1"),
             ("/api/v1/pods/b", "none"),
             ("/api/v1/namespaces/a/nodes", "none"),
-            ("/api/v1/namespaces/a/pods/b/log", "none"),
+            ("/api/v1/namespaces/a/pods/b/log", "Pod a b log"),
+            ("/api/v1/namespaces/a/pods/b/log/x", "none"),
+            ("/api/v1/nodes/n/proxy", "Node  n proxy"),
+            ("/api/v1/nodes/n/proxy/", "Node  n proxy/"),
+            ("/api/v1/nodes/n/proxy/stats//a%2Fb", "Node  n proxy/stats//a%2Fb"),
             ("/api/v1/services", "none"),
             ("/api/v2/pods", "none"),
         ] {

@@ -15,6 +15,7 @@ use crate::backend::Backend;
 use crate::body::{Body, failure};
 use crate::limits::WATCHES_MAX;
 use crate::misc;
+use crate::nodes::NodeCalls;
 use crate::pages::Pages;
 use crate::query::Query;
 use crate::route::{Route, Target, route};
@@ -26,7 +27,7 @@ pub struct Options {
     /// Without it there are no service-account tokens.
     pub tokens: Option<Box<dyn Tokens>>,
     /// Without it pods have no `log`, `exec`, `attach` and `portforward`, and nodes no `proxy`.
-    pub nodes: Option<std::sync::Arc<dyn crate::NodeDialer>>,
+    pub nodes: Option<Arc<dyn NodeCalls>>,
     /// Seconds since the epoch, for timestamps in objects and ages in tables.
     pub now: fn() -> i64,
     /// Makes tokens, pages and uids; tests give a counter.
@@ -152,6 +153,9 @@ impl<B: Backend> Server<B> {
                     path,
                     ..attributes(identity, verb)
                 })?;
+                if connects(&target) {
+                    return self.connect(&target, &query, parts, body).await;
+                }
                 let call = Call { target: &target, query: &query, parts, body, format: format(parts)? };
                 self.objects(verb, &call).await
             }
@@ -225,17 +229,29 @@ fn attributes<'a>(identity: &'a Identity, verb: &'a str) -> Attributes<'a> {
     Attributes { identity, verb, group: "", resource: "", subresource: "", namespace: "", name: "", path: "" }
 }
 
+/// Whether the answer comes from the node.
+fn connects(target: &Target) -> bool {
+    matches!(target.subresource(), "log" | "exec" | "attach" | "portforward" | "proxy")
+}
+
 fn verb(method: &Method, target: &Target, query: &Query) -> Result<&'static str, ApiError> {
     let named = target.name.is_some();
     let sub = target.subresource();
-    // Of the subresources only `status` can be read and patched.
+    // Whoever may only read must not be able to run commands, whatever the method.
     let verb = match *method {
+        Method::GET | Method::POST if named && matches!(sub, "exec" | "attach" | "portforward") => "create",
+        Method::GET if named && sub == "log" => "get",
+        Method::GET | Method::HEAD | Method::OPTIONS if named && sub == "proxy" => "get",
+        Method::POST if named && sub == "proxy" => "create",
+        Method::PUT if named && sub == "proxy" => "update",
+        Method::PATCH if named && sub == "proxy" => "patch",
+        Method::DELETE if named && sub == "proxy" => "delete",
         Method::GET | Method::HEAD if sub.is_empty() && query.flag("watch") => "watch",
-        Method::GET | Method::HEAD if named && matches!(sub, "" | "status") => "get",
+        Method::GET | Method::HEAD if named && matches!(sub, "" | "status" | "ephemeralcontainers") => "get",
         Method::GET | Method::HEAD if !named => "list",
         Method::POST if !named || matches!(sub, "binding" | "eviction" | "token") => "create",
-        Method::PUT if named && matches!(sub, "" | "status" | "finalize") => "update",
-        Method::PATCH if named && matches!(sub, "" | "status") => "patch",
+        Method::PUT if named && matches!(sub, "" | "status" | "finalize" | "ephemeralcontainers") => "update",
+        Method::PATCH if named && matches!(sub, "" | "status" | "ephemeralcontainers") => "patch",
         Method::DELETE if named && sub.is_empty() => "delete",
         Method::DELETE if !named => "deletecollection",
         _ => return Err(ApiError::method_not_allowed()),

@@ -1,6 +1,5 @@
 //! watch: a stream of events, one JSON object per line.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,7 +76,7 @@ impl<B: Backend> Server<B> {
         };
         let frames = futures_util::stream::unfold(watch, |mut watch| async move {
             let bytes = watch.next_frame().await?;
-            Some((Ok::<_, Infallible>(Frame::data(bytes)), watch))
+            Some((Ok::<_, crate::body::BodyError>(Frame::data(bytes)), watch))
         });
         Ok(respond(StatusCode::OK, "application/json", StreamBody::new(frames).boxed_unsync()))
     }
