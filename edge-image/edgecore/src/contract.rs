@@ -171,6 +171,17 @@ pub enum RuntimeStatus {
     Down { message: String },
 }
 
+/// Devices of one kind that plugins offer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceCount {
+    pub capacity: u64,
+    /// Those that are healthy.
+    pub allocatable: u64,
+}
+
+/// By resource name (`example.com/gpu`). `edged` sends it, `node` puts it into the Node's status.
+pub type DeviceCounts = BTreeMap<String, DeviceCount>;
+
 /// The node's kubelet API (logs, exec, attach, port-forward, metrics), for whoever brings a byte stream: the link, the tunnel.
 pub trait KubeletApi: Send + Sync {
     /// Speaks HTTP/1.1, upgrades included, until the stream or the peer ends. Whoever may open a stream may do everything.
@@ -221,6 +232,8 @@ pub struct Handles {
     pub statuses: PodStatuses,
     /// Written by `edged` only; read with `subscribe`.
     pub runtime: watch::Sender<RuntimeStatus>,
+    /// Written by `edged` only; read with `subscribe`.
+    pub devices: watch::Sender<DeviceCounts>,
     pub node_name: Arc<str>,
     pub meta: Arc<dyn Meta>,
     pub uplink: Arc<dyn Uplink>,

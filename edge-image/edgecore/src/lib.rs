@@ -15,6 +15,9 @@ pub mod config;
 pub mod contract;
 pub mod limits;
 
+pub mod capacity;
+pub mod quantity;
+
 pub mod credentials;
 pub mod enrol;
 pub mod https;
@@ -107,6 +110,7 @@ async fn run_configured(
         statuses: PodStatuses::default(),
         node_name: node_name.as_str().into(),
         runtime,
+        devices: watch::Sender::default(),
         meta: Arc::new(Front::new(memory.meta.clone(), uplink.clone())),
         uplink,
         bus: bus::start(cfg, drain.child()).map_err(RunError::Bus)?,

@@ -132,6 +132,26 @@ pub struct Kubelet {
     /// Resources kept from pods: `cpu`, `memory`, `ephemeral-storage`, as Kubernetes quantities.
     pub system_reserved: BTreeMap<String, String>,
     pub kube_reserved: BTreeMap<String, String>,
+    /// `pods`: what is reserved is kept from pods by their control group. Kubernetes' other words have no effect.
+    pub enforce_node_allocatable: Vec<String>,
+    /// The control group above `kubepods`; empty means the top.
+    pub cgroup_root: String,
+    #[serde(rename = "cgroupsPerQOS")]
+    pub cgroups_per_qos: bool,
+    /// CPU limits are enforced.
+    #[serde(rename = "cpuCFSQuota")]
+    pub cpu_cfs_quota: bool,
+    /// Process ids of one pod; below 1 means as many as the node has.
+    pub pod_pids_limit: i64,
+    /// `RuntimeDefault` for containers that name no profile.
+    pub seccomp_default: bool,
+    /// Names, or prefixes that end in `*`.
+    #[serde(rename = "allowedUnsafeSysctls")]
+    pub allowed_unsafe_sysctls: Vec<String>,
+    /// A folder of pods that run without the cloud; empty means none.
+    pub static_pod_path: PathBuf,
+    /// Images in the Node's status; -1 means all of them, as far as the bound goes.
+    pub node_status_max_images: i64,
 }
 
 /// The link to the cloud.
@@ -264,6 +284,15 @@ impl Default for Kubelet {
             eviction_max_pod_grace_period: 0,
             system_reserved: BTreeMap::new(),
             kube_reserved: BTreeMap::new(),
+            enforce_node_allocatable: vec!["pods".into()],
+            cgroup_root: String::new(),
+            cgroups_per_qos: true,
+            cpu_cfs_quota: true,
+            pod_pids_limit: -1,
+            seccomp_default: false,
+            allowed_unsafe_sysctls: Vec::new(),
+            static_pod_path: "/etc/kubeedge/manifests".into(),
+            node_status_max_images: 0,
         }
     }
 }

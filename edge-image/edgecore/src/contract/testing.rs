@@ -302,6 +302,7 @@ impl Bench {
             statuses: PodStatuses::default(),
             node_name: "edge-1".into(),
             runtime: watch::Sender::default(),
+            devices: watch::Sender::default(),
             meta: meta.clone(),
             uplink: uplink.clone(),
             bus: bus.clone(),

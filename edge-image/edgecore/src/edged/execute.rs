@@ -1,6 +1,6 @@
 //! Carries out one step of a pod against the runtime, the disk and meta. Every step can be repeated.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use tokio::sync::Semaphore;
 
@@ -11,11 +11,14 @@ use super::{
     env::{self, Facts},
     events::Recorder,
     images::{Images, pull::Want, runtime_error},
-    limits, logs,
-    observed::Sandbox,
+    limits, logs, node_side,
+    observed::{Sandbox, label},
     pod::{Container, Pod},
     record::{KIND, Record},
-    render::{self, NodeSetup, Parts},
+    render::{
+        self, NodeSetup, Parts,
+        security::{self, ImageUser},
+    },
     sources::Fetcher,
     stop,
     volumes::{Places, VolumeError},
@@ -49,9 +52,12 @@ impl Executor {
     pub fn new(cri: Cri, images: Images, handles: Handles, settings: Settings) -> Executor {
         let node = NodeSetup {
             node_name: handles.node_name.to_string(),
-            cgroup_driver: settings.cgroup_driver.clone(),
+            cgroups: cgroup::Cgroups::new(settings.policy.cgroups.clone()),
             log_dir: settings.log_dir.clone(),
-            memory_bytes: memory_bytes(),
+            memory_bytes: i64::try_from(settings.policy.capacity.memory_bytes).unwrap_or(i64::MAX),
+            cluster_domain: settings.cluster_domain.clone(),
+            seccomp_dir: settings.kubelet_dir.join("seccomp"),
+            seccomp_default: settings.policy.seccomp_default,
         };
         let places = settings.places();
         let (starts, stops) = (Semaphore::new(limits::STARTS_MAX), Semaphore::new(limits::STOPS_MAX));
@@ -157,6 +163,8 @@ impl Executor {
     }
 
     async fn run_sandbox(&self, pod: &Pod, record: &Record, attempt: u32) -> Done {
+        let broken = |message| WorkError { reason: "FailedCreatePodSandBox", message, retry: Retry::Backoff };
+        render::check_sandbox(pod, &self.node).map_err(broken)?;
         self.images.ensure_sandbox_image().await?;
         let config = self.sandbox_config(pod, record, attempt);
         let dir = PathBuf::from(&config.log_directory);
@@ -165,8 +173,17 @@ impl Executor {
             message: format!("cannot make the log folder {} ({error})", dir.display()),
             retry: Retry::Backoff,
         })?;
+        self.limit_pod(pod, record).await;
         let ran = self.cri.run_pod_sandbox(config).await;
         ran.map(|_| ()).map_err(|error| sandbox_error(&error))
+    }
+
+    /// The pod's group with its limits. A group that cannot be limited is told of, and the pod runs without.
+    async fn limit_pod(&self, pod: &Pod, record: &Record) {
+        let (cgroups, pod, incarnation) =
+            (self.node.cgroups.clone(), pod.clone(), record.incarnation.clone());
+        let applied = rt::blocking(move || cgroups.apply_pod(&pod, &incarnation)).await;
+        node_side::tell_cgroups(&self.handles, &self.events, applied);
     }
 
     fn sandbox_config(&self, pod: &Pod, record: &Record, attempt: u32) -> cri::PodSandboxConfig {
@@ -188,14 +205,16 @@ impl Executor {
         attempt: u32,
         host_ip: &str,
     ) -> Done {
-        self.check_user(pod, container).await?;
+        let user = self.image_user(pod, container).await?;
+        let target = self.target(record, container).await?;
         let ips = if pod.spec.host_network { vec![host_ip.to_string()] } else { sandbox.ips.clone() };
         let sources = Fetcher { handles: &self.handles, ask: true }.environment(pod, container).await?;
         let env = env::resolve(pod, container, &sources, &self.facts(host_ip, &ips))
             .map_err(|error| config_error(error.to_string()))?;
         let mounts =
             self.mounts(pod, container, record, &ips, attempt).map_err(|e| config_error(e.to_string()))?;
-        let parts = Parts { env, mounts, attempt };
+        let devices = Default::default();
+        let parts = Parts { env, mounts, attempt, user, target, devices };
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: sandbox.id.clone(),
             config: Some(render::container(pod, container, record, &self.node, parts)),
@@ -213,25 +232,35 @@ impl Executor {
         self.images.ensure(&Want { handles, events, record, pod, container }).await
     }
 
-    async fn check_user(&self, pod: &Pod, container: &Container) -> Done {
-        let of_pod = pod.spec.security_context.clone().unwrap_or_default();
-        let own = container.security_context.clone().unwrap_or_default();
-        if own.run_as_non_root.or(of_pod.run_as_non_root) != Some(true) {
-            return Ok(());
+    /// The user that the image names, if the pod's wishes depend on it; and whether they can be kept.
+    async fn image_user(&self, pod: &Pod, container: &Container) -> Result<ImageUser, WorkError> {
+        security::check(pod, container).map_err(config_error)?;
+        let mut user = ImageUser::default();
+        if security::needs_image_user(pod, container) {
+            let image = self.cri.image_status(&container.image).await;
+            let image = image.map_err(|e| runtime_error("ImageInspectError", &e))?.unwrap_or_default();
+            user = ImageUser::new(image.uid.map(|uid| uid.value), image.username);
         }
-        let root = match own.run_as_user.or(of_pod.run_as_user) {
-            Some(user) => user == 0,
-            None => {
-                let image = self.cri.image_status(&container.image).await;
-                let image = image.map_err(|e| runtime_error("ImageInspectError", &e))?.unwrap_or_default();
-                image.username.is_empty() && image.uid.is_none_or(|uid| uid.value == 0)
-            }
-        };
-        match root {
-            true => {
-                Err(config_error("container has runAsNonRoot and would run as root; set runAsUser".into()))
-            }
-            false => Ok(()),
+        security::check_non_root(pod, container, &user).map_err(config_error)?;
+        Ok(user)
+    }
+
+    /// The container whose processes an ephemeral container is to see.
+    async fn target(&self, record: &Record, container: &Container) -> Result<Option<String>, WorkError> {
+        let name = &container.target_container_name;
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let labels = HashMap::from([
+            (label::INCARNATION.to_string(), record.incarnation.clone()),
+            (label::CONTAINER_NAME.to_string(), name.clone()),
+        ]);
+        let all =
+            self.cri.list_containers(labels).await.map_err(|e| runtime_error("CreateContainerError", &e))?;
+        let running = i32::from(cri::ContainerState::Running);
+        match all.into_iter().find(|container| container.state == running) {
+            Some(container) => Ok(Some(container.id)),
+            None => Err(config_error(format!("unable to find target container \"{name}\""))),
         }
     }
 
@@ -282,21 +311,14 @@ impl Executor {
     }
 
     async fn clean_up(&self, record: Record) -> Done {
-        let places = self.places.clone();
+        let (places, cgroups) = (self.places.clone(), self.node.cgroups.clone());
         rt::blocking(move || {
-            cgroup::remove(&record.incarnation);
+            cgroups.remove_pod(&record.incarnation);
             places.clean_up(&record)
         })
         .await
         .map_err(volume_error)
     }
-}
-
-fn memory_bytes() -> i64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kilobytes = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<i64>().ok());
-    kilobytes.unwrap_or(0) * 1024
 }
 
 fn sandbox_error(error: &CriError) -> WorkError {

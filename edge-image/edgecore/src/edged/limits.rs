@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-/// Pods on this node (kubelet's default). One more is reported Failed with reason `OutOfpods`.
-pub const PODS_MAX: usize = 110;
+/// The most that `maxPods` may say (kubelet's default is 110). One pod more is reported Failed with reason `OutOfpods`.
+pub const PODS_MAX: usize = 500;
+/// Left-over groups that are removed in one go; the rest goes at the next start.
+pub const CGROUPS_SWEPT_MAX: usize = 1024;
 /// Containers of one pod, init containers included. A pod with more is reported Failed.
 pub const CONTAINERS_PER_POD_MAX: usize = 64;
 

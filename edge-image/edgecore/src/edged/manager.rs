@@ -152,6 +152,11 @@ impl Manager {
         self.ticket
     }
 
+    /// The desired state was read and the runtime was seen: every pod that runs here is known.
+    pub fn is_reconciled(&self) -> bool {
+        self.reconciled && self.observed.is_some()
+    }
+
     pub fn worker(&self, incarnation: &str) -> Option<&Worker> {
         self.workers.get(incarnation)
     }

@@ -15,7 +15,7 @@ pub mod limits;
 pub mod manager;
 pub mod observed;
 pub mod pod;
-pub mod quantity;
+pub mod policy;
 pub mod record;
 pub mod status;
 pub mod worker;
@@ -29,6 +29,7 @@ mod execute;
 pub mod images;
 pub mod kubelet_api;
 pub mod logs;
+pub mod node_side;
 pub mod observe;
 pub mod render;
 mod shell;
@@ -46,6 +47,7 @@ use std::{path::PathBuf, time::SystemTime};
 
 use rt::Drain;
 
+pub use crate::quantity;
 use crate::{config::Config, contract::Handles};
 
 /// What edged takes from the configuration.
@@ -53,7 +55,6 @@ use crate::{config::Config, contract::Handles};
 pub struct Settings {
     /// `unix:///run/containerd/containerd.sock`.
     pub endpoint: String,
-    pub cgroup_driver: String,
     pub cluster_dns: Vec<String>,
     pub cluster_domain: String,
     pub resolv_conf: PathBuf,
@@ -68,6 +69,7 @@ pub struct Settings {
     pub node_ip: String,
     pub report_events: bool,
     pub images: images::ImageSettings,
+    pub policy: policy::NodePolicy,
 }
 
 impl Settings {
@@ -77,7 +79,6 @@ impl Settings {
             .and_then(|bytes| u64::try_from(bytes).ok());
         Settings {
             endpoint: kubelet.container_runtime_endpoint.clone(),
-            cgroup_driver: kubelet.cgroup_driver.clone(),
             cluster_dns: kubelet.cluster_dns.clone(),
             cluster_domain: kubelet.cluster_domain.clone(),
             resolv_conf: kubelet.resolv_conf.clone(),
@@ -92,6 +93,7 @@ impl Settings {
             node_ip: edged.node_ip.clone(),
             report_events: edged.report_event,
             images: images::ImageSettings::from_config(config),
+            policy: policy::NodePolicy::new(config),
         }
     }
 

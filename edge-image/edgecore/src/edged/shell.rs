@@ -27,6 +27,7 @@ use super::{
     images::{Images, RuntimeFacts},
     limits, logs,
     manager::{Action, Input, Manager, Wanted},
+    node_side::NodeSide,
     observe::{Look, Observer},
     observed::State,
     pod::{Pod, PodError},
@@ -73,6 +74,7 @@ pub struct Shell {
     /// Looks in a row that failed though the runtime is there.
     slow_looks: u32,
     logs_checked: Instant,
+    node_side: NodeSide,
 }
 
 impl Shell {
@@ -103,6 +105,7 @@ impl Shell {
             told: None,
             slow_looks: 0,
             logs_checked: now,
+            node_side: NodeSide::default(),
         }
     }
 
@@ -138,6 +141,12 @@ impl Shell {
         self.executor.events.flush();
         for action in self.manager.handle(self.now(), input) {
             self.act(action);
+        }
+        if let Some(groups) = self.node_side.follow(&self.manager, &self.executor) {
+            self.work.push(Box::pin(async move {
+                groups.await;
+                Happening::Nothing
+            }));
         }
     }
 

@@ -1,8 +1,9 @@
 //! What the machine is and has, read from /proc and its like.
 
-use std::{fs, future::Future, net::UdpSocket, path::Path};
+use std::{fs, future::Future, net::UdpSocket};
 
 use super::NodeConfig;
+use crate::capacity::{cpus_in_list, disk, huge_pages, meminfo_kib};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -12,6 +13,8 @@ pub struct Facts {
     /// Of the file system that holds the pods' volumes.
     pub disk_total_bytes: u64,
     pub disk_available_bytes: u64,
+    /// Huge pages that were set aside, in bytes by resource name.
+    pub huge: std::collections::BTreeMap<String, u64>,
     pub pids_max: u64,
     pub pids: u64,
     pub address: Option<String>,
@@ -46,6 +49,7 @@ impl Machine for ProcMachine {
             memory_available_kib: meminfo_kib(&meminfo, "MemAvailable:"),
             disk_total_bytes,
             disk_available_bytes,
+            huge: huge_pages(),
             pids_max: read("/proc/sys/kernel/pid_max").trim().parse().unwrap_or(0),
             pids: threads_in_loadavg(&read("/proc/loadavg")),
             address: if cfg.node_ip.is_empty() {
@@ -76,22 +80,6 @@ pub fn architecture() -> &'static str {
     }
 }
 
-fn meminfo_kib(text: &str, field: &str) -> u64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(field));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-}
-
-/// `0-3,6` has five.
-fn cpus_in_list(text: &str) -> Option<u64> {
-    let mut count = 0;
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-        count += last.checked_sub(first)? + 1;
-    }
-    Some(count)
-}
-
 /// Scheduling entities that exist: the number after the slash in `0.1 0.2 0.3 2/345 6789`.
 fn threads_in_loadavg(text: &str) -> u64 {
     let field = text.split_whitespace().nth(3).and_then(|field| field.split('/').nth(1));
@@ -101,15 +89,6 @@ fn threads_in_loadavg(text: &str) -> u64 {
 fn os_image(text: &str) -> String {
     let line = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
     line.map_or_else(|| "Linux".into(), |name| name.trim_matches('"').to_string())
-}
-
-/// Total and available bytes of the file system that holds `path` or will hold it.
-fn disk(path: &Path) -> (u64, u64) {
-    let existing = path.ancestors().find_map(|ancestor| nix::sys::statvfs::statvfs(ancestor).ok());
-    existing.map_or((0, 0), |vfs| {
-        let block = vfs.fragment_size();
-        (vfs.blocks() * block, vfs.blocks_available() * block)
-    })
 }
 
 /// Our address on the way to the cloud. Connecting a datagram socket asks the kernel for the route and sends nothing.
@@ -126,11 +105,6 @@ mod tests {
 
     #[test]
     fn texts_of_proc() {
-        assert_eq!(meminfo_kib("MemTotal:         436216 kB\nMemFree: 1 kB\n", "MemTotal:"), 436216);
-        assert_eq!(cpus_in_list("0-3"), Some(4));
-        assert_eq!(cpus_in_list("0,2-3"), Some(3));
-        assert_eq!(cpus_in_list(""), None);
-        assert_eq!(cpus_in_list("3-1"), None);
         assert_eq!(threads_in_loadavg("0.52 0.58 0.59 2/345 6789\n"), 345);
         assert_eq!(
             os_image("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\n"),
@@ -140,8 +114,6 @@ mod tests {
 
     #[tokio::test]
     async fn this_machine_has_something() {
-        let (total, available) = disk(Path::new("/surely/not/there"));
-        assert!(total >= available && total > 0);
         assert_eq!(route_address("127.0.0.1:9").await.as_deref(), Some("127.0.0.1"));
         assert_eq!(route_address("not a host:1").await, None);
     }

@@ -6,7 +6,6 @@
 mod conditions;
 mod facts;
 mod lease;
-mod quantity;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -22,7 +21,7 @@ pub use conditions::ConditionBoard;
 pub use facts::{Facts, Machine, ProcMachine};
 pub use status::{KUBELET_VERSION, Status, labels};
 
-use crate::contract::{Condition, Handles, LinkState, RuntimeStatus, UplinkError};
+use crate::contract::{Condition, DeviceCounts, Handles, LinkState, RuntimeStatus, UplinkError};
 
 /// How long the cloud may take to answer a request of this module; KubeEdge's edge waits 60 s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -34,8 +33,8 @@ pub struct NodeConfig {
     pub node_ip: String,
     pub schedulable: bool,
     pub register: bool,
-    pub max_pods: u32,
-    pub reserved: Vec<BTreeMap<String, String>>,
+    /// What is reserved and how many pods there may be.
+    pub kubelet: crate::config::Kubelet,
     pub update_every: Duration,
     pub report_every: Duration,
     pub lease_seconds: u32,
@@ -54,8 +53,7 @@ impl NodeConfig {
             node_ip: edged.node_ip.clone(),
             schedulable: edged.register_schedulable,
             register: kubelet.register_node,
-            max_pods: kubelet.max_pods,
-            reserved: vec![kubelet.system_reserved.clone(), kubelet.kube_reserved.clone()],
+            kubelet: kubelet.clone(),
             update_every: kubelet.node_status_update_frequency.0.max(Duration::from_secs(1)),
             report_every: kubelet.node_status_report_frequency.0.max(Duration::from_secs(10)),
             lease_seconds: kubelet.node_lease_duration_seconds.max(4),
@@ -74,6 +72,7 @@ pub async fn run(
 ) {
     let mut runtime = handles.runtime.subscribe();
     let mut link = handles.uplink.state();
+    let mut devices = handles.devices.subscribe();
     let mut agent = Agent {
         status: Status::new(&handles.node_name),
         lease: lease::Lease::new(&handles.node_name),
@@ -84,10 +83,11 @@ pub async fn run(
         // The sources are only looked at once per round: a condition that flaps within a round costs one patch.
         let runtime_now = runtime.borrow_and_update().clone();
         let raised_now = raised.borrow_and_update().clone();
+        let devices_now = devices.borrow_and_update().clone();
         let connected = *link.borrow_and_update() == LinkState::Connected;
         if connected {
             let facts = machine.facts(&agent.cfg).await;
-            agent.round(&facts, &runtime_now, &raised_now).await;
+            agent.round(&facts, &runtime_now, &raised_now, &devices_now).await;
         } else {
             agent.disconnected();
         }
@@ -97,6 +97,7 @@ pub async fn run(
             changed = runtime.changed() => changed.is_err(),
             changed = raised.changed() => changed.is_err(),
             changed = link.changed() => changed.is_err(),
+            changed = devices.changed() => changed.is_err(),
         };
         if closed {
             return;
@@ -122,9 +123,15 @@ impl Agent {
         self.cfg.update_every.min(self.lease.pause(Instant::now(), self.cfg.lease_seconds))
     }
 
-    async fn round(&mut self, facts: &Facts, runtime: &RuntimeStatus, raised: &[Condition]) {
+    async fn round(
+        &mut self,
+        facts: &Facts,
+        runtime: &RuntimeStatus,
+        raised: &[Condition],
+        devices: &DeviceCounts,
+    ) {
         let now = jiff::Timestamp::now();
-        self.status.measure(&self.cfg, facts, runtime, raised, now);
+        self.status.measure(&self.cfg, facts, runtime, raised, devices, now);
         let outcome = async {
             if self.cfg.register && !self.status.is_registered() {
                 self.register(facts).await?;

@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Facts, NodeConfig, quantity::parse_milli};
-use crate::contract::{Condition, RuntimeStatus};
+use super::{Facts, NodeConfig};
+use crate::{
+    capacity::Capacity,
+    contract::{Condition, DeviceCounts, RuntimeStatus},
+};
 
 /// What a stock scheduler reads as the kubelet's version, and ours behind it.
 pub const KUBELET_VERSION: &str = concat!("v1.32.10-kinglet-v", env!("CARGO_PKG_VERSION"));
@@ -82,12 +85,13 @@ impl Status {
         facts: &Facts,
         runtime: &RuntimeStatus,
         raised: &[Condition],
+        devices: &DeviceCounts,
         now: jiff::Timestamp,
     ) {
         for condition in pressures(facts).into_iter().chain([ready(runtime)]).chain(raised.iter().cloned()) {
             self.show(condition, now);
         }
-        self.current = render(cfg, facts, runtime, &self.node);
+        self.current = render(cfg, facts, runtime, devices, &self.node);
     }
 
     fn show(&mut self, condition: Condition, now: jiff::Timestamp) {
@@ -184,17 +188,42 @@ pub fn labels(
     labels
 }
 
-fn render(cfg: &NodeConfig, facts: &Facts, runtime: &RuntimeStatus, node: &str) -> Value {
-    let reserved = |resource: &str| -> u64 {
-        let given = cfg.reserved.iter().filter_map(|group| group.get(resource));
-        given.filter_map(|text| parse_milli(text)).sum()
+/// The list of a Node: capacity or allocatable.
+fn amounts(of: &Capacity, pods: u32, devices: impl Iterator<Item = (String, u64)>) -> Value {
+    let cpu = match of.cpu_milli {
+        milli if milli % 1000 == 0 => (milli / 1000).to_string(),
+        milli => format!("{milli}m"),
     };
-    let cpu_milli = (facts.cpus * 1000).saturating_sub(reserved("cpu"));
-    let memory_kib = facts.memory_total_kib.saturating_sub(reserved("memory") / 1000 / 1024);
-    let disk_kib =
-        (facts.disk_total_bytes / 1024).saturating_sub(reserved("ephemeral-storage") / 1000 / 1024);
-    let cpu = if cpu_milli % 1000 == 0 { (cpu_milli / 1000).to_string() } else { format!("{cpu_milli}m") };
-    let pods = cfg.max_pods.to_string();
+    let mut list = json!({
+        "cpu": cpu,
+        "memory": format!("{}Ki", of.memory_bytes / 1024),
+        "ephemeral-storage": format!("{}Ki", of.disk_bytes / 1024),
+        "pods": pods.to_string(),
+    });
+    for (size, bytes) in &of.huge {
+        list[size.as_str()] = format!("{}Ki", bytes / 1024).into();
+    }
+    for (resource, count) in devices {
+        list[resource.as_str()] = count.to_string().into();
+    }
+    list
+}
+
+fn render(
+    cfg: &NodeConfig,
+    facts: &Facts,
+    runtime: &RuntimeStatus,
+    devices: &DeviceCounts,
+    node: &str,
+) -> Value {
+    let capacity = Capacity {
+        cpu_milli: facts.cpus * 1000,
+        memory_bytes: facts.memory_total_kib * 1024,
+        disk_bytes: facts.disk_total_bytes,
+        huge: facts.huge.clone(),
+    };
+    let whole = devices.iter().map(|(name, count)| (name.clone(), count.capacity));
+    let usable = devices.iter().map(|(name, count)| (name.clone(), count.allocatable));
     let mut addresses = Vec::new();
     if let Some(address) = &facts.address {
         addresses.push(json!({"type": "InternalIP", "address": address}));
@@ -205,18 +234,8 @@ fn render(cfg: &NodeConfig, facts: &Facts, runtime: &RuntimeStatus, node: &str) 
         RuntimeStatus::Unknown | RuntimeStatus::Down { .. } => "containerd://Unknown",
     };
     json!({
-        "capacity": {
-            "cpu": facts.cpus.to_string(),
-            "memory": format!("{}Ki", facts.memory_total_kib),
-            "ephemeral-storage": format!("{}Ki", facts.disk_total_bytes / 1024),
-            "pods": pods,
-        },
-        "allocatable": {
-            "cpu": cpu,
-            "memory": format!("{memory_kib}Ki"),
-            "ephemeral-storage": format!("{disk_kib}Ki"),
-            "pods": pods,
-        },
+        "capacity": amounts(&capacity, cfg.kubelet.max_pods, whole),
+        "allocatable": amounts(&capacity.allocatable(&cfg.kubelet), cfg.kubelet.max_pods, usable),
         "addresses": addresses,
         "nodeInfo": {
             "machineID": facts.machine_id,

@@ -125,6 +125,9 @@ pub struct NamespaceOption {
     pub pid: i32,
     #[prost(enumeration = "NamespaceMode", tag = "3")]
     pub ipc: i32,
+    /// With mode `Target`: the container whose processes are seen.
+    #[prost(string, tag = "4")]
+    pub target_id: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -315,6 +318,38 @@ pub struct LinuxContainerResources {
     pub memory_limit_in_bytes: i64,
     #[prost(int64, tag = "5")]
     pub oom_score_adj: i64,
+    #[prost(message, repeated, tag = "8")]
+    pub hugepage_limits: Vec<HugepageLimit>,
+    /// Files of cgroup v2 and their values.
+    #[prost(map = "string, string", tag = "9")]
+    pub unified: HashMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HugepageLimit {
+    /// As the kernel names it: `2MB`.
+    #[prost(string, tag = "1")]
+    pub page_size: String,
+    #[prost(uint64, tag = "2")]
+    pub limit: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Device {
+    #[prost(string, tag = "1")]
+    pub container_path: String,
+    #[prost(string, tag = "2")]
+    pub host_path: String,
+    /// Of `r`, `w`, `m`.
+    #[prost(string, tag = "3")]
+    pub permissions: String,
+}
+
+/// A device by its Container Device Interface name.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CdiDevice {
+    #[prost(string, tag = "1")]
+    pub name: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -349,6 +384,11 @@ pub struct LinuxContainerSecurityContext {
     pub readonly_paths: Vec<String>,
     #[prost(message, optional, tag = "15")]
     pub seccomp: Option<SecurityProfile>,
+    #[prost(message, optional, tag = "16")]
+    pub apparmor: Option<SecurityProfile>,
+    /// How runtimes before CRI's `apparmor` field are told: `runtime/default`, `unconfined`, `localhost/<name>`.
+    #[prost(string, tag = "9")]
+    pub apparmor_profile: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -383,6 +423,8 @@ pub struct ContainerConfig {
     pub envs: Vec<KeyValue>,
     #[prost(message, repeated, tag = "7")]
     pub mounts: Vec<Mount>,
+    #[prost(message, repeated, tag = "8")]
+    pub devices: Vec<Device>,
     #[prost(map = "string, string", tag = "9")]
     pub labels: HashMap<String, String>,
     #[prost(map = "string, string", tag = "10")]
@@ -397,6 +439,8 @@ pub struct ContainerConfig {
     pub tty: bool,
     #[prost(message, optional, tag = "15")]
     pub linux: Option<LinuxContainerConfig>,
+    #[prost(message, repeated, tag = "17")]
+    pub cdi_devices: Vec<CdiDevice>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -12,7 +12,7 @@ use crate::{
 fn settings(dir: &std::path::Path) -> Settings {
     Settings {
         endpoint: format!("unix://{}/no.sock", dir.display()),
-        cgroup_driver: "cgroupfs".into(),
+        policy: Default::default(),
         cluster_dns: Vec::new(),
         cluster_domain: "cluster.local".into(),
         resolv_conf: "/dev/null".into(),

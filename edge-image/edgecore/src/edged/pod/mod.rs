@@ -225,6 +225,9 @@ pub enum PodError {
     Quantity { container: String, field: String, value: String },
 }
 
+/// Where a pod came from: `file`, or `api` (also when it is missing).
+pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
+
 impl Pod {
     /// Reads and checks a pod. Total: whatever the bytes, the answer is a pod that the rest of edged can work with, or an error.
     pub fn parse(body: &[u8]) -> Result<Pod, PodError> {
@@ -299,6 +302,17 @@ impl Pod {
             () => "containers",
         };
         format!("spec.{list}{{{container}}}")
+    }
+
+    /// A pod that is admitted whatever the node is short of: of a system priority class, or a static one (kubelet's rule).
+    pub fn is_critical(&self) -> bool {
+        const SYSTEM_CRITICAL_PRIORITY: i32 = 2_000_000_000;
+        self.is_static() || self.spec.priority.is_some_and(|priority| priority >= SYSTEM_CRITICAL_PRIORITY)
+    }
+
+    /// From a folder of this node, not from the cloud.
+    pub fn is_static(&self) -> bool {
+        self.metadata.annotations.get(CONFIG_SOURCE).is_some_and(|source| source != "api")
     }
 
     pub fn full_name(&self) -> String {

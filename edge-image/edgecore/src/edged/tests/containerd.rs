@@ -14,8 +14,9 @@ use rt::Drain;
 use serde_json::{Value, json};
 
 use crate::{
+    config::Config,
     contract::{RuntimeStatus, testing::Bench},
-    edged::{Settings, cri::Cri, logs::Rotation, run_with},
+    edged::{Settings, cri::Cri, logs::Rotation, policy::NodePolicy, run_with},
 };
 
 pub(super) const HELLO: &str = "docker.io/kinglet/hello:1";
@@ -192,7 +193,6 @@ impl Drop for Node {
 pub(super) fn settings(dir: &Path, endpoint: &str, archives: &Path) -> Settings {
     Settings {
         endpoint: endpoint.into(),
-        cgroup_driver: "cgroupfs".into(),
         cluster_dns: Vec::new(),
         cluster_domain: "cluster.local".into(),
         resolv_conf: dir.join("resolv.conf"),
@@ -204,7 +204,16 @@ pub(super) fn settings(dir: &Path, endpoint: &str, archives: &Path) -> Settings 
         node_ip: "10.77.0.1".into(),
         report_events: true,
         images: Default::default(),
+        policy: policy(dir),
     }
+}
+
+/// Below a group of the test's own, for tests of one machine run side by side.
+fn policy(dir: &Path) -> NodePolicy {
+    let mut policy = NodePolicy::new(&Config::default());
+    policy.cgroups.root = format!("/kinglet-test/{}", dir.file_name().unwrap().to_str().unwrap());
+    policy.static_pods = dir.join("manifests");
+    policy
 }
 
 pub(super) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>, state: impl Fn() -> String) -> T {

@@ -1,0 +1,74 @@
+//! The node's part of running pods, beside the single pod: classes of service, left-over groups, and what went wrong with them.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{
+    cgroup::{CgroupError, Limits, Name, values},
+    events::{Event, Recorder},
+    execute::Executor,
+    manager::Manager,
+};
+use crate::contract::{Condition, Handles};
+
+const CGROUPS: &str = "PodsNotLimited";
+
+/// Raises the condition for limits that could not be written, or ends it.
+pub fn tell_cgroups(handles: &Handles, events: &Recorder, applied: Result<(), CgroupError>) {
+    let (status, reason, message) = match applied {
+        Ok(()) => (false, "LimitsWritten", "control groups of pods are limited".to_string()),
+        Err(error) => (true, "FailedToCreatePodCgroup", error.to_string()),
+    };
+    if status {
+        events.node(Event::warning("FailedToCreatePodContainer", message.clone()));
+    }
+    handles.conditions.set(Condition {
+        condition_type: CGROUPS.into(),
+        status,
+        reason: reason.into(),
+        message,
+    });
+}
+
+/// What of all pods together is in force.
+#[derive(Default)]
+pub struct NodeSide {
+    node_limited: bool,
+    swept: bool,
+    classes: Option<[(Name, Limits); 2]>,
+}
+
+impl NodeSide {
+    /// Brings the groups above the pods up to what the manager knows. Returns what is to be done beside the agent's loop.
+    pub fn follow(
+        &mut self,
+        manager: &Manager,
+        executor: &Arc<Executor>,
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let (cgroups, policy) = (&executor.node.cgroups, &executor.settings.policy);
+        let active = manager.workers().filter(|worker| worker.record.ended.is_none());
+        let pods = active.filter_map(|worker| worker.desired.as_deref());
+        let classes = values::classes(&cgroups.config.root, pods);
+        let changed = self.classes.as_ref() != Some(&classes);
+        let first = !std::mem::replace(&mut self.node_limited, true);
+        // Groups are swept once, after every pod that runs here is known.
+        let sweep = manager.is_reconciled() && !std::mem::replace(&mut self.swept, manager.is_reconciled());
+        if !(changed || first || sweep) {
+            return None;
+        }
+        self.classes = Some(classes.clone());
+        let known: BTreeSet<String> =
+            manager.workers().map(|worker| worker.record.incarnation.clone()).collect();
+        let (executor, cgroups) = (executor.clone(), cgroups.clone());
+        let (cpu_milli, memory_bytes) = (policy.enforced.cpu_milli, policy.enforced.memory_bytes);
+        Some(async move {
+            let applied = rt::blocking(move || {
+                if sweep {
+                    cgroups.sweep(&known);
+                }
+                let node = if first { cgroups.apply_node(cpu_milli, memory_bytes) } else { Ok(()) };
+                node.and(cgroups.apply_classes(&classes))
+            });
+            tell_cgroups(&executor.handles, &executor.events, applied.await);
+        })
+    }
+}
