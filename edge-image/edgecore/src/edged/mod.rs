@@ -10,6 +10,7 @@
 //!
 //! Start at [`run`]; then `manager`, `worker`.
 
+pub mod admission;
 pub mod backoff;
 pub mod limits;
 pub mod manager;

@@ -10,12 +10,14 @@ use std::{
 
 mod container;
 mod decode;
+mod placement;
 mod volume;
 
 use serde::{Deserialize, Serialize};
 
 pub use container::*;
 use decode::{null_default, quantities};
+pub use placement::*;
 pub use volume::*;
 
 use super::limits;
@@ -89,6 +91,10 @@ pub struct Spec {
     pub node_selector: BTreeMap<String, String>,
     #[serde(deserialize_with = "null_default")]
     pub tolerations: Vec<Toleration>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub os: Option<PodOs>,
     pub priority: Option<i32>,
     pub priority_class_name: String,
     pub runtime_class_name: Option<String>,
