@@ -15,6 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::session::{Receiver, Sender, SessionError, open};
 use super::websocket::{Handshake, Protocol, Said, Socket, Version, accept, read, write};
@@ -288,7 +290,7 @@ async fn down(sink: &mut SocketSink, receiver: &mut Receiver<Node>, pings: &mpsc
     {
         return;
     }
-    let _ = sink.close().await;
+    let _ = sink.send(goodbye()).await;
 }
 
 /// How the command ended, as the client's version says it.
@@ -311,6 +313,11 @@ fn last_word(status: Vec<u8>, broke: Option<&SessionError>, version: Version) ->
     let status: serde_json::Value = serde_json::from_slice(&status).ok()?;
     let failed = kapi::meta::text(&status, "status") != "Success";
     failed.then(|| kapi::meta::text(&status, "message").as_bytes().to_vec())
+}
+
+/// A close without a code is an error to clients.
+fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
 /// SPDY's bytes in messages, both ways.
@@ -337,7 +344,7 @@ async fn tunnel(socket: Socket, node: Node) {
                 return;
             }
         }
-        let _ = sink.close().await;
+        let _ = sink.send(goodbye()).await;
     };
     let (mut up, mut down) = (std::pin::pin!(up), std::pin::pin!(down));
     tokio::select! {
