@@ -82,7 +82,7 @@ fn pod(object: &mut Value) {
     default(spec, "enableServiceLinks", true);
     default(spec, "securityContext", json!({}));
     let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
-    for key in ["initContainers", "containers"] {
+    for key in ["initContainers", "containers", "ephemeralContainers"] {
         each(spec, key).for_each(|entry| container(entry, host_network));
     }
     each(spec, "volumes").for_each(volume);

@@ -14,6 +14,7 @@ pub mod schema;
 pub mod decode;
 pub mod defaults;
 pub mod discovery;
+pub mod ephemeral;
 pub mod error;
 pub mod limits;
 pub mod meta;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::StatusCode;
-use kapi::{ApiError, Kind, decode, defaults, kinds, meta, schema, time, validate};
+use kapi::{ApiError, Kind, decode, defaults, ephemeral, kinds, meta, schema, time, validate};
 use serde_json::{Value, json};
 use store::{Expect, Op, Put, Record};
 
@@ -126,7 +126,10 @@ impl<B: Backend> Server<B> {
         prune_empty(metadata);
         defaults::apply(kind, object);
         defaults::initial_status(kind, object);
-        let causes = validate::object(kind, object);
+        let mut causes = validate::object(kind, object);
+        if kind.kind == "Pod" {
+            causes.extend(ephemeral::on_creation(object));
+        }
         if causes.is_empty() {
             Ok(())
         } else {
@@ -179,11 +182,19 @@ impl<B: Backend> Server<B> {
         let old = parse(record)?;
         let name = record.key.name.to_string();
         check_preconditions(kind, &name, &old, &new)?;
+        if subresource == "ephemeralcontainers" {
+            new = ephemeral::take_over(&old, &new);
+        }
         keep_server_fields(kind, subresource, &old, &mut new);
-        if subresource.is_empty() {
+        if matches!(subresource, "" | "ephemeralcontainers") {
             defaults::apply(kind, &mut new);
-            let mut causes = validate::object(kind, &new);
-            causes.extend(validate::change(kind, &old, &new));
+            let causes = if subresource.is_empty() {
+                let mut causes = validate::object(kind, &new);
+                causes.extend(validate::change(kind, &old, &new));
+                causes
+            } else {
+                ephemeral::change(&old, &new)
+            };
             if !causes.is_empty() {
                 return Err(ApiError::invalid(kind, &name, causes));
             }
