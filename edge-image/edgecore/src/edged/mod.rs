@@ -37,6 +37,7 @@ mod shell;
 pub mod stats;
 mod stop;
 
+pub mod figures;
 pub mod fuzz;
 pub mod sources;
 pub mod volumes;

@@ -24,6 +24,7 @@ use super::{
     Settings,
     cri::{self, Cri, CriError},
     execute::{Executor, Job},
+    figures,
     images::{Images, RuntimeFacts},
     limits, logs,
     manager::{Action, Input, Manager, Wanted},
@@ -34,7 +35,7 @@ use super::{
     record::{KIND, Record},
     status::{self, NodeFacts},
     unix_ms,
-    worker::{Now, Ticket, WorkError},
+    worker::{Now, Ticket, Work, WorkError},
 };
 use crate::contract::{BoxFuture, Condition, Handles, Object, PodStatus, Report, RuntimeStatus};
 
@@ -68,6 +69,10 @@ pub struct Shell {
     version: String,
     following: bool,
     parsed: BTreeMap<String, (String, Wanted)>,
+    /// Uids that came while we run and for which the runtime was not called yet, and when they came.
+    arrived: BTreeMap<String, Instant>,
+    /// When the runtime last told of a change that no status shows yet.
+    event_at: Option<Instant>,
     /// Calls off the step under way, by incarnation.
     called_off: BTreeMap<String, oneshot::Sender<()>>,
     told: Option<RuntimeStatus>,
@@ -101,6 +106,8 @@ impl Shell {
             version: String::new(),
             following: false,
             parsed: BTreeMap::new(),
+            arrived: BTreeMap::new(),
+            event_at: None,
             called_off: BTreeMap::new(),
             told: None,
             slow_looks: 0,
@@ -186,6 +193,7 @@ impl Shell {
             Happening::Preloaded(problems) => self.preloaded(problems),
             Happening::Event(Some(stream)) => {
                 self.follow(Some(stream));
+                self.event_at.get_or_insert_with(Instant::now);
                 self.look_within(limits::EVENT_SETTLE);
             }
             // The runtime ended, or refuses: a look tells which, and subscribes again.
@@ -276,6 +284,8 @@ impl Shell {
                 };
                 self.tell_runtime(status);
                 self.handle(Input::Observed { began, observed: look.observed });
+                // A change of which no status tells.
+                self.event_at = None;
                 if self.up && !self.following {
                     self.follow(None);
                 }
@@ -373,7 +383,11 @@ impl Shell {
         let objects = self.handles.meta.list("pod");
         let mut wanted = Vec::with_capacity(objects.len());
         let mut parsed = BTreeMap::new();
+        let now = Instant::now();
         for object in objects {
+            if self.up && !self.parsed.contains_key(&object.uid) {
+                self.arrived.insert(object.uid.clone(), now);
+            }
             let entry = match self.parsed.remove(&object.uid) {
                 Some((version, known)) if version == object.resource_version => (version, known),
                 _ => (object.resource_version.clone(), parse(&object)),
@@ -382,6 +396,7 @@ impl Shell {
             parsed.insert(object.uid.clone(), entry);
         }
         self.parsed = parsed;
+        self.arrived.retain(|uid, _| self.parsed.contains_key(uid));
         self.handle(Input::Desired(wanted));
     }
 
@@ -412,6 +427,11 @@ impl Shell {
             Action::Work { incarnation, work } => {
                 let Some(worker) = self.manager.worker(&incarnation) else { return };
                 tracing::debug!(pod = worker.record.full_name(), "{work:?}");
+                if matches!(work, Work::RunSandbox { .. })
+                    && let Some(arrived) = self.arrived.remove(&worker.record.uid)
+                {
+                    figures::pod_start(arrived.elapsed());
+                }
                 let job = Job {
                     record: worker.record.clone(),
                     pod: worker.spec.clone(),
@@ -455,7 +475,10 @@ impl Shell {
         }
     }
 
-    fn report(&self, namespace: &str, name: &str, uid: &str, status: &Value) {
+    fn report(&mut self, namespace: &str, name: &str, uid: &str, status: &Value) {
+        if let Some(at) = self.event_at.take() {
+            figures::event_to_status(at.elapsed());
+        }
         let record = Record { uid: uid.into(), ..Record::default() };
         let patch = serde_json::to_vec(status).expect("a status serialises").into();
         self.handles.statuses.put(namespace, name, PodStatus { uid: uid.into(), patch });

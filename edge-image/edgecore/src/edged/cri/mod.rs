@@ -20,7 +20,7 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use super::limits;
+use super::{figures, limits};
 
 /// A call that failed. `code` decides what to do, `message` is the runtime's own text.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -70,6 +70,7 @@ impl Cri {
         A: prost::Message + Default + Send + Sync + 'static,
     {
         let call = path.rsplit('/').next().unwrap_or(path);
+        let begun = std::time::Instant::now();
         let work = async {
             let mut grpc =
                 Grpc::new(self.channel.clone()).max_decoding_message_size(limits::CRI_ANSWER_BYTES_MAX);
@@ -77,7 +78,9 @@ impl Cri {
             let codec: ProstCodec<Q, A> = ProstCodec::default();
             grpc.unary(tonic::Request::new(request), PathAndQuery::from_static(path), codec).await
         };
-        match tokio::time::timeout(deadline, work).await {
+        let answer = tokio::time::timeout(deadline, work).await;
+        figures::runtime_call(call, begun.elapsed(), !matches!(answer, Ok(Ok(_))));
+        match answer {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) => Err(CriError { call, code: status.code(), message: text(&status) }),
             Err(_) => {
