@@ -31,6 +31,13 @@ edgecore: the agent of a Kinglet node (KubeEdge's edgecore, small)
       Says which keys of a configuration are wrong or unknown; exit code 1 if there are any.
       Example: edgecore config check /etc/kubeedge/config/edgecore.yaml
 
+  edgecore runtime check ROOT
+      Before containerd is started: moves databases that a power cut damaged aside (ExecStartPre of a systemd unit).
+      Example: edgecore runtime check /var/lib/containerd
+
+  edgecore runtime start ROOT PROGRAM [ARGUMENT...]
+      The same, then becomes PROGRAM; one that keeps ending loses its databases once per boot.
+
   edgecore --help | --version
 
 Environment: KINGLET_LOG=info,hub=debug sets what is logged.
@@ -41,6 +48,8 @@ pub enum Command {
     Run { config: PathBuf },
     Join(join::Options),
     ConfigCheck { file: PathBuf },
+    RuntimeCheck { root: PathBuf },
+    RuntimeStart { root: PathBuf, command: Vec<OsString> },
     Help,
     Version,
 }
@@ -55,7 +64,9 @@ pub enum UsageError {
     Missing(&'static str),
     #[error("{0}")]
     Join(join::JoinError),
-    #[error("edgecore has no command {0:?}; it has join and config check, and runs without one")]
+    #[error(
+        "edgecore has no command {0:?}; it has join, config check and runtime check, and runs without one"
+    )]
     Command(String),
     #[error("--cgroupdriver {0:?} is not known; use cgroupfs or systemd, as containerd is configured")]
     CgroupDriver(String),
@@ -84,6 +95,7 @@ pub fn parse(arguments: Vec<OsString>, token: Option<String>) -> Result<Command,
             Value(word) if word == "version" => return Ok(Command::Version),
             Value(word) if word == "join" => return parse_join(parser, root, token),
             Value(word) if word == "config" => return parse_config(parser),
+            Value(word) if word == "runtime" => return parse_runtime(parser),
             Value(word) => return Err(UsageError::Command(word.to_string_lossy().into_owned())),
             other => return Err(other.unexpected().into()),
         }
@@ -103,6 +115,18 @@ fn parse_config(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
     match &words[..] {
         [check, file] if check == "check" => Ok(Command::ConfigCheck { file: file.into() }),
         _ => Err(UsageError::Command("config without check FILE".into())),
+    }
+}
+
+fn parse_runtime(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
+    // Everything behind the folder belongs to the program.
+    let words: Vec<OsString> = parser.raw_args()?.collect();
+    match &words[..] {
+        [check, root] if check == "check" => Ok(Command::RuntimeCheck { root: root.into() }),
+        [start, root, command @ ..] if start == "start" && !command.is_empty() => {
+            Ok(Command::RuntimeStart { root: root.into(), command: command.to_vec() })
+        }
+        _ => Err(UsageError::Command("runtime without check ROOT or start ROOT PROGRAM".into())),
     }
 }
 

@@ -29,6 +29,7 @@ pub mod edged;
 pub mod hub;
 pub mod meta;
 pub mod node;
+pub mod runtime_guard;
 pub mod twin;
 
 use std::{convert::Infallible, net::SocketAddr, path::Path, sync::Arc, time::Duration};

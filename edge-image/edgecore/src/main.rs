@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use edgecore::{
     cli::{self, Command},
     config::Config,
-    join,
+    join, runtime_guard,
     status::{State, Status},
 };
 use rt::Drain;
@@ -21,6 +21,10 @@ fn main() -> ExitCode {
         Ok(Command::Help) => print(cli::HELP.trim_end()),
         Ok(Command::Version) => print(&format!("edgecore {VERSION} ({})", edgecore::node::KUBELET_VERSION)),
         Ok(Command::ConfigCheck { file }) => check(&file),
+        Ok(Command::RuntimeCheck { root }) => check_runtime(&root),
+        Ok(Command::RuntimeStart { root, command }) => {
+            Err(rt::error_chain(&runtime_guard::start(&root, "/run/kinglet".as_ref(), &command)))
+        }
         Ok(Command::Join(options)) => run_join(&options),
         Ok(Command::Run { config }) => run(&config),
         Err(error) => {
@@ -54,6 +58,11 @@ fn check(file: &std::path::Path) -> Outcome {
         0 => print(&format!("{}: all keys are known", file.display())),
         count => Err(format!("{count} unknown keys in {}", file.display())),
     }
+}
+
+fn check_runtime(root: &std::path::Path) -> Outcome {
+    let done = runtime_guard::check(root).map_err(|error| rt::error_chain(&error))?;
+    done.iter().try_for_each(|line| print(line))
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, String> {

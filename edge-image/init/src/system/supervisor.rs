@@ -449,10 +449,20 @@ impl Supervisor {
 
 fn services() -> Vec<Service> {
     vec![
+        // edgecore moves databases aside that a power cut damaged, and then becomes containerd.
         Service::new(
             "containerd",
-            "/usr/bin/containerd",
-            &["--config", "/etc/containerd/config.toml", "--log-level", "warn"],
+            "/usr/bin/edgecore",
+            &[
+                "runtime",
+                "start",
+                "/var/lib/containerd",
+                "/usr/bin/containerd",
+                "--config",
+                "/etc/containerd/config.toml",
+                "--log-level",
+                "warn",
+            ],
         ),
         Service::new("line-holder", "/usr/bin/mapper", &["hold-lines", "--socket", LINES_SOCKET]),
         Service::new("edgecore", "/usr/bin/edgecore", &[]),
