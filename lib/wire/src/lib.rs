@@ -6,7 +6,7 @@
 //! but for the order of keys. Every length is bounded before it is allocated ([`limits`]).
 //!
 //! Start at [`message::Message`]; resources (`default/pod/web`) are [`resource::Resource`]; what the
-//! cloud owes a node is [`delivery::Delivery`], the node's end is [`link::Link`].
+//! cloud owes a node is [`delivery::Delivery`], the node's end is [`link::Link`]. Byte streams beside them are [`streams::Mux`].
 
 pub mod delivery;
 pub mod headers;
@@ -14,6 +14,7 @@ pub mod limits;
 pub mod link;
 pub mod message;
 pub mod resource;
+pub mod streams;
 
 pub use message::{Header, Message, Operation, Route, source};
 pub use resource::Resource;
