@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use kserve::NodeDialer;
 use rt::Drain;
 use tokio::net::TcpListener;
 
@@ -28,11 +30,16 @@ pub enum Backend {
 }
 
 impl Backend {
-    pub async fn open(settings: &Settings, data_dir: &Path) -> Result<Backend, BackendError> {
+    /// `nodes`: how the embedded API reaches the kubelet API of nodes.
+    pub async fn open(
+        settings: &Settings,
+        data_dir: &Path,
+        nodes: Arc<dyn NodeDialer>,
+    ) -> Result<Backend, BackendError> {
         if settings.kubeconfig.as_os_str().is_empty() {
             let ips = settings.names.ips.iter().map(ToString::to_string);
             let names = ips.chain(settings.names.dns_names.iter().cloned()).collect();
-            let options = apiserver::Options { names, ..apiserver::Options::default() };
+            let options = apiserver::Options { names, nodes: Some(nodes), ..apiserver::Options::default() };
             return Ok(Backend::Embedded(
                 apiserver::Api::open(data_dir, options).await.map_err(BackendError::Open)?,
             ));

@@ -1,11 +1,14 @@
 //! Where cloudcore's modules meet.
 //!
 //! `cluster` knows what belongs on every node and publishes it; `hub` delivers it and hands requests of the nodes to
-//! `upstream`; `join` admits nodes. All three keep what must survive a restart in `records`.
+//! `upstream`; `join` admits nodes. All three keep what must survive a restart in `records`. Whoever has a way to a node's kubelet
+//! API (`hub`, `tunnel`) puts it into [`Routes`], where the API server's requests find it.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use kserve::{DialError, NodeDialer};
+use rt::{BoxFuture, BoxIo};
 use tokio::sync::{mpsc, oneshot, watch};
 use wire::delivery::Target;
 
@@ -52,5 +55,112 @@ impl Placements {
         let (reply, answer) = oneshot::channel();
         self.tx.send(Subscribe { node: node.into(), reply }).await.ok()?;
         answer.await.ok()
+    }
+}
+
+/// Opens byte streams to one node, on which its kubelet API speaks HTTP/1.1.
+pub trait Carrier: Send + Sync {
+    /// `Err`: why not, for a person.
+    fn open(&self) -> BoxFuture<'_, Result<BoxIo, String>>;
+}
+
+/// Which of a node's carriers is taken: the lower one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// Streams of the node's link.
+    Link,
+    /// KubeEdge's EdgeStream, a second connection of the node.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the tunnel is the next change"))]
+    Tunnel,
+}
+
+/// The ways to the nodes that are connected.
+#[derive(Clone, Default)]
+pub struct Routes(Arc<Mutex<HashMap<String, Vec<Way>>>>);
+
+struct Way {
+    rank: Rank,
+    id: u64,
+    carrier: Arc<dyn Carrier>,
+}
+
+/// The way exists until this is dropped.
+pub struct Route {
+    routes: Routes,
+    node: String,
+    id: u64,
+}
+
+impl Routes {
+    pub fn add(&self, node: &str, rank: Rank, carrier: Arc<dyn Carrier>) -> Route {
+        let mut ways = self.lock();
+        let id = ways.values().flatten().map(|way| way.id + 1).max().unwrap_or_default();
+        ways.entry(node.to_owned()).or_default().push(Way { rank, id, carrier });
+        Route { routes: self.clone(), node: node.to_owned(), id }
+    }
+
+    /// The newest way of the best rank.
+    fn best(&self, node: &str) -> Option<Arc<dyn Carrier>> {
+        let ways = self.lock();
+        let best = ways.get(node)?.iter().min_by_key(|way| (way.rank, std::cmp::Reverse(way.id)))?;
+        Some(best.carrier.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Way>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Route {
+    fn drop(&mut self) {
+        let mut ways = self.routes.lock();
+        if let Some(of_node) = ways.get_mut(&self.node) {
+            of_node.retain(|way| way.id != self.id);
+            if of_node.is_empty() {
+                ways.remove(&self.node);
+            }
+        }
+    }
+}
+
+impl NodeDialer for Routes {
+    fn dial<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<BoxIo, DialError>> {
+        Box::pin(async move {
+            let carrier = self.best(node).ok_or_else(|| DialError::NotConnected(node.to_owned()))?;
+            carrier.open().await.map_err(|why| DialError::Refused { node: node.to_owned(), why })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Named(&'static str);
+
+    impl Carrier for Named {
+        fn open(&self) -> BoxFuture<'_, Result<BoxIo, String>> {
+            Box::pin(async { Err(self.0.to_owned()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn the_link_is_preferred_and_what_ended_is_not_found() {
+        let routes = Routes::default();
+        let dialled = async |node: &str| routes.dial(node).await.err().unwrap();
+        assert_eq!(dialled("n").await, DialError::NotConnected("n".into()));
+        let link = routes.add("n", Rank::Link, Arc::new(Named("link")));
+        let tunnel = routes.add("n", Rank::Tunnel, Arc::new(Named("tunnel")));
+        let refused = |why: &str| DialError::Refused { node: "n".into(), why: why.into() };
+        assert_eq!(dialled("n").await, refused("link"));
+        // A newer connection of the node, before the old one is gone.
+        let newer = routes.add("n", Rank::Link, Arc::new(Named("newer")));
+        drop(link);
+        assert_eq!(dialled("n").await, refused("newer"));
+        drop(newer);
+        assert_eq!(dialled("n").await, refused("tunnel"));
+        drop(tunnel);
+        assert_eq!(dialled("n").await, DialError::NotConnected("n".into()));
+        assert_eq!(dialled("other").await, DialError::NotConnected("other".into()));
     }
 }

@@ -17,7 +17,7 @@ use crate::authority::{Authority, AuthorityError};
 use crate::backend::{Backend, BackendError};
 use crate::cluster::views::Kind;
 use crate::cluster::{Cluster, Duties, informer, writer};
-use crate::contract::Placements;
+use crate::contract::{Placements, Routes};
 use crate::hub::{Hub, Sessions};
 use crate::identity::{Identity, IdentityError};
 use crate::join::{Join, TokenError, Tokens, now_s};
@@ -104,7 +104,9 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
 
     let hub_listener = listen(settings.hub, "the nodes' links", "--hub-port").await?;
     let join_listener = listen(settings.join, "joining nodes", "--join-port").await?;
-    let backend = Backend::open(&settings, &dir).await.map_err(StartError::Backend)?;
+    let routes = Routes::default();
+    let backend =
+        Backend::open(&settings, &dir, Arc::new(routes.clone())).await.map_err(StartError::Backend)?;
     let api_listener = match backend.is_embedded() {
         true => Some(listen(settings.api, "the Kubernetes API", "--api-port").await?),
         false => None,
@@ -150,6 +152,7 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
         write_timeout: settings.write_timeout,
         nodes_max: settings.nodes_max,
         sessions: Sessions::default(),
+        routes,
     });
     essential(&mut supervisor, "hub", (hub, hub_listener), |(hub, listener), drain| async move {
         hub.serve(listener, drain).await;

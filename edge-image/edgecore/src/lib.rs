@@ -39,7 +39,7 @@ use tokio::sync::watch;
 
 use crate::{
     config::{Config, ConfigError},
-    contract::{Condition, Conditions, Handles, Inbox, Meta, PodStatuses, RuntimeStatus, Uplink},
+    contract::{Condition, Conditions, Handles, Inbox, KubeletApi, Meta, PodStatuses, RuntimeStatus, Uplink},
     edged::kubelet_api::Server as KubeletServer,
     hub::{Hub, HubHandle, RotateConfig},
     limits::DRAIN_TIMEOUT,
@@ -124,7 +124,8 @@ async fn run_configured(
     let status = status::Sources::new(cfg, &handles, board.subscribe());
     supervisor.spawn("status", restart(), move |drain| done(status::run(status.clone(), drain)));
     if cfg.modules.edge_hub.enable {
-        spawn_hub(&mut supervisor, cfg, hub_handle, &memory, board.clone());
+        let kubelet: Arc<dyn KubeletApi> = Arc::new(kubelet_api.clone());
+        spawn_hub(&mut supervisor, cfg, hub_handle, &memory, board.clone(), kubelet);
     }
     spawn_node(&mut supervisor, cfg, &handles, &board);
     if memory.store.is_some() {
@@ -143,6 +144,7 @@ fn spawn_hub(
     handle: Arc<HubHandle>,
     memory: &Memory,
     conditions: Arc<dyn Conditions>,
+    kubelet: Arc<dyn KubeletApi>,
 ) {
     let endpoint = Hub::endpoint(cfg, &memory.store_id);
     let hub_cfg = &cfg.modules.edge_hub;
@@ -166,6 +168,7 @@ fn spawn_hub(
             meta: meta.clone(),
             inbox: inbox.clone(),
             conditions: conditions.clone(),
+            kubelet: kubelet.clone(),
         };
         done(hub.run(drain))
     });

@@ -27,6 +27,8 @@ pub const CONFIG_BYTES_MAX: u64 = 256 * 1024;
 pub const CONDITIONS_MAX: usize = 32;
 /// Modules get this long to stop after SIGTERM, then the process ends without them (containers keep running).
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long saying goodbye to the cloud may take; then the connection is dropped.
+pub const LINK_CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
 /// First delay before a lost link is dialled again; doubles up to [`RECONNECT_DELAY_MAX`], and the wait is drawn evenly
 /// between zero and the delay, so that a thousand nodes do not return in the same second.
 pub const RECONNECT_DELAY_FIRST: Duration = Duration::from_secs(1);

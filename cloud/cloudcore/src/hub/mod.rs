@@ -1,5 +1,7 @@
 //! The link to the nodes: WebSocket over mutual TLS, port 10000, KubeEdge's JSON messages.
 //!
+//! Beside them the link carries byte streams to the node's kubelet API, when the node offers them.
+//!
 //! Not here: what requests mean (`upstream`), what belongs on a node (`cluster`). Start at [`Hub::serve`]; a link's life is
 //! [`session::Session::run`].
 //!
@@ -16,18 +18,20 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rt::{Drain, TaskGroup};
+use rt::{BoxFuture, BoxIo, Drain, TaskGroup};
+use streams::{Counted, Socket, Streams};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::accept_hdr_async_with_config;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use wire::headers::{CLOUD_ID, NODE_ID, STORE_ID};
+use wire::headers::{CLOUD_ID, NODE_ID, STORE_ID, STREAMS, STREAMS_VERSION};
 use wire::limits::MESSAGE_BYTES_MAX;
 
 use crate::authority::{PeerError, node_of_certificate};
-use crate::contract::Placements;
+use crate::contract::{Carrier, Placements, Rank, Routes};
 use crate::limits::{HUB_HANDSHAKE_TIME_MAX, HUB_HANDSHAKES_MAX};
 use crate::records::{NodeRecord, RecordError, Records};
 use crate::upstream::Upstream;
@@ -43,7 +47,11 @@ pub struct Hub {
     pub write_timeout: Duration,
     pub nodes_max: usize,
     pub sessions: Sessions,
+    pub routes: Routes,
 }
+
+/// A link after its upgrade.
+type Link = Socket<TlsStream<Counted<TcpStream>>>;
 
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
@@ -63,6 +71,7 @@ enum Refusal {
 #[derive(Default)]
 struct Upgrade {
     store_id: String,
+    streams: bool,
     refused: Option<String>,
 }
 
@@ -105,7 +114,7 @@ impl Hub {
         drain: Drain,
     ) {
         let opened = tokio::time::timeout(HUB_HANDSHAKE_TIME_MAX, self.open(stream));
-        let (node, record, ws) = match opened.await.unwrap_or(Err(Refusal::Timeout)) {
+        let (node, record, socket) = match opened.await.unwrap_or(Err(Refusal::Timeout)) {
             Ok(Some(opened)) => opened,
             Ok(None) => return,
             Err(refusal) => {
@@ -117,21 +126,22 @@ impl Hub {
         let stop = drain.child();
         let Some(place) = self.sessions.take_over(&node, stop.clone()).await else { return };
         let Some(desired) = self.placements.subscribe(&node).await else { return };
+        let streams = socket.streams().cloned();
+        let way = streams.map(|streams| self.routes.add(&node, Rank::Link, Arc::new(streams)));
         tracing::info!("node {node} connected from {address}");
         let session = Session {
             node: node.clone(),
             generation: record.generation,
-            ws,
+            socket,
             upstream: self.upstream.clone(),
             records: self.records.clone(),
             desired,
             keepalive: self.keepalive,
-            write_timeout: self.write_timeout,
             stop,
             drain,
         };
         let end = session.run().await;
-        drop(place);
+        drop((way, place));
         match end {
             End::Records(_) => tracing::error!("link of node {node} ended: {}", rt::error_chain(&end)),
             end => tracing::info!("link of node {node} ended: {}", rt::error_chain(&end)),
@@ -140,19 +150,10 @@ impl Hub {
 
     /// `None`: refused with an HTTP answer that says why.
     #[expect(clippy::result_large_err, reason = "the signature of the check is tungstenite's")]
-    async fn open(
-        &self,
-        stream: TcpStream,
-    ) -> Result<
-        Option<(
-            String,
-            NodeRecord,
-            tokio_tungstenite::WebSocketStream<tokio_rustls::server::TlsStream<TcpStream>>,
-        )>,
-        Refusal,
-    > {
-        // Small messages each way: do not wait to fill segments. A failure costs latency only.
-        drop(stream.set_nodelay(true));
+    async fn open(&self, stream: TcpStream) -> Result<Option<(String, NodeRecord, Link)>, Refusal> {
+        // A failure costs latency only.
+        drop(streams::tune(&stream));
+        let (stream, progress) = Counted::new(stream);
         let tls = self.tls.accept(stream).await.map_err(Refusal::Tls)?;
         let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let certificate = certificates.first().ok_or(Refusal::Certificate(PeerError::None))?;
@@ -179,7 +180,9 @@ impl Hub {
             }
             record.clone()
         });
-        Ok(Some((peer.node, record.map_err(Refusal::Records)?, ws)))
+        let streams = upgrade.streams.then(Streams::opener);
+        let socket = Socket::new(ws, progress, streams, self.write_timeout);
+        Ok(Some((peer.node, record.map_err(Refusal::Records)?, socket)))
     }
 
     #[expect(clippy::result_large_err, reason = "the signature is tungstenite's")]
@@ -226,7 +229,22 @@ impl Hub {
         }
         upgrade.store_id = header(STORE_ID).chars().take(64).collect();
         response.headers_mut().insert(CLOUD_ID, self.cloud_id.parse().expect("an identity is header text"));
+        if header(STREAMS) == STREAMS_VERSION {
+            upgrade.streams = true;
+            response.headers_mut().insert(STREAMS, http::HeaderValue::from_static(STREAMS_VERSION));
+        }
         Ok(response)
+    }
+}
+
+impl Carrier for Streams {
+    fn open(&self) -> BoxFuture<'_, Result<BoxIo, String>> {
+        Box::pin(async move {
+            match Streams::open(self).await {
+                Ok(stream) => Ok(Box::new(stream) as BoxIo),
+                Err(error) => Err(error.to_string()),
+            }
+        })
     }
 }
 

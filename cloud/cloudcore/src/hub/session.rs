@@ -5,11 +5,10 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
 use rt::{BoxFuture, Drain};
+use streams::{Ended, Event, Socket};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, protocol::Message as Frame};
 use wire::Message;
 use wire::delivery::{Action, Delivery, Input};
@@ -32,6 +31,8 @@ pub enum End {
     Silent(Duration),
     #[error("a write took longer than {0:?}")]
     Stuck(Duration),
+    #[error("the node's streams went wrong; update edgecore and cloudcore to the same version")]
+    Streams(#[source] Ended),
     #[error("a newer connection of the same node took over")]
     TakenOver,
     #[error("the Node object was deleted; the node registers again when it reconnects")]
@@ -47,12 +48,11 @@ pub enum End {
 pub struct Session<S> {
     pub node: String,
     pub generation: u64,
-    pub ws: WebSocketStream<S>,
+    pub socket: Socket<S>,
     pub upstream: Upstream,
     pub records: Records,
     pub desired: DesiredWatch,
     pub keepalive: Duration,
-    pub write_timeout: Duration,
     /// Starts when another connection takes over or cloudcore stops.
     pub stop: Drain,
     /// Starts when cloudcore stops.
@@ -96,64 +96,64 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         };
         let end = self.talk(&mut work).await.err().unwrap_or(End::Closed);
         if !matches!(end, End::Closed | End::Broken(_)) {
-            // The peer may be gone; it has a second to read the reason.
-            let close = self.ws.close(None);
-            drop(tokio::time::timeout(Duration::from_secs(1), close).await);
+            // The peer may be gone; it has a second to read that it is over.
+            self.socket.close(&end.to_string(), Duration::from_secs(1)).await;
         }
         end
     }
 
     async fn talk(&mut self, work: &mut Work) -> Result<(), End> {
         let nonce = u128::from_be_bytes(*uuid::Uuid::new_v4().as_bytes());
-        self.handle(work, Input::Connected { nonce }).await?;
+        self.handle(work, Input::Connected { nonce })?;
         self.desired.mark_changed();
         loop {
             let resend_at =
                 work.delivery.next_deadline_ms().map(|ms| work.started + Duration::from_millis(ms));
+            // While the node takes nothing, nobody makes more for it.
+            let has_room = self.socket.has_room();
+            let may_read = has_room && work.requests.len() < SESSION_REQUESTS_MAX;
             let wake_at = resend_at.map_or(work.alive_until, |at| at.min(work.alive_until));
             tokio::select! {
                 biased;
                 () = self.stop.wait() => return Err(if self.drain.is_draining() { End::Drained } else { End::TakenOver }),
-                answer = pending(&mut work.answering) => {
+                answer = pending(&mut work.answering), if has_room => {
                     work.answering = None;
                     if let Some(answer) = answer {
-                        self.send(&answer).await?;
+                        self.send(&answer);
                     }
                     self.answer_next(work);
                 }
-                fetched = pending(&mut work.fetching) => {
+                fetched = pending(&mut work.fetching), if has_room => {
                     work.fetching = None;
                     match fetched {
-                        Fetched::Ready(message) => self.send(&message).await?,
-                        Fetched::Gone { msg_id } => self.handle(work, Input::Skipped { msg_id }).await?,
+                        Fetched::Ready(message) => self.send(&message),
+                        Fetched::Gone { msg_id } => self.handle(work, Input::Skipped { msg_id })?,
                         Fetched::Failed => {}
                     }
                 }
-                frame = self.ws.next(), if work.requests.len() < SESSION_REQUESTS_MAX => {
-                    let frame = frame.ok_or(End::Closed)?.map_err(broken)?;
-                    self.receive(work, frame).await?;
-                }
+                event = self.socket.next(may_read) => match event.map_err(ended)? {
+                    Event::Message(bytes) => self.receive(work, &bytes)?,
+                    // Where bytes of streams arrive, the node is alive, however late its keepalive is behind them.
+                    Event::Heard if self.socket.streams().is_some() => {
+                        work.alive_until = Instant::now() + self.keepalive;
+                    }
+                    Event::Heard | Event::Opened(_) => {}
+                },
                 changed = self.desired.changed() => {
                     changed.map_err(|_| End::Drained)?;
-                    self.desire(work).await?;
+                    self.desire(work)?;
                 }
                 () = tokio::time::sleep_until(wake_at) => {
                     if Instant::now() >= work.alive_until {
                         return Err(End::Silent(self.keepalive));
                     }
-                    self.handle(work, Input::Tick).await?;
+                    self.handle(work, Input::Tick)?;
                 }
             }
         }
     }
 
-    async fn receive(&mut self, work: &mut Work, frame: Frame) -> Result<(), End> {
-        let bytes = match &frame {
-            Frame::Text(text) => text.as_bytes(),
-            Frame::Binary(bytes) => bytes,
-            Frame::Close(_) => return Err(End::Closed),
-            _ => return Ok(()),
-        };
+    fn receive(&mut self, work: &mut Work, bytes: &[u8]) -> Result<(), End> {
         let message = match Message::decode(bytes) {
             Ok(message) => message,
             Err(error) => {
@@ -168,7 +168,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         match parse(&self.node, &message) {
             Ok(Request::Keepalive) => self.keep_alive(work),
             Ok(Request::Ack { parent }) if message.content_is_ok() => {
-                self.handle(work, Input::Acked { msg_id: parent }).await
+                self.handle(work, Input::Acked { msg_id: parent })
             }
             Ok(Request::Ack { .. } | Request::Ignored) => Ok(()),
             Ok(request) => {
@@ -178,10 +178,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             }
             Err(error) => {
                 tracing::debug!("node {}: {error}", self.node);
-                match refuse(&message, &error) {
-                    Some(answer) => self.send(&answer).await,
-                    None => Ok(()),
+                if let Some(answer) = refuse(&message, &error) {
+                    self.send(&answer);
                 }
+                Ok(())
             }
         }
     }
@@ -204,7 +204,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             Some(Box::pin(async move { upstream.answer(&node, desired, request, message).await }));
     }
 
-    async fn desire(&mut self, work: &mut Work) -> Result<(), End> {
+    fn desire(&mut self, work: &mut Work) -> Result<(), End> {
         let Some(desired): Option<Arc<NodeDesired>> = self.desired.borrow_and_update().clone() else {
             return Ok(());
         };
@@ -214,13 +214,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         work.node_uid.clone_from(&desired.node_uid);
         let members = devices(&desired.targets);
         if let Some(message) = membership(&work.members, &members) {
-            self.send(&message).await?;
+            self.send(&message);
             work.members = members;
         }
-        self.handle(work, Input::Desired(desired.targets.clone())).await
+        self.handle(work, Input::Desired(desired.targets.clone()))
     }
 
-    async fn handle(&mut self, work: &mut Work, input: Input) -> Result<(), End> {
+    fn handle(&mut self, work: &mut Work, input: Input) -> Result<(), End> {
         let now_ms = work.started.elapsed().as_millis() as u64;
         for action in work.delivery.handle(now_ms, input) {
             match action {
@@ -247,19 +247,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         work.file.tidy(work.delivery.delivered()).map_err(End::Records)
     }
 
-    async fn send(&mut self, message: &Message) -> Result<(), End> {
-        let send = self.ws.send(Frame::text(message.encode()));
-        match tokio::time::timeout(self.write_timeout, send).await {
-            Ok(sent) => sent.map_err(broken),
-            Err(_) => Err(End::Stuck(self.write_timeout)),
-        }
+    /// Queued before all data of streams.
+    fn send(&mut self, message: &Message) {
+        self.socket.queue(Frame::text(message.encode()));
     }
 }
 
-fn broken(error: tungstenite::Error) -> End {
-    match error {
-        tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed => End::Closed,
-        error => End::Broken(error),
+fn ended(ended: Ended) -> End {
+    match ended {
+        Ended::Closed => End::Closed,
+        Ended::Broken(error) => End::Broken(error),
+        Ended::Stuck(waited) => End::Stuck(waited),
+        Ended::Frame(_) | Ended::Violation(_) => End::Streams(ended),
     }
 }
 

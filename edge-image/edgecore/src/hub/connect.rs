@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use streams::{Counted, Streams};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_tungstenite::{
-    WebSocketStream, client_async_with_config,
+    client_async_with_config,
     tungstenite::{self, client::IntoClientRequest, http::HeaderValue, protocol::WebSocketConfig},
 };
 use wire::{headers, limits::MESSAGE_BYTES_MAX};
@@ -13,7 +14,7 @@ use wire::{headers, limits::MESSAGE_BYTES_MAX};
 use super::Endpoint;
 use crate::credentials::{CredentialsError, client_config, server_name};
 
-pub type Socket = WebSocketStream<TlsStream<TcpStream>>;
+pub type Socket = streams::Socket<TlsStream<Counted<TcpStream>>>;
 
 /// tungstenite takes 128 kB each by default; a node's messages are a few kilobytes.
 const BUFFER_LEN: usize = 4096;
@@ -65,20 +66,22 @@ async fn dial(endpoint: &Endpoint) -> Result<Socket, ConnectError> {
         reason: error.to_string(),
     };
     let tcp = TcpStream::connect(server.as_str()).await.map_err(unreachable)?;
-    // Acknowledgements are small and waited for.
-    tcp.set_nodelay(true).map_err(unreachable)?;
+    streams::tune(&tcp).map_err(unreachable)?;
+    let (tcp, progress) = Counted::new(tcp);
     let tls_error =
         |error: std::io::Error| ConnectError::Tls { server: server.clone(), reason: error.to_string() };
     let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(tls_error)?;
 
     let upgraded = client_async_with_config(request(endpoint)?, tls, Some(websocket_config())).await;
-    let (socket, response) = upgraded.map_err(|error| refusal(server, error))?;
+    let (ws, response) = upgraded.map_err(|error| refusal(server, error))?;
     let found = response.headers().get(headers::CLOUD_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
     if !found.is_empty() && !endpoint.cloud_id.is_empty() && found != endpoint.cloud_id {
         let (found, joined) = (found.to_owned(), endpoint.cloud_id.clone());
         return Err(ConnectError::OtherCloud { server: server.clone(), found, joined });
     }
-    Ok(socket)
+    let accepted = response.headers().get(headers::STREAMS).is_some_and(|v| v == headers::STREAMS_VERSION);
+    let streams = (endpoint.streams && accepted).then(Streams::acceptor);
+    Ok(Socket::new(ws, progress, streams, endpoint.write_timeout))
 }
 
 fn request(endpoint: &Endpoint) -> Result<tungstenite::handshake::client::Request, ConnectError> {
@@ -91,6 +94,7 @@ fn request(endpoint: &Endpoint) -> Result<tungstenite::handshake::client::Reques
         (headers::PROJECT_ID, project_id.as_str()),
         ("ConnectionUse", "msg"),
         (headers::STORE_ID, endpoint.store_id.as_str()),
+        (headers::STREAMS, if endpoint.streams { headers::STREAMS_VERSION } else { "" }),
     ] {
         if !value.is_empty() {
             let name: tungstenite::http::HeaderName = name.parse().map_err(|_| address())?;

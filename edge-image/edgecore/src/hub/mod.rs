@@ -3,6 +3,8 @@
 //! The hub is a pump that knows no module: everything from the cloud goes to meta, everything to the cloud comes from the
 //! outbox. What is decided is in `wire::link`; here are the socket, the timers and the order of disk and acknowledgement.
 //!
+//! Byte streams that the cloud opens go to the kubelet API; they end with the link.
+//!
 //! Start at [`Hub::run`]; [`HubHandle`] is what the modules hold.
 
 mod connect;
@@ -20,7 +22,7 @@ pub use handle::HubHandle;
 pub use rotate::{RotateConfig, rotate};
 
 use crate::{
-    contract::{Conditions, Inbox, Meta},
+    contract::{Conditions, Inbox, KubeletApi, Meta},
     credentials::Credentials,
 };
 
@@ -36,6 +38,8 @@ pub struct Endpoint {
     pub cloud_id: String,
     /// Identity of this node's store; empty when it cannot be read.
     pub store_id: String,
+    /// Byte streams are offered to the cloud.
+    pub streams: bool,
     pub handshake_timeout: Duration,
     pub write_timeout: Duration,
 }
@@ -47,6 +51,8 @@ pub struct Hub {
     pub meta: Arc<dyn Meta>,
     pub inbox: Arc<dyn Inbox>,
     pub conditions: Arc<dyn Conditions>,
+    /// Serves the byte streams that the cloud opens.
+    pub kubelet: Arc<dyn KubeletApi>,
 }
 
 impl Hub {
@@ -59,6 +65,7 @@ impl Hub {
             credentials: Credentials::new(hub),
             cloud_id: cfg.kinglet.cloud_id.clone(),
             store_id: store_id.into(),
+            streams: true,
             handshake_timeout: Duration::from_secs(u64::from(hub.websocket.handshake_timeout.max(1))),
             write_timeout: Duration::from_secs(u64::from(hub.websocket.write_deadline.max(1))),
         }

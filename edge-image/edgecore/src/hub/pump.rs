@@ -5,9 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{SinkExt, StreamExt};
-use rt::Drain;
-use tokio_tungstenite::tungstenite::{self, Message as Frame};
+use rt::{Drain, TaskGroup};
+use streams::{Ended, Event};
+use tokio_tungstenite::tungstenite::Message as Frame;
 use wire::{
     Message, Operation,
     link::{Action, Input, Link, Now, RequestFailure, Settings},
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     contract::{Applied, BoxFuture, Condition, LinkState, UplinkError},
-    limits::{INBOX_QUEUE_LEN, RECONNECT_DELAY_FIRST, RECONNECT_DELAY_MAX},
+    limits::{INBOX_QUEUE_LEN, LINK_CLOSE_TIME_MAX, RECONNECT_DELAY_FIRST, RECONNECT_DELAY_MAX},
 };
 
 impl Hub {
@@ -45,6 +45,7 @@ impl Hub {
             started: Instant::now(),
             last_down: String::new(),
             store_failed: false,
+            serving: TaskGroup::new("stream", wire::limits::STREAMS_MAX, drain.clone()),
             hub: self,
         };
         pump.run(drain).await;
@@ -64,6 +65,8 @@ struct Pump {
     /// The last reason in the log: a cloud that stays away costs one line, not one per dial.
     last_down: String,
     store_failed: bool,
+    /// The kubelet API on the streams of the link; they end with it.
+    serving: TaskGroup,
 }
 
 impl Pump {
@@ -72,10 +75,12 @@ impl Pump {
         self.process().await;
         while !drain.is_draining() {
             let deadline = self.link.next_deadline_ms().map(|at| self.started + Duration::from_millis(at));
-            let may_read = self.disk.len() < INBOX_QUEUE_LEN;
+            // While the socket takes nothing, nobody makes more for it.
+            let has_room = self.socket.as_ref().is_none_or(Socket::has_room);
+            let may_read = has_room && self.disk.len() < INBOX_QUEUE_LEN;
             tokio::select! {
                 () = drain.wait() => {}
-                () = self.hub.handle.arrived.notified() => {
+                () = self.hub.handle.arrived.notified(), if has_room => {
                     let mail = self.hub.handle.take();
                     self.mail(mail);
                 }
@@ -83,7 +88,7 @@ impl Pump {
                     self.dial = None;
                     self.dialled(dialled);
                 }
-                frame = read(&mut self.socket), if may_read => self.frame(frame),
+                event = next(&mut self.socket, may_read) => self.event(event),
                 written = self.disk.next() => self.written(written),
                 () = sleep_until(deadline) => self.inputs.push_back(Input::Tick),
             }
@@ -135,17 +140,27 @@ impl Pump {
         });
     }
 
-    fn frame(&mut self, frame: Option<Result<Frame, tungstenite::Error>>) {
-        let bytes = match frame {
-            Some(Ok(Frame::Text(text))) => bytes::Bytes::from(text),
-            Some(Ok(Frame::Binary(bytes))) => bytes,
-            Some(Ok(Frame::Ping(_) | Frame::Pong(_) | Frame::Frame(_))) => {
-                return self.inputs.push_back(Input::Heard);
+    fn event(&mut self, event: Result<Event, Ended>) {
+        match event {
+            Ok(Event::Message(bytes)) => self.message(&bytes),
+            Ok(Event::Heard) => self.inputs.push_back(Input::Heard),
+            Ok(Event::Opened(stream)) => {
+                self.inputs.push_back(Input::Heard);
+                self.serve(stream);
             }
-            Some(Ok(Frame::Close(_))) | None => return self.lost("the cloud closed the link".into()),
-            Some(Err(error)) => return self.lost(format!("the link to the cloud broke: {error}")),
-        };
-        match Message::decode(&bytes) {
+            Err(Ended::Closed) => self.lost("the cloud closed the link".into()),
+            Err(Ended::Broken(error)) => self.lost(format!("the link to the cloud broke: {error}")),
+            Err(Ended::Stuck(waited)) => self
+                .lost(format!("the cloud took nothing for {} s; check the network to it", waited.as_secs())),
+            Err(error @ (Ended::Frame(_) | Ended::Violation(_))) => self.lost(format!(
+                "the link to the cloud was given up: {}; update cloudcore and edgecore to the same version",
+                rt::error_chain(&error)
+            )),
+        }
+    }
+
+    fn message(&mut self, bytes: &[u8]) {
+        match Message::decode(bytes) {
             Ok(message) => {
                 tracing::trace!(target: "hub", "< {} {}", message.route.operation, message.route.resource);
                 self.inputs.push_back(Input::Received(Box::new(message)));
@@ -154,6 +169,18 @@ impl Pump {
                 tracing::warn!(target: "hub", "a frame of the cloud is skipped: {}", rt::error_chain(&error));
                 self.inputs.push_back(Input::Heard);
             }
+        }
+    }
+
+    /// A stream that is not served is dropped, which the cloud sees as its end.
+    fn serve(&self, stream: streams::Stream) {
+        let serving = self.hub.kubelet.serve(Box::new(stream));
+        let task = async move {
+            serving.await;
+            Ok::<(), std::convert::Infallible>(())
+        };
+        if let Err(error) = self.serving.spawn(task) {
+            tracing::warn!(target: "hub", "a stream of the cloud is refused: {error}");
         }
     }
 
@@ -204,7 +231,7 @@ impl Pump {
         });
     }
 
-    /// Feeds the link until it has nothing more to say, then sends what was collected.
+    /// Feeds the link until it has nothing more to say; what is to be sent is queued.
     async fn process(&mut self) {
         while let Some(input) = self.inputs.pop_front() {
             let now = Now {
@@ -213,9 +240,6 @@ impl Pump {
             };
             for action in self.link.handle(now, input) {
                 self.act(action).await;
-            }
-            if self.inputs.is_empty() {
-                self.write(None).await;
             }
         }
     }
@@ -229,15 +253,15 @@ impl Pump {
             Action::Close => {
                 self.dial = None;
                 if let Some(mut socket) = self.socket.take() {
-                    // Politeness, with the same bound as any write; the cloud notices the end of TCP as well.
-                    let _ = tokio::time::timeout(self.hub.endpoint.write_timeout, socket.close(None)).await;
+                    // Politeness; the cloud notices the end of TCP as well.
+                    socket.close("the node ended the link", LINK_CLOSE_TIME_MAX).await;
                 }
             }
             Action::Transmit(message) => {
                 tracing::trace!(target: "hub", "> {} {}", message.route.operation, message.route.resource);
-                self.write(Some(Frame::Text(message.encode().into()))).await;
+                self.queue(Frame::Text(message.encode().into()));
             }
-            Action::Ping => self.write(Some(Frame::Ping(bytes::Bytes::new()))).await,
+            Action::Ping => self.queue(Frame::Ping(bytes::Bytes::new())),
             Action::Store(message) => self.disk.push(Write::Apply(message)),
             Action::Answered { msg_id, answer } => self.reply(&msg_id, |_| Ok(*answer)),
             Action::Failed { msg_id, why } => self.reply(&msg_id, |timeout| {
@@ -257,7 +281,7 @@ impl Pump {
             Action::Refused { key } => {
                 tracing::error!(target: "hub", "report {key} is lost: the outbox is full, since the cloud answers nothing");
             }
-            Action::Unsupported(message) => self.unsupported(&message).await,
+            Action::Unsupported(message) => self.unsupported(&message),
             Action::Up => {
                 tracing::info!(target: "hub", "connected to the cloud at {}", self.hub.endpoint.server);
                 self.last_down.clear();
@@ -282,7 +306,7 @@ impl Pump {
 
     /// A node task is answered with a refusal, so that its job in the cloud ends; everything else that a stock cloud sends
     /// beside objects (membership, router calls) needs no answer.
-    async fn unsupported(&mut self, message: &Message) {
+    fn unsupported(&mut self, message: &Message) {
         let route = &message.route;
         tracing::debug!(target: "hub", "{} {} from {} is not supported", route.operation, route.resource, route.source);
         if route.group != "taskmanager" || !route.resource.starts_with("operations.kubeedge.io/") {
@@ -302,24 +326,13 @@ impl Pump {
             Operation::UPDATE_NODE_ACTION_STATUS,
             &route.resource,
         );
-        self.write(Some(Frame::Text(answer.with_content(&refusal).encode().into()))).await;
+        self.queue(Frame::Text(answer.with_content(&refusal).encode().into()));
     }
 
-    /// Queues a frame, or flushes with `None`. A peer that takes nothing for the write deadline loses the link.
-    async fn write(&mut self, frame: Option<Frame>) {
-        let Some(socket) = self.socket.as_mut() else { return };
-        let write = async {
-            match frame {
-                Some(frame) => socket.feed(frame).await,
-                None => socket.flush().await,
-            }
-        };
-        let timeout = self.hub.endpoint.write_timeout;
-        match tokio::time::timeout(timeout, write).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => self.lost(format!("the link to the cloud broke: {error}")),
-            Err(_) => self
-                .lost(format!("the cloud took nothing for {} s; check the network to it", timeout.as_secs())),
+    /// Sent by the next turn of the loop, before any stream's data.
+    fn queue(&mut self, frame: Frame) {
+        if let Some(socket) = &mut self.socket {
+            socket.queue(frame);
         }
     }
 }
@@ -333,9 +346,9 @@ async fn finish(
     }
 }
 
-async fn read(socket: &mut Option<Socket>) -> Option<Result<Frame, tungstenite::Error>> {
+async fn next(socket: &mut Option<Socket>, may_read: bool) -> Result<Event, Ended> {
     match socket {
-        Some(socket) => socket.next().await,
+        Some(socket) => socket.next(may_read).await,
         None => std::future::pending().await,
     }
 }

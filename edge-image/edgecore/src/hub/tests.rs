@@ -1,6 +1,7 @@
 //! The hub against a scripted cloud on a real socket.
 
 mod cloud;
+mod streams;
 
 use std::{
     path::PathBuf,
@@ -113,6 +114,7 @@ impl Node {
                 credentials: Credentials { ca: path.clone(), cert: path.clone(), key: path },
                 cloud_id: "cloud".into(),
                 store_id: "store-1".into(),
+                streams: true,
                 handshake_timeout: Duration::from_secs(5),
                 write_timeout: Duration::from_secs(5),
             },
@@ -120,6 +122,7 @@ impl Node {
             meta: self.meta.clone(),
             inbox: self.inbox.clone(),
             conditions: self.conditions.clone(),
+            kubelet: Arc::new(streams::Echo),
         };
         let drain = Drain::new();
         // A test's own task: it is killed to play a crash, which no supervised task can be.

@@ -23,22 +23,45 @@ pub mod kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// The sender does not know this kind and has skipped the frame.
-    Unknown { kind: u16 },
+    Unknown {
+        kind: u16,
+    },
     /// A new stream. Ids are the opener's and rise. `window`: so many bytes the peer may send on it.
-    Open { id: u32, window: u32 },
+    Open {
+        id: u32,
+        window: u32,
+    },
     /// The stream is taken. `window` as in `Open`.
-    Accept { id: u32, window: u32 },
-    Data { id: u32, bytes: Bytes },
+    Accept {
+        id: u32,
+        window: u32,
+    },
+    Data {
+        id: u32,
+        bytes: Bytes,
+    },
     /// So many bytes more may be sent.
-    Window { id: u32, add: u32 },
+    Window {
+        id: u32,
+        add: u32,
+    },
     /// The sender sends no more data on it; it still reads.
-    Finish { id: u32 },
+    Finish {
+        id: u32,
+    },
     /// The sender reads no more; it still sends. Answered by `Finish`.
-    Stop { id: u32 },
+    Stop {
+        id: u32,
+    },
     /// The stream is over in both directions, what was not read is lost. Also the refusal of an `Open`.
-    Reset { id: u32, reason: String },
+    Reset {
+        id: u32,
+        reason: String,
+    },
     /// A kind that this version does not know; never sent.
-    Skipped { kind: u16 },
+    Skipped {
+        kind: u16,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,9 +125,9 @@ impl Frame {
             return Err(FrameError::Length { said, found: rest.len() });
         }
         let frame = match kind {
-            kind::UNKNOWN => Frame::Unknown {
-                kind: u16::try_from(take(&mut rest)?).map_err(|_| FrameError::Number)?,
-            },
+            kind::UNKNOWN => {
+                Frame::Unknown { kind: u16::try_from(take(&mut rest)?).map_err(|_| FrameError::Number)? }
+            }
             kind::OPEN => Frame::Open { id: take(&mut rest)?, window: take(&mut rest)? },
             kind::ACCEPT => Frame::Accept { id: take(&mut rest)?, window: take(&mut rest)? },
             kind::WINDOW => Frame::Window { id: take(&mut rest)?, add: take(&mut rest)? },

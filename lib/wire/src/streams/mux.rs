@@ -2,10 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{
-    Frame, Read, StreamEnd,
-    entry::Entry,
-};
+use super::{Frame, Read, StreamEnd, entry::Entry};
 use crate::limits::{
     STREAM_ANSWERS_MAX, STREAM_WINDOW_MAX, STREAM_WINDOW_MIN, STREAMS_BYTES_MAX, STREAMS_MAX,
 };
@@ -152,12 +149,6 @@ impl Mux {
         self.queue_turn(id);
     }
 
-    /// All that was written and the finish were handed to the link.
-    pub fn is_flushed(&self, id: u32) -> bool {
-        let entry = self.entry(id);
-        entry.queued_len() == 0 && (!entry.is_finishing() || entry.has_finished())
-    }
-
     /// Whoever held the stream has gone. A stream that was finished still sends what is left; any
     /// other one is reset.
     pub fn close(&mut self, id: u32) {
@@ -263,10 +254,8 @@ impl Mux {
             let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.is_ready()) else { continue };
             let (frame, may_write) = entry.transmit(id);
             self.queue_turn(id);
-            // Flushing waits for the finish as well.
-            let wake = may_write || matches!(frame, Frame::Finish { .. });
             self.tidy(id);
-            return Some((frame, wake.then_some(Action::Ready(id))));
+            return Some((frame, may_write.then_some(Action::Ready(id))));
         }
         None
     }

@@ -98,7 +98,9 @@ impl World {
         let mut sent = false;
         while self.ends[end].socket.len() < SOCKET_LEN {
             let Some((frame, _)) = self.muxes[end].transmit() else { break };
-            assert!(!matches!(&frame, Frame::Data { bytes, .. } if bytes.len() > STREAM_CHUNK_LEN || bytes.is_empty()));
+            assert!(
+                !matches!(&frame, Frame::Data { bytes, .. } if bytes.len() > STREAM_CHUNK_LEN || bytes.is_empty())
+            );
             self.ends[end].socket.push_back(frame.encode());
             sent = true;
         }

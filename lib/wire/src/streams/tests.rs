@@ -75,8 +75,8 @@ fn carry(a: &mut Mux, b: &mut Mux) {
         if there.is_empty() && back.is_empty() {
             return;
         }
-        there.into_iter().for_each(|frame| drop(b.handle(frame).unwrap()));
-        back.into_iter().for_each(|frame| drop(a.handle(frame).unwrap()));
+        there.into_iter().for_each(|frame| _ = b.handle(frame).unwrap());
+        back.into_iter().for_each(|frame| _ = a.handle(frame).unwrap());
     }
 }
 
@@ -100,9 +100,7 @@ fn each_direction_ends_by_itself() {
     let id = cloud.open().unwrap();
     assert_eq!(cloud.write(id, b"GET /").unwrap(), 5);
     cloud.finish(id);
-    assert!(!cloud.is_flushed(id));
     carry(&mut cloud, &mut edge);
-    assert!(cloud.is_flushed(id));
     assert_eq!(read_all(&mut edge, id), (b"GET /".to_vec(), Read::End));
     assert_eq!(read_all(&mut cloud, id), (vec![], Read::Wait));
     edge.write(id, b"200").unwrap();
@@ -211,7 +209,7 @@ fn a_peer_that_breaks_a_streams_rules_loses_the_stream() {
         edge.handle(Frame::Open { id, window: 100 }).unwrap();
         let opened = frames(&mut edge);
         assert!(matches!(opened[..], [Frame::Accept { .. }]));
-        frames_of_peer.into_iter().for_each(|frame| drop(edge.handle(frame).unwrap()));
+        frames_of_peer.into_iter().for_each(|frame| _ = edge.handle(frame).unwrap());
         assert!(
             matches!(&frames(&mut edge)[..], [Frame::Reset { reason, .. }] if reason.contains("rules")),
             "{what}"

@@ -34,11 +34,13 @@ pub struct Cloud {
     acceptor: TlsAcceptor,
     /// Told in the upgrade's answer when not empty.
     pub cloud_id: String,
+    /// Accept byte streams.
+    pub streams: bool,
     /// Headers of the last upgrade.
     pub headers: Arc<Mutex<Vec<(String, String)>>>,
 }
 
-pub struct Session(WebSocketStream<TlsStream<TcpStream>>);
+pub struct Session(pub WebSocketStream<TlsStream<TcpStream>>);
 
 impl Cloud {
     pub async fn new() -> Cloud {
@@ -48,7 +50,7 @@ impl Cloud {
         let config = pki::tls::server_config(&cert, &key, ClientAuth::Required(ca.cert_der())).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        Cloud { ca, listener, acceptor, cloud_id: String::new(), headers: Arc::default() }
+        Cloud { ca, listener, acceptor, cloud_id: String::new(), streams: false, headers: Arc::default() }
     }
 
     pub fn address(&self) -> String {
@@ -86,6 +88,9 @@ impl Cloud {
                 if !self.cloud_id.is_empty() {
                     let id = self.cloud_id.parse().unwrap();
                     response.headers_mut().insert(wire::headers::CLOUD_ID, id);
+                }
+                if self.streams {
+                    response.headers_mut().insert(wire::headers::STREAMS, "1".parse().unwrap());
                 }
                 Ok(response)
             };
