@@ -1,6 +1,6 @@
 //! The sample pod: a web server of a few hundred kB whose page says which pod answered.
 //!
-//! `hello` serves on `$PORT` (8080); `hello env`, `hello print FILE` and `hello exit CODE` print or end at once, so that the tests
+//! `hello` serves on `$PORT` (8080); `hello env`, `hello print FILE`, `hello cat` and `hello exit CODE` print, repeat or end, so that the tests
 //! of the pod path need no second image. Not here: anything a real web server needs.
 
 use std::{
@@ -36,12 +36,13 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         ["print", path] => print(path),
+        ["cat"] => cat(),
         ["exit", code] => {
             println!("exit {code}");
             ExitCode::from(code.parse().unwrap_or(1))
         }
         _ => {
-            eprintln!("usage: hello [serve | env | print FILE | exit CODE]");
+            eprintln!("usage: hello [serve | env | print FILE | cat | exit CODE]");
             ExitCode::from(2)
         }
     }
@@ -56,6 +57,23 @@ fn print(path: &str) -> ExitCode {
         Err(error) => {
             eprintln!("hello: cannot read {path}: {error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says what it hears, piece by piece.
+fn cat() -> ExitCode {
+    let (mut input, mut output) = (std::io::stdin().lock(), std::io::stdout().lock());
+    let mut piece = [0; 4096];
+    loop {
+        let written = match input.read(&mut piece) {
+            Ok(0) => return ExitCode::SUCCESS,
+            Ok(n) => output.write_all(&piece[..n]).and_then(|()| output.flush()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
+            eprintln!("hello: cannot pass on what it hears: {error}");
+            return ExitCode::FAILURE;
         }
     }
 }

@@ -205,6 +205,12 @@ impl Containerd {
         Ok(found)
     }
 
+    /// Moves the calling thread, and those that it starts, into the node's network for good.
+    pub fn enter_network(&self) -> Result<()> {
+        let namespace = fs::File::open(format!("/proc/{}/ns/net", self.inside()?))?;
+        setns(namespace, CloneFlags::CLONE_NEWNET).context("cannot enter the network namespace")
+    }
+
     /// GET over HTTP/1.0 from inside the node's network; the whole answer.
     pub fn http_get(&self, address: SocketAddr, path: &str) -> Result<String> {
         let namespace = fs::File::open(format!("/proc/{}/ns/net", self.inside()?))?;

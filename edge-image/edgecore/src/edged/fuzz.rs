@@ -37,8 +37,7 @@ pub fn fuzz_record(data: &[u8]) {
 
 /// What asks the kubelet API, and the logs and figures that it reads.
 pub fn fuzz_kubelet(data: &[u8]) {
-    kubelet_api::route::fuzz_route(data);
-    kubelet_api::logs::fuzz_log(data);
+    kubelet_api::fuzz_kubelet(data);
     stats::fuzz_stats(data);
 }
 

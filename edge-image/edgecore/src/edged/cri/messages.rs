@@ -2,7 +2,7 @@
 //!
 //! Source of the field numbers: the CRI v1 specification (`runtime.v1`, Kubernetes 1.23 and later; containerd 1.6 and 1.7 serve
 //! it). A released field never changes its number; what is not listed here is skipped by protobuf's rules. Not here: Windows,
-//! SELinux, streaming, statistics.
+//! SELinux, statistics; `images` and `streaming` have their own.
 
 use std::collections::HashMap;
 

@@ -6,12 +6,14 @@
 
 pub mod images;
 pub mod messages;
+pub mod streaming;
 
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use messages::*;
+use streaming::{AttachRequest, ExecRequest, PortForwardRequest, StreamingUrl};
 use tokio::net::UnixStream;
 use tonic::{
     Code, Status,
@@ -177,6 +179,25 @@ impl Cri {
         let answer: ContainerStatusResponse =
             self.call("/runtime.v1.RuntimeService/ContainerStatus", request, limits::CRI_QUICK).await?;
         Ok(answer.status.unwrap_or_default())
+    }
+
+    /// Where the runtime's streaming server waits for the connection of this exec.
+    pub async fn exec(&self, request: ExecRequest) -> Result<String, CriError> {
+        let answer: StreamingUrl =
+            self.call("/runtime.v1.RuntimeService/Exec", request, limits::CRI_QUICK).await?;
+        Ok(answer.url)
+    }
+
+    pub async fn attach(&self, request: AttachRequest) -> Result<String, CriError> {
+        let answer: StreamingUrl =
+            self.call("/runtime.v1.RuntimeService/Attach", request, limits::CRI_QUICK).await?;
+        Ok(answer.url)
+    }
+
+    pub async fn port_forward(&self, request: PortForwardRequest) -> Result<String, CriError> {
+        let answer: StreamingUrl =
+            self.call("/runtime.v1.RuntimeService/PortForward", request, limits::CRI_QUICK).await?;
+        Ok(answer.url)
     }
 
     /// The runtime opens the container's log file anew, after it was renamed.

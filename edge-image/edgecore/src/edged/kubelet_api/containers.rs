@@ -34,6 +34,7 @@ struct Spec {
 #[serde(default)]
 struct Named {
     name: String,
+    tty: bool,
 }
 
 impl Node {
@@ -56,8 +57,14 @@ impl Node {
         Ok(containers)
     }
 
+    /// The newest container of the name that runs.
+    pub async fn running(&self, target: &Target) -> Result<Option<cri::Container>, CriError> {
+        let runs = |container: &cri::Container| container.state == i32::from(cri::ContainerState::Running);
+        Ok(self.list(target).await?.into_iter().find(runs))
+    }
+
     /// The sandbox of the pod that is ready; at most one is.
-    pub async fn sandbox(&self, target: &Target) -> Result<Option<cri::PodSandbox>, CriError> {
+    pub async fn ready_sandbox(&self, target: &Target) -> Result<Option<cri::PodSandbox>, CriError> {
         let labels = HashMap::from([
             (label::NODE.to_string(), self.handles.node_name.to_string()),
             (label::POD_NAMESPACE.to_string(), target.namespace.clone()),
@@ -69,14 +76,12 @@ impl Node {
     }
 }
 
-/// False also when the spec cannot be read.
-pub fn has_container(pod: &Object, name: &str) -> bool {
+/// Whether a container of the pod's spec has a terminal. `None`: it is not in the spec, or the spec cannot be read.
+pub fn tty_of(pod: &Object, name: &str) -> Option<bool> {
     let names: Names = serde_json::from_slice(&pod.body).unwrap_or_default();
     let spec = names.spec;
-    [spec.containers, spec.init_containers, spec.ephemeral_containers]
-        .iter()
-        .flatten()
-        .any(|c| c.name == name)
+    let mut all = [spec.containers, spec.init_containers, spec.ephemeral_containers].into_iter().flatten();
+    all.find(|container| container.name == name).map(|container| container.tty)
 }
 
 /// The entry of a container in a pod's status.
@@ -99,7 +104,9 @@ pub fn with_log(status: &Value, target: &Target, previous: bool) -> Result<Strin
         let id = whole.split_once("://").map_or(whole, |(_, id)| id);
         (!id.is_empty()).then(|| id.to_string())
     };
-    let last = id("/lastState/terminated/containerID");
+    // What ended last may be told twice, as the state and as the one before: then there is none before.
+    let last = id("/lastState/terminated/containerID")
+        .filter(|last| id("/state/terminated/containerID").as_ref() != Some(last));
     if previous {
         return last
             .ok_or_else(|| format!("previous terminated container {container:?} in pod {pod:?} not found"));

@@ -15,6 +15,7 @@ use super::{
     body::{Answer, text},
     limits, logs,
     route::{Query, Route},
+    streaming,
 };
 
 /// What goes on with the bytes of a connection after its upgrade. Run by [`serve`] itself, so nothing is spawned: whoever drops
@@ -52,7 +53,7 @@ async fn handle(
     node: Arc<Node>,
     request: Request<Incoming>,
     access: Access,
-    _afterwards: Afterwards,
+    afterwards: Afterwards,
 ) -> Answer {
     let Some(route) = Route::parse(request.uri().path()) else {
         return text(StatusCode::NOT_FOUND, "404 page not found\n");
@@ -67,6 +68,11 @@ async fn handle(
     let query = Query::parse(request.uri().query().unwrap_or_default());
     match route {
         Route::Logs(target) => logs::answer(node, &target, &query).await,
+        Route::Exec(target) => streaming::exec(node, request, target, &query, afterwards).await,
+        Route::Attach(target) => streaming::attach(node, request, target, &query, afterwards).await,
+        Route::PortForward(target) => {
+            streaming::port_forward(node, request, target, &query, afterwards).await
+        }
         Route::Health => text(StatusCode::OK, "ok"),
         _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
     }

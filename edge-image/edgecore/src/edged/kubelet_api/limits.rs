@@ -12,6 +12,14 @@ pub const CONNECTIONS_MAX: usize = 16;
 /// Before a port that is taken is tried again.
 pub const LISTEN_RETRY: Duration = Duration::from_secs(30);
 
+/// Connecting to the runtime's streaming server, and its answer to the upgrade.
+pub const STREAM_CONNECT: Duration = Duration::from_secs(10);
+pub const STREAM_ANSWER: Duration = Duration::from_secs(30);
+/// Head and refusal of the streaming server; a longer one is cut.
+pub const STREAM_ANSWER_BYTES_MAX: usize = 16 * 1024;
+/// One side has ended: the other has this long to say the rest.
+pub const STREAM_HALF_CLOSED: Duration = Duration::from_secs(30);
+
 /// Read from a log at once; also about the size of one piece of an answer.
 pub const LOG_BLOCK_BYTES: usize = 32 * 1024;
 /// Blocks looked at before the runtime's thread is given back, when a filter leaves nothing of them.

@@ -18,6 +18,7 @@ pub mod limits;
 pub mod listener;
 pub mod logs;
 pub mod route;
+mod streaming;
 
 use std::sync::Arc;
 
@@ -65,6 +66,13 @@ impl KubeletApi for Server {
     fn serve(&self, io: BoxIo) -> BoxFuture<'static, ()> {
         self.serve_as(io, Access::Everything)
     }
+}
+
+/// Entry for a fuzzer: what peers, logs and the runtime's streaming server say. Total.
+pub fn fuzz_kubelet(data: &[u8]) {
+    route::fuzz_route(data);
+    logs::fuzz_log(data);
+    streaming::fuzz_answer(data);
 }
 
 #[cfg(test)]

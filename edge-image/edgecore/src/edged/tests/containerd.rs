@@ -1,5 +1,8 @@
 //! The whole of edged against a containerd of its own; meta and the cloud are the contract's fakes, and outlive the agent.
 
+#[path = "kubelet.rs"]
+mod kubelet;
+
 use std::{
     fs,
     path::{Path, PathBuf},

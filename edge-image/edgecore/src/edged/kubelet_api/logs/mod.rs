@@ -25,7 +25,7 @@ use serde_json::Value;
 use super::{
     Node,
     body::{Answer, Body, text},
-    containers::{has_container, with_log},
+    containers::{tty_of, with_log},
     route::{Query, Target},
 };
 use crate::edged::{
@@ -160,7 +160,7 @@ async fn find(node: &Node, target: &Target, previous: bool) -> Result<Source, An
     if !known {
         return Err(text(StatusCode::NOT_FOUND, format!("pod {pod:?} does not exist")));
     }
-    if object.is_some_and(|object| !has_container(&object, container)) {
+    if object.is_some_and(|object| tty_of(&object, container).is_none()) {
         return Err(text(StatusCode::NOT_FOUND, format!("container {container:?} not found in pod {pod:?}")));
     }
     let refused = |why: String| text(StatusCode::BAD_REQUEST, why);

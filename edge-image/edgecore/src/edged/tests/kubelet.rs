@@ -1,0 +1,218 @@
+//! The kubelet API against a real containerd: the agent runs the pods, and a WebSocket client speaks to its streaming server
+//! through the API, as `kubectl` does at the other end of the link.
+
+use std::{collections::BTreeMap, future::Future, process::Command};
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{Message as Frame, client::IntoClientRequest},
+};
+
+use super::*;
+use crate::{
+    contract::KubeletApi,
+    edged::kubelet_api::{self, Server},
+};
+
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const STATUS: u8 = 3;
+const RESIZE: u8 = 4;
+
+/// Runs a test inside the node's network, where the streaming server listens.
+fn inside<F: Future<Output = ()>>(node: &Node, test: impl FnOnce(Server) -> F + Send) {
+    let run = || {
+        node.containerd.enter_network().unwrap();
+        let bounded = async {
+            let server = kubelet_api::new(node.bench.handles.clone(), node.settings.clone());
+            tokio::time::timeout(WAIT, test(server)).await
+        };
+        rt::runtime().unwrap().block_on(bounded).expect("the test ends in time");
+    };
+    std::thread::scope(|scope| scope.spawn(run).join().unwrap());
+}
+
+/// A WebSocket over the API for as long as `talk` lasts; both sides then end.
+async fn stream<T, F: Future<Output = T>>(
+    server: &Server,
+    path: &str,
+    talk: impl FnOnce(WebSocketStream<DuplexStream>) -> F,
+) -> T {
+    let (ours, theirs) = tokio::io::duplex(16 * 1024);
+    let client = async {
+        let mut request = format!("ws://node{path}").into_client_request().unwrap();
+        request.headers_mut().insert("Sec-WebSocket-Protocol", "v4.channel.k8s.io".parse().unwrap());
+        let (socket, answer) = client_async(request, ours).await.unwrap();
+        assert_eq!(answer.headers()["sec-websocket-protocol"], "v4.channel.k8s.io");
+        talk(socket).await
+    };
+    tokio::join!(client, server.serve(Box::new(theirs))).0
+}
+
+fn say(channel: u8, text: &str) -> Frame {
+    let mut bytes = vec![channel];
+    bytes.extend(text.as_bytes());
+    Frame::binary(bytes)
+}
+
+/// Reads until a channel has said what is looked for; `None` when the stream ends before.
+async fn hear(socket: &mut WebSocketStream<DuplexStream>, channel: u8, what: &str) -> Option<String> {
+    let mut heard = String::new();
+    while let Some(Ok(frame)) = socket.next().await {
+        let bytes = frame.into_data();
+        if bytes.first() == Some(&channel) {
+            heard.push_str(&String::from_utf8_lossy(&bytes[1..]));
+            if heard.contains(what) {
+                return Some(heard);
+            }
+        }
+    }
+    None
+}
+
+/// All that is said until the end, by channel.
+async fn all(mut socket: WebSocketStream<DuplexStream>) -> BTreeMap<u8, String> {
+    let mut heard = BTreeMap::<u8, String>::new();
+    while let Some(Ok(frame)) = socket.next().await {
+        let bytes = frame.into_data();
+        if let Some((channel, text)) = bytes.split_first().filter(|(channel, _)| **channel <= RESIZE) {
+            heard.entry(*channel).or_default().push_str(&String::from_utf8_lossy(text));
+        }
+    }
+    heard
+}
+
+/// A request without an upgrade: status and body.
+async fn get(server: &Server, path: &str) -> (u16, String) {
+    let (mut ours, theirs) = tokio::io::duplex(16 * 1024);
+    let client = async {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+        ours.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        ours.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let answer = tokio::join!(client, server.serve(Box::new(theirs))).0;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_string())
+}
+
+#[test]
+fn exec_attach_and_port_forward() {
+    if let Some(why) = missing() {
+        return not_run("exec_attach_and_port_forward", &why);
+    }
+    let node = Node::start();
+    node.apply(&web("web", 8080));
+    node.apply(&pod("cat", json!({ "args": ["cat"], "stdin": true }), json!({})));
+    node.wait_running("web");
+    node.wait_running("cat");
+    inside(&node, async |server| {
+        let exec = |query: &str| format!("/exec/default/web/c?command=/hello&{query}");
+        let env = stream(&server, &exec("command=env&output=1&error=1"), all).await;
+        assert!(env[&STDOUT].contains("HOSTNAME=web\n"), "{env:?}");
+        let status: Value = serde_json::from_str(&env[&STATUS]).unwrap();
+        assert_eq!(status["status"], "Success", "{env:?}");
+
+        let exit = stream(&server, &exec("command=exit&command=3&output=1&error=1"), all).await;
+        let status: Value = serde_json::from_str(&exit[&STATUS]).unwrap();
+        assert_eq!(status["reason"], "NonZeroExitCode", "{exit:?}");
+        assert_eq!(status["details"]["causes"][0], json!({ "reason": "ExitCode", "message": "3" }));
+
+        let wrong = stream(&server, &exec("command=print&command=/absent&output=1&error=1"), all).await;
+        assert!(wrong[&STDERR].contains("cannot read /absent"), "{wrong:?}");
+
+        let talk = async |mut socket: WebSocketStream<DuplexStream>| {
+            socket.send(say(RESIZE, r#"{"Width":97,"Height":31}"#)).await.unwrap();
+            socket.send(say(STDIN, "over there\n")).await.unwrap();
+            // A terminal echoes, and `cat` repeats.
+            let heard = hear(&mut socket, STDOUT, "over there\r\nover there\r\n").await;
+            assert!(heard.is_some(), "stdin comes back");
+            let pids = node.containerd.processes("hello").unwrap();
+            let terminal = format!("/proc/{}/root/dev/pts/0", pids.last().unwrap());
+            let size = Command::new("stty").args(["-F", &terminal, "size"]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&size.stdout), "31 97\n", "{size:?}");
+            // Control-D ends the input.
+            socket.send(say(STDIN, "\u{4}")).await.unwrap();
+            assert!(hear(&mut socket, STATUS, "Success").await.is_some());
+        };
+        stream(&server, &exec("command=cat&input=1&output=1&tty=1"), talk).await;
+
+        let attached = async |mut socket: WebSocketStream<DuplexStream>| {
+            socket.send(say(STDIN, "to the first process\n")).await.unwrap();
+            assert!(hear(&mut socket, STDOUT, "to the first process\n").await.is_some());
+        };
+        stream(&server, "/attach/default/cat/c?input=1&output=1&error=1", attached).await;
+
+        let forwarded = async |mut socket: WebSocketStream<DuplexStream>| {
+            // Two channels per port, data and errors; each begins with the port.
+            let port = 8080_u16.to_le_bytes();
+            for channel in [0, 1] {
+                let first = socket.next().await.unwrap().unwrap().into_data();
+                assert_eq!(&first[..], [channel, port[0], port[1]]);
+            }
+            socket.send(say(0, "GET / HTTP/1.0\r\n\r\n")).await.unwrap();
+            assert!(hear(&mut socket, 0, "hello from web").await.is_some());
+        };
+        stream(&server, "/portForward/default/web?port=8080", forwarded).await;
+
+        for (path, status, words) in [
+            ("/exec/default/web/c?command=x", 400, "you must specify at least 1 of stdin, stdout, stderr"),
+            ("/exec/default/web/x?command=x&output=1", 404, "container not found (\"x\")"),
+            ("/exec/default/none/c?command=x&output=1", 404, "pod does not exist"),
+            ("/attach/default/none/c?output=1", 404, "pod does not exist"),
+            ("/portForward/default/none?port=80", 404, "pod does not exist"),
+            ("/portForward/default/web?port=0", 400, "invalid port \"0\": it must be between 1 and 65535"),
+        ] {
+            assert_eq!(get(&server, path).await, (status, words.to_string()), "{path}");
+        }
+        let (status, _) = get(&server, "/exec/default/web/c?command=x&output=1").await;
+        assert!((400..600).contains(&status), "no upgrade was asked for: {status}");
+    });
+}
+
+#[test]
+fn logs_are_followed_until_the_container_is_over() {
+    if let Some(why) = missing() {
+        return not_run("logs_are_followed_until_the_container_is_over", &why);
+    }
+    let node = Node::start();
+    node.apply(&pod("cat", json!({ "args": ["cat"], "stdin": true }), json!({ "restartPolicy": "Never" })));
+    let mut once = pod("once", json!({ "args": ["exit", "3"] }), json!({ "restartPolicy": "Never" }));
+    once["spec"]["initContainers"] = json!([{ "name": "first", "image": HELLO, "args": ["env"] }]);
+    node.apply(&once);
+    node.wait_running("cat");
+    node.wait_status("once", "Failed", |status| status["phase"] == "Failed");
+    inside(&node, async |server| {
+        let (_, ended) = get(&server, "/containerLogs/default/once/c?follow=1").await;
+        assert!(ended.contains("exit 3\n"), "{ended:?}");
+        let (_, init) = get(&server, "/containerLogs/default/once/first").await;
+        assert!(init.contains("HOSTNAME=once\n"), "{init:?}");
+        let (status, none) = get(&server, "/containerLogs/default/once/c?previous=1").await;
+        assert_eq!((status, &*none), (400, "previous terminated container \"c\" in pod \"once\" not found"));
+
+        let cri = Cri::new(crate::edged::cri::channel(&node.settings.endpoint));
+        let followed = get(&server, "/containerLogs/default/cat/c?follow=1");
+        let attached = async |mut socket: WebSocketStream<DuplexStream>| {
+            socket.send(say(STDIN, "before\n")).await.unwrap();
+            assert!(hear(&mut socket, STDOUT, "before\n").await.is_some());
+            let log = node.settings.log_dir.join("default_cat_uid-cat/c/0.log");
+            fs::rename(&log, log.with_extension("log.1")).unwrap();
+            let running = cri.list_containers(Default::default()).await.unwrap();
+            let running =
+                running.iter().find(|c| c.metadata.as_ref().is_some_and(|m| m.name == "c") && c.state == 1);
+            cri.reopen_container_log(&running.unwrap().id).await.unwrap();
+            socket.send(say(STDIN, "after\n")).await.unwrap();
+            assert!(hear(&mut socket, STDOUT, "after\n").await.is_some());
+            cri.stop_container(&running.unwrap().id, Duration::ZERO).await.unwrap();
+        };
+        let attach = stream(&server, "/attach/default/cat/c?input=1&output=1", attached);
+        let ((status, log), ()) = tokio::join!(followed, attach);
+        assert_eq!(status, 200);
+        let lines: Vec<&str> = log.split("\r\n").filter(|chunk| chunk.contains('\n')).collect();
+        assert_eq!(lines.concat(), "before\nafter\n", "{log:?}");
+    });
+}
