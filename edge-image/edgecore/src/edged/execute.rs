@@ -20,7 +20,7 @@ use super::{
         security::{self, ImageUser},
     },
     sources::Fetcher,
-    stop,
+    stop::{self, Deadlines},
     volumes::{Places, VolumeError},
     worker::{Retry, Work, WorkError},
 };
@@ -42,6 +42,7 @@ pub struct Executor {
     pub settings: Settings,
     pub node: NodeSetup,
     pub places: Places,
+    pub deadlines: Deadlines,
     starts: Semaphore,
     stops: Semaphore,
 }
@@ -62,7 +63,8 @@ impl Executor {
         let places = settings.places();
         let (starts, stops) = (Semaphore::new(limits::STARTS_MAX), Semaphore::new(limits::STOPS_MAX));
         let events = Recorder::new(handles.uplink.clone(), handles.node_name.clone(), settings.report_events);
-        Executor { cri, images, handles, events, settings, node, places, starts, stops }
+        let deadlines = Deadlines::default();
+        Executor { cri, images, handles, events, settings, node, places, deadlines, starts, stops }
     }
 
     pub async fn execute(self: Arc<Self>, job: Job) -> Done {
@@ -93,10 +95,11 @@ impl Executor {
                 self.create(pod, container, &record, &sandbox, attempt, &host_ip).await
             }
             Work::StartContainer { id, .. } => {
-                self.cri.start_container(&id).await.map_err(|e| runtime_error("RunContainerError", &e))
+                let started = self.cri.start_container(&id).await;
+                started.map_err(|e| resync(runtime_error("RunContainerError", &e)))
             }
             Work::StopContainers { stops, grace } => {
-                stop::stop_all(&self, &record, pod.as_deref(), &stops, grace).await
+                stop::stop_all(&self.cri, &self.deadlines, &record.incarnation, &stops, grace).await
             }
             Work::RemoveContainer { id, name, attempt } => {
                 self.cri.remove_container(&id).await.map_err(|e| runtime_error("KillContainerError", &e))?;
@@ -220,8 +223,8 @@ impl Executor {
             config: Some(render::container(pod, container, record, &self.node, parts)),
             sandbox_config: Some(self.sandbox_config(pod, record, sandbox.attempt)),
         };
-        self.cri.create_container(request).await.map_err(|e| runtime_error("CreateContainerError", &e))?;
-        Ok(())
+        let created = self.cri.create_container(request).await;
+        created.map(|_| ()).map_err(|e| resync(runtime_error("CreateContainerError", &e)))
     }
 
     async fn obtain_image(&self, job: &Job, container: &str) -> Done {
@@ -340,11 +343,19 @@ fn volume_error(error: VolumeError) -> WorkError {
 }
 
 fn config_error(message: String) -> WorkError {
-    WorkError { reason: "CreateContainerConfigError", message, retry: Retry::Backoff }
+    WorkError { reason: "CreateContainerConfigError", message, retry: Retry::After(limits::RESYNC) }
 }
 
 fn store_error(error: &crate::contract::MetaError) -> WorkError {
     WorkError { reason: "StoreError", message: rt::error_chain(error), retry: Retry::Soon }
+}
+
+/// As a kubelet: the next round comes after a fixed time; containers that end have a back-off of their own.
+fn resync(error: WorkError) -> WorkError {
+    match error.retry {
+        Retry::Backoff => WorkError { retry: Retry::After(limits::RESYNC), ..error },
+        _ => error,
+    }
 }
 
 fn bug(message: &str) -> WorkError {

@@ -7,7 +7,7 @@ use super::{
     dns::parse_resolv_conf,
     env::{self, Facts},
     images::{credentials::Keyring, name::Reference},
-    kubelet_api,
+    kubelet_api, last_words,
     pod::Pod,
     quantity,
     record::Record,
@@ -31,8 +31,10 @@ pub fn fuzz_data(data: &[u8]) {
     }
 }
 
+/// What is kept of a pod, and what its containers leave behind.
 pub fn fuzz_record(data: &[u8]) {
     let _ = serde_json::from_slice::<Record>(data);
+    last_words::fuzz_last_words(data);
 }
 
 /// What asks the kubelet API, and the logs and figures that it reads.

@@ -41,6 +41,9 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
 pub const BACKOFF_FORGET: Duration = Duration::from_secs(600);
 const _: () = assert!(BACKOFF_FORGET.as_secs() >= BACKOFF_MAX.as_secs());
 
+/// After a container could not be made or started: a kubelet's next round.
+pub const RESYNC: Duration = Duration::from_secs(10);
+
 /// When neither pod nor record says.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(30);
 /// Left to a container between SIGTERM and SIGKILL, whatever a hook took of its grace (kubelet's bound).
@@ -55,6 +58,11 @@ pub const LOG_CHECK: Duration = Duration::from_secs(60);
 
 /// What is read of a termination message; the rest is ignored (kubelet's bound).
 pub const TERMINATION_MESSAGE_BYTES_MAX: u64 = 4096;
+/// Of a container's log, when it stands for a missing termination message (kubelet's bounds).
+pub const LAST_WORDS_BYTES_MAX: usize = 2048;
+pub const LAST_WORDS_LINES_MAX: u32 = 80;
+/// What is read of the log for that: the words, and times and tags of 80 lines.
+pub const LAST_WORDS_READ_BYTES: u64 = 16 * 1024;
 /// All termination messages of one pod's status together; each container has its part of it (kubelet's bound).
 pub const TERMINATION_MESSAGES_BYTES_MAX: usize = 12 * 1024;
 /// Files of one configMap or secret volume are at most what the cloud lets into one object.

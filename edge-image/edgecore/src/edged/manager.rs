@@ -69,7 +69,7 @@ pub enum Action {
     /// One step; answered with `Input::Done`.
     Work { incarnation: String, work: Work },
     /// Stops harder what a step is already stopping; no answer.
-    Hasten { incarnation: String, work: Work },
+    Hasten { incarnation: String, grace: Duration },
     /// Drop the step under way; its `Input::Done` says `Retry::Now`.
     CallOff { incarnation: String },
     /// Something to tell of a pod, in kubelet's words.
@@ -375,9 +375,7 @@ fn harden(worker: &mut Worker, desired: Option<Arc<Pod>>, actions: &mut Vec<Acti
     let incarnation = worker.record.incarnation.clone();
     match worker.set_desired(desired) {
         Turn::GoOn => {}
-        Turn::Hasten { stops, grace } => {
-            actions.push(Action::Hasten { incarnation, work: Work::StopContainers { stops, grace } })
-        }
+        Turn::Hasten { grace } => actions.push(Action::Hasten { incarnation, grace }),
         Turn::CallOff => actions.push(Action::CallOff { incarnation }),
     }
 }

@@ -29,6 +29,7 @@ pub mod events;
 mod execute;
 pub mod images;
 pub mod kubelet_api;
+mod last_words;
 pub mod logs;
 pub mod node_side;
 pub mod observe;

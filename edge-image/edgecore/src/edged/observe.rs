@@ -4,12 +4,12 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io::Read,
+    path::Path,
 };
 
 use super::{
     cri::{Cri, CriError, messages as cri},
-    limits,
+    last_words,
     observed::{Container, Observed, Sandbox, State, label, take},
     record::Record,
     volumes::Places,
@@ -142,24 +142,22 @@ impl Observer {
             image_ref: if status.image_ref.is_empty() { listed.image_ref } else { status.image_ref },
             id: listed.id,
         };
-        if state == State::Exited && container.message.is_empty() {
-            container.message = self.last_words(&container, incarnation);
+        if state == State::Exited {
+            let record = Record { incarnation, ..Record::default() };
+            let file = self.places.termination_log(&record, &container.name, container.attempt);
+            let mut words = last_words::of_file(&file);
+            let of_log = labels.contains_key(label::LAST_WORDS) && container.exit_code != 0;
+            if words.is_empty() && of_log {
+                words = last_words::of_log(Path::new(&status.log_path));
+            }
+            let between = if words.is_empty() || container.message.is_empty() { "" } else { ": " };
+            container.message = format!("{}{between}{words}", container.message);
         }
         // The list said running, the status may say exited already: the next look will take it from there.
         if status.state == listed.state {
             self.containers.insert(container.id.clone(), (state, container.clone()));
         }
         Ok(Some(container))
-    }
-
-    fn last_words(&self, container: &Container, incarnation: String) -> String {
-        let record = Record { incarnation, ..Record::default() };
-        let path = self.places.termination_log(&record, &container.name, container.attempt);
-        let mut bytes = Vec::new();
-        if let Ok(file) = std::fs::File::open(path) {
-            let _ = file.take(limits::TERMINATION_MESSAGE_BYTES_MAX).read_to_end(&mut bytes);
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     fn forget(&mut self, observed: &Observed) {

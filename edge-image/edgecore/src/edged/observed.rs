@@ -12,6 +12,8 @@ pub mod label {
     pub const NODE: &str = "kinglet.dev/node";
     /// The key of the pod's record, see `record`.
     pub const INCARNATION: &str = "kinglet.dev/incarnation";
+    /// `log`: terminationMessagePolicy is FallbackToLogsOnError.
+    pub const LAST_WORDS: &str = "kinglet.dev/last-words";
     pub const CONTAINER_HASH: &str = "kinglet.dev/container-hash";
 }
 

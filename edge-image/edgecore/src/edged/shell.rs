@@ -458,17 +458,7 @@ impl Shell {
                 let Some(worker) = self.manager.worker(&incarnation) else { return };
                 self.executor.events.pod(&worker.record, event);
             }
-            Action::Hasten { incarnation, work } => {
-                let Some(worker) = self.manager.worker(&incarnation) else { return };
-                let (record, pod) = (worker.record.clone(), worker.spec.clone());
-                let job = Job { record, pod, work, host_ip: String::new() };
-                let executor = self.executor.clone();
-                self.work.push(Box::pin(async move {
-                    // The step that it hastens reports the outcome.
-                    let _ = executor.execute(job).await;
-                    Happening::Nothing
-                }));
-            }
+            Action::Hasten { incarnation, grace } => self.executor.deadlines.hasten(&incarnation, grace),
             Action::Report { namespace, name, uid, status } => self.report(&namespace, &name, &uid, &status),
             Action::ReportGone { namespace, name, uid } => self.report_gone(&namespace, &name, &uid),
             Action::Observe => self.look_within(Duration::ZERO),

@@ -172,6 +172,9 @@ pub fn container(
     let mut labels = labels(record, node);
     labels.insert(label::CONTAINER_NAME.into(), container.name.clone());
     labels.insert(label::CONTAINER_HASH.into(), container.hash());
+    if container.termination_message_policy == "FallbackToLogsOnError" {
+        labels.insert(label::LAST_WORDS.into(), "log".into());
+    }
     cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata { name: container.name.clone(), attempt: parts.attempt }),
         image: Some(cri::ImageSpec { image: container.image.clone() }),

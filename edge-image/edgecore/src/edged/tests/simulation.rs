@@ -80,7 +80,7 @@ impl Runtime {
                 let inside = |c: &&mut Container| c.sandbox_id == *id && c.state == State::Running;
                 self.seen.containers.iter_mut().filter(inside).for_each(|c| end(c, 137));
             }
-            Work::CreateContainer { sandbox, name, attempt } => {
+            Work::CreateContainer { sandbox, name, attempt, .. } => {
                 if !self.seen.sandboxes.iter().any(|s| s.id == sandbox.id && s.ready) {
                     return Err(failed("no such sandbox"));
                 }

@@ -171,10 +171,9 @@ impl Worker {
                 let older = seen.in_sandbox(&sandbox.id).find(|c| c.name == name && c.id != latest.id);
                 let attempt = remembered.max(latest.attempt.saturating_add(1));
                 // The one before stays for `lastState` and its log; those before it go first.
-                Some(older.map_or(
-                    Work::CreateContainer { sandbox: sandbox.clone(), name: name.clone(), attempt },
-                    retire,
-                ))
+                let (sandbox, name) = (sandbox.clone(), name.clone());
+                let again = Work::CreateContainer { sandbox, name, attempt };
+                Some(older.map_or(again, retire))
             }
         }
     }

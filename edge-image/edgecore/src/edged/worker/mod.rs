@@ -113,7 +113,6 @@ pub enum Turn {
     GoOn,
     /// The same stop, with less time.
     Hasten {
-        stops: Vec<Stop>,
         grace: Duration,
     },
     /// What it works for is not wanted any more.

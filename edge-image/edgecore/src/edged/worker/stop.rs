@@ -86,8 +86,8 @@ impl Worker {
             self.failures.remove(&Slot::Pod);
         }
         match &self.busy {
-            Some(Work::StopContainers { stops, grace }) if self.grace() < *grace => {
-                Turn::Hasten { stops: stops.clone(), grace: self.grace() }
+            Some(Work::StopContainers { grace, .. }) if self.grace() < *grace => {
+                Turn::Hasten { grace: self.grace() }
             }
             Some(Work::PrepareVolumes | Work::CreateContainer { .. } | Work::StartContainer { .. }) => {
                 Turn::CallOff
