@@ -29,6 +29,7 @@ use store::Store;
 
 pub use internal::CallError;
 pub use spdy::fuzz_spdy;
+pub use streams::fuzz_summary;
 
 /// What the API is told at its start.
 #[derive(Clone, Default)]

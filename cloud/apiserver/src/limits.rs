@@ -45,3 +45,11 @@ pub const EARLY_EVENTS_MAX: usize = 64;
 pub const EXIT_STATUS_BYTES_MAX: usize = 64 * 1024;
 /// A node's usage is asked for at most this often, however many ask: the link may be slow.
 pub const USAGE_AGE_MAX: Duration = Duration::from_secs(15);
+/// Answers that are kept; further nodes are asked each time.
+pub const USAGE_NODES_MAX: usize = 4096;
+/// Nodes that are asked at one time by one request.
+pub const USAGE_ASKED_AT_ONCE_MAX: usize = 16;
+/// A node that takes longer is left out.
+pub const USAGE_ANSWER_MAX: Duration = Duration::from_secs(10);
+/// What a node says about itself and its pods; more is not read, and the node left out.
+pub const SUMMARY_BYTES_MAX: usize = 1024 * 1024;

@@ -66,8 +66,13 @@ fn main() -> ExitCode {
 type Plain = fn(&Fixture) -> Result<(), String>;
 type Case = fn(&Fixture, bool) -> Result<(), String>;
 
-const PLAIN: &[(&str, Plain)] =
-    &[("logs", logs), ("logs_of_many", logs_of_many), ("logs_followed", logs_followed), ("debug", debug)];
+const PLAIN: &[(&str, Plain)] = &[
+    ("logs", logs),
+    ("logs_of_many", logs_of_many),
+    ("logs_followed", logs_followed),
+    ("debug", debug),
+    ("top", top),
+];
 
 const STREAMS: &[(&str, Case)] = &[
     ("exec_exit_codes", exec_exit_codes),
@@ -258,6 +263,55 @@ fn logs_followed(f: &Fixture) -> Result<(), String> {
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(())
+}
+
+/// Of a node that answers and one that does not; of a pod with two containers, and others that nobody measured.
+fn top(f: &Fixture) -> Result<(), String> {
+    f.make(json!({"kind": "Node", "metadata": {"name": "mars"}}));
+    let room = r#"{"status":{"allocatable":{"cpu":"2","memory":"1Gi"}}}"#;
+    f.text(true, &["patch", "node", node::NODE, "--subresource=status", "-p", room], "");
+    let used = |cpu: u64, memory: u64| json!({"cpu": {"time": "2026-01-02T03:04:05Z", "usageNanoCores": cpu}, "memory": {"workingSetBytes": memory}});
+    let container = |name: &str, cpu: u64, memory: u64| {
+        let mut out = used(cpu, memory);
+        out["name"] = name.into();
+        out
+    };
+    let summary = json!({"node": used(500_000_000, 256 << 20), "pods": [{
+        "podRef": {"name": "pair", "namespace": "default"},
+        "containers": [container("one", 3_000_000, 5 << 20), container("two", 40_000_000, 7 << 20)]}]});
+    *f.node.summary.lock().unwrap() = summary.to_string();
+    let spaces = |text: String| -> String {
+        text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n").collect()
+    };
+    let (dialed, started) = (f.node.dialed.load(Ordering::Relaxed), Instant::now());
+    for (arguments, wanted) in [
+        (
+            "top node",
+            "NAME CPU(cores) CPU(%) MEMORY(bytes) MEMORY(%)\npi 500m 25% 256Mi 25%\nmars <unknown> <unknown> <unknown> <unknown>\n",
+        ),
+        ("top pod", "NAME CPU(cores) MEMORY(bytes)\npair 43m 12Mi\n"),
+        (
+            "top pod pair --containers",
+            "POD NAME CPU(cores) MEMORY(bytes)\npair one 3m 5Mi\npair two 40m 7Mi\n",
+        ),
+        (
+            "top pod -A -l app=all --sum",
+            "NAMESPACE NAME CPU(cores) MEMORY(bytes)\ndefault pair 43m 12Mi\n ________ ________\n 43m 12Mi\n",
+        ),
+        ("top pod -l app=none", "No resources found in default namespace.\n"),
+        (
+            "get --raw /apis/metrics.k8s.io/v1beta1/namespaces/default/pods/web",
+            "Error from server (NotFound): podmetrics.metrics.k8s.io \"default/web\" not found\n[exit 1]\n",
+        ),
+        ("get pods.metrics.k8s.io", "NAME CPU MEMORY WINDOW\npair 43000000n 12288Ki 15s\n"),
+    ] {
+        let words: Vec<&str> = arguments.split(' ').collect();
+        let wanted: String = spaces(wanted.to_string());
+        expect(arguments, &spaces(f.text(true, &words, "")), &wanted)?;
+    }
+    // Each answer is kept for a quarter of a minute, however many ask.
+    let (asked, kept) = (f.node.dialed.load(Ordering::Relaxed) - dialed, started.elapsed().as_secs() / 15);
+    if asked <= 1 + kept as usize { Ok(()) } else { Err(format!("the node was asked {asked} times")) }
 }
 
 fn stop(child: &mut Child) {

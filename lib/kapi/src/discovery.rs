@@ -12,19 +12,26 @@ pub const REVIEWS: &[(&str, &str, &str)] = &[
     ("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview"),
 ];
 
-fn all_groups() -> Vec<(&'static str, &'static str)> {
+/// What is measured when it is asked for: (plural, kind, namespaced).
+pub const METRICS: &[(&str, &str, bool)] = &[("nodes", "NodeMetrics", false), ("pods", "PodMetrics", true)];
+const METRICS_GROUP: (&str, &str) = ("metrics.k8s.io", "v1beta1");
+
+fn all_groups(measured: bool) -> Vec<(&'static str, &'static str)> {
     let mut out = groups();
     for (group, ..) in REVIEWS {
         if !out.contains(&(group, "v1")) {
             out.push((group, "v1"));
         }
     }
+    if measured {
+        out.push(METRICS_GROUP);
+    }
     out
 }
 
 /// Which aggregated form: `v2` or `v2beta1`.
-pub fn aggregated(core: bool, version: &str) -> Value {
-    let items: Vec<Value> = all_groups()
+pub fn aggregated(core: bool, version: &str, measured: bool) -> Value {
+    let items: Vec<Value> = all_groups(measured)
         .into_iter()
         .filter(|(group, _)| group.is_empty() == core)
         .map(|(group, group_version)| {
@@ -35,7 +42,14 @@ pub fn aggregated(core: bool, version: &str) -> Value {
                     "scope": "Cluster", "singularResource": kind.to_lowercase(), "verbs": ["create"],
                 })
             });
-            let resources: Vec<Value> = kept.chain(reviews).collect();
+            let metrics = METRICS.iter().filter(|_| group == METRICS_GROUP.0).map(|(plural, kind, namespaced)| {
+                json!({
+                    "resource": plural, "responseKind": {"group": group, "version": group_version, "kind": kind},
+                    "scope": if *namespaced { "Namespaced" } else { "Cluster" }, "singularResource": "",
+                    "verbs": ["get", "list"],
+                })
+            });
+            let resources: Vec<Value> = kept.chain(reviews).chain(metrics).collect();
             let metadata = if group.is_empty() {
                 json!({"creationTimestamp": null})
             } else {
@@ -94,8 +108,8 @@ fn group(name: &str, version: &str) -> Value {
 }
 
 /// `/apis`.
-pub fn group_list() -> Value {
-    let groups: Vec<Value> = all_groups()
+pub fn group_list(measured: bool) -> Value {
+    let groups: Vec<Value> = all_groups(measured)
         .into_iter()
         .filter(|(name, _)| !name.is_empty())
         .map(|(name, version)| group(name, version))
@@ -104,8 +118,9 @@ pub fn group_list() -> Value {
 }
 
 /// `/apis/<group>`.
-pub fn one_group(name: &str) -> Option<Value> {
-    let (name, version) = all_groups().into_iter().find(|(group, _)| *group == name && !name.is_empty())?;
+pub fn one_group(name: &str, measured: bool) -> Option<Value> {
+    let (name, version) =
+        all_groups(measured).into_iter().find(|(group, _)| *group == name && !name.is_empty())?;
     let mut out = group(name, version);
     out["kind"] = "APIGroup".into();
     out["apiVersion"] = "v1".into();
@@ -113,8 +128,8 @@ pub fn one_group(name: &str) -> Option<Value> {
 }
 
 /// `/api/v1`, `/apis/<group>/<version>`.
-pub fn resource_list(group: &str, version: &str) -> Option<Value> {
-    all_groups().contains(&(group, version)).then_some(())?;
+pub fn resource_list(group: &str, version: &str, measured: bool) -> Option<Value> {
+    all_groups(measured).contains(&(group, version)).then_some(())?;
     let mut resources = Vec::new();
     for kind in KINDS.iter().filter(|kind| kind.group == group && kind.version == version) {
         let mut entry = json!({
@@ -150,6 +165,11 @@ pub fn resource_list(group: &str, version: &str) -> Option<Value> {
         resources.push(json!({
             "name": plural, "singularName": kind.to_lowercase(), "namespaced": false, "kind": kind,
             "verbs": ["create"],
+        }));
+    }
+    for (plural, kind, namespaced) in METRICS.iter().filter(|_| group == METRICS_GROUP.0) {
+        resources.push(json!({
+            "name": plural, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": ["get", "list"],
         }));
     }
     let group_version = if group.is_empty() { version.to_string() } else { format!("{group}/{version}") };

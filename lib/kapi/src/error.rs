@@ -178,6 +178,15 @@ impl ApiError {
         ApiError::new(500, "InternalError", format!("error dialing backend: {why}"))
     }
 
+    /// Nobody measured it, or its node cannot be asked.
+    pub fn not_measured(what: &'static str, name: &str) -> ApiError {
+        let mut error = ApiError::new(404, "NotFound", format!("{what}.metrics.k8s.io \"{name}\" not found"));
+        error.details.group = "metrics.k8s.io";
+        error.details.kind = what;
+        error.details.name = name.to_string();
+        error
+    }
+
     /// What a node refused, in the form that it has when it comes through an API server.
     pub fn from_node(code: u16, resource: &'static str, name: &str, words: &str) -> ApiError {
         match code {

@@ -20,6 +20,7 @@ pub mod tokens;
 mod body;
 mod connect;
 mod delete;
+mod metrics;
 mod misc;
 mod object;
 mod pages;
@@ -33,7 +34,9 @@ mod write;
 pub use auth::{Attributes, Authorize, Decision, Identity, MastersOnly};
 pub use backend::{Backend, WatchStream};
 pub use body::{Body, BodyError};
-pub use nodes::{DialError, NodeAsk, NodeCalls, NodeDialer, Purpose};
+pub use nodes::{
+    ContainerUsage, DialError, NodeAsk, NodeCalls, NodeDialer, NodeUsage, PodUsage, Purpose, Used,
+};
 pub use pages::fuzz_token;
 pub use server::{Options, Server};
 pub use service::InProcess;

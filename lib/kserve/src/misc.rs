@@ -20,15 +20,17 @@ pub(crate) fn path<B: Backend>(server: &Server<B>, path: &str, parts: &Parts, qu
         return Err(ApiError::method_not_allowed());
     }
     let words: Vec<&str> = path.split('/').filter(|word| !word.is_empty()).collect();
+    // Without a way to nodes nobody can say what they use.
+    let measured = server.inner.options.nodes.is_some();
     match words.as_slice() {
         [] => Ok(json_response(StatusCode::OK, &json!({"paths": PATHS}))),
         [health @ ("healthz" | "livez" | "readyz"), check @ ..] => Ok(health_check(health, check, query)),
         ["version"] => Ok(version(&server.inner.options.version)),
-        ["api"] => Ok(either(parts, true, || discovery::versions(&server.inner.options.address))),
-        ["apis"] => Ok(either(parts, false, discovery::group_list)),
-        ["api", version] => list(discovery::resource_list("", version)),
-        ["apis", group] => list(discovery::one_group(group)),
-        ["apis", group, version] => list(discovery::resource_list(group, version)),
+        ["api"] => Ok(either(parts, true, measured, || discovery::versions(&server.inner.options.address))),
+        ["apis"] => Ok(either(parts, false, measured, || discovery::group_list(measured))),
+        ["api", version] => list(discovery::resource_list("", version, measured)),
+        ["apis", group] => list(discovery::one_group(group, measured)),
+        ["apis", group, version] => list(discovery::resource_list(group, version, measured)),
         // An empty document. Without one kubectl takes a kind that is not served for an error of the server.
         ["openapi", "v2"] => Ok(respond(StatusCode::OK, OPENAPI_V2_PROTOBUF, full(Bytes::new()))),
         ["openapi", "v3"] => Ok(cached(parts, openapi::index().to_string())),
@@ -73,7 +75,7 @@ fn version(git_version: &str) -> Response<Body> {
 }
 
 /// The aggregated form in the version that is asked for, or the plain one.
-fn either(parts: &Parts, core: bool, plain: impl Fn() -> Value) -> Response<Body> {
+fn either(parts: &Parts, core: bool, measured: bool, plain: impl Fn() -> Value) -> Response<Body> {
     let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     for entry in accept.split(',') {
         let words: Vec<&str> = entry.split(';').map(str::trim).collect();
@@ -85,7 +87,7 @@ fn either(parts: &Parts, core: bool, plain: impl Fn() -> Value) -> Response<Body
         }
         for version in ["v2", "v2beta1"] {
             if words.contains(&format!("v={version}").as_str()) {
-                let document = discovery::aggregated(core, version).to_string();
+                let document = discovery::aggregated(core, version, measured).to_string();
                 let media =
                     format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
                 let mut response = cached(parts, document);

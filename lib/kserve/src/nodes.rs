@@ -1,5 +1,7 @@
 //! The way to a node's kubelet API: what logs, exec, attach, port-forward and metrics go through.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::Response;
 use http::request::Parts;
@@ -54,4 +56,40 @@ pub trait NodeCalls: Send + Sync {
         request: &'a Parts,
         body: &'a Bytes,
     ) -> BoxFuture<'a, Result<Response<Body>, ApiError>>;
+
+    /// What these nodes use; those that do not answer are left out. May be some seconds old.
+    fn usage<'a>(&'a self, nodes: Vec<String>) -> BoxFuture<'a, Vec<(String, Arc<NodeUsage>)>>;
+}
+
+/// What something uses at one time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// Billionths of a core.
+    pub cpu_nanocores: u64,
+    /// The working set.
+    pub memory_bytes: u64,
+}
+
+/// What a node and its pods use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeUsage {
+    /// When it was measured, in seconds since the epoch.
+    pub time_s: i64,
+    /// Over how many seconds the processor's use is the mean.
+    pub window_s: u64,
+    pub used: Used,
+    pub pods: Vec<PodUsage>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodUsage {
+    pub namespace: String,
+    pub name: String,
+    pub containers: Vec<ContainerUsage>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerUsage {
+    pub name: String,
+    pub used: Used,
 }

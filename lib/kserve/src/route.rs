@@ -3,6 +3,7 @@
 use kapi::Kind;
 use kapi::kinds;
 
+use crate::metrics;
 use crate::query::decode;
 
 #[derive(Debug)]
@@ -11,6 +12,8 @@ pub(crate) enum Route {
     Objects(Target),
     /// `SelfSubjectAccessReview` and the like: created, answered, not kept.
     Review { group: String, resource: String },
+    /// What nodes or pods use: measured, not kept. The target is the node or pod.
+    Metrics(Target),
     /// Everything else: discovery, version, health.
     Path(String),
 }
@@ -50,6 +53,9 @@ pub(crate) fn route(path: &str) -> Option<Route> {
         let [resource] = rest else { return None };
         return (version == "v1")
             .then(|| Route::Review { group: group.to_string(), resource: resource.to_string() });
+    }
+    if group == metrics::GROUP {
+        return metrics::target(rest).filter(|_| version == "v1beta1").map(Route::Metrics);
     }
     let words_before = parts.len() - rest.len();
     target(group, version, rest, |words| tail(path, words_before + words)).map(Route::Objects)
@@ -117,6 +123,9 @@ mod tests {
                     target.tail
                 )
             }
+            Some(Route::Metrics(target)) => {
+                format!("metrics {} {} {}", target.kind.kind, target.namespace(), target.name())
+            }
             Some(Route::Review { resource, .. }) => format!("review {resource}"),
             Some(Route::Path(path)) => format!("path {path}"),
             None => "none".into(),
@@ -134,6 +143,10 @@ mod tests {
             ("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "review selfsubjectaccessreviews"),
             ("/api", "path /api"),
             ("/apis/devices.kubeedge.io/v1beta1", "path /apis/devices.kubeedge.io/v1beta1"),
+            ("/apis/metrics.k8s.io/v1beta1/nodes/n", "metrics Node  n"),
+            ("/apis/metrics.k8s.io/v1beta1/namespaces/a/pods", "metrics Pod a "),
+            ("/apis/metrics.k8s.io/v1/pods", "none"),
+            ("/apis/metrics.k8s.io/v1beta1/services", "none"),
             ("/api/v1/pods/b", "none"),
             ("/api/v1/namespaces/a/nodes", "none"),
             ("/api/v1/namespaces/a/pods/b/log", "Pod a b log"),

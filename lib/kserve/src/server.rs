@@ -14,6 +14,7 @@ use crate::auth::{Attributes, Authorize, Decision, Identity, MASTERS, MastersOnl
 use crate::backend::Backend;
 use crate::body::{Body, failure};
 use crate::limits::WATCHES_MAX;
+use crate::metrics;
 use crate::misc;
 use crate::nodes::NodeCalls;
 use crate::pages::Pages;
@@ -141,6 +142,11 @@ impl<B: Backend> Server<B> {
                     return Err(ApiError::unauthorized());
                 }
                 misc::review(self, &group, &resource, parts, body, identity)
+            }
+            Route::Metrics(target) => {
+                metrics::check(&query)?;
+                let call = Call { target: &target, query: &query, parts, body, format: format(parts)? };
+                self.metrics(&call, identity).await
             }
             Route::Objects(target) => {
                 let verb = verb(&parts.method, &target, &query)?;

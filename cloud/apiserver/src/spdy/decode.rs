@@ -141,7 +141,7 @@ impl Decoder {
             kind::SYN_REPLY => Some(Event::Accepted(stream)),
             kind::RST_STREAM => Some(Event::Reset { stream, status: second }),
             // Odd numbers are answers to pings of our own, which we do not send.
-            kind::PING if first % 2 == 0 => Some(Event::Ping(first)),
+            kind::PING if first.is_multiple_of(2) => Some(Event::Ping(first)),
             kind::GOAWAY => Some(Event::GoAway),
             // SETTINGS, HEADERS, WINDOW_UPDATE, and what later versions may bring.
             _ => None,

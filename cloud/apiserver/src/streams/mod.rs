@@ -14,6 +14,7 @@ mod http;
 mod raw;
 mod session;
 mod translate;
+mod usage;
 mod websocket;
 
 use std::sync::Arc;
@@ -27,8 +28,10 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::upgrade::OnUpgrade;
 use kapi::ApiError;
-use kserve::{Body, DialError, NodeAsk, NodeCalls, NodeDialer, Purpose};
+use kserve::{Body, DialError, NodeAsk, NodeCalls, NodeDialer, NodeUsage, Purpose};
 use rt::{BoxFuture, Drain, TaskGroup};
+
+pub use self::usage::fuzz_summary;
 
 use self::http::{NodeBody, Reply};
 use crate::limits::{NODE_ERROR_BYTES_MAX, STREAMS_MAX};
@@ -38,6 +41,7 @@ pub(crate) struct Streams {
     dialer: Arc<dyn NodeDialer>,
     /// Connections that changed their protocol.
     changed: TaskGroup,
+    usage: usage::Cache,
 }
 
 /// SPDY clients say and hear by it what flows in their streams.
@@ -45,7 +49,11 @@ const STREAM_PROTOCOL: &str = "x-stream-protocol-version";
 
 impl Streams {
     pub fn new(dialer: Arc<dyn NodeDialer>) -> Streams {
-        Streams { dialer, changed: TaskGroup::new("api stream", STREAMS_MAX, Drain::new()) }
+        Streams {
+            dialer,
+            changed: TaskGroup::new("api stream", STREAMS_MAX, Drain::new()),
+            usage: usage::Cache::default(),
+        }
     }
 
     /// Ends all streams.
@@ -176,6 +184,10 @@ impl NodeCalls for Streams {
                 _ => self.pass_on(&ask, client).await,
             }
         })
+    }
+
+    fn usage<'a>(&'a self, nodes: Vec<String>) -> BoxFuture<'a, Vec<(String, Arc<NodeUsage>)>> {
+        Box::pin(self.usage_of(nodes))
     }
 }
 
