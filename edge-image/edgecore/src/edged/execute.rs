@@ -7,8 +7,6 @@ use tokio::sync::Semaphore;
 use super::{
     Settings, cgroup,
     cri::{Cri, CriError, messages as cri},
-    dns,
-    env::{self, Facts},
     events::Recorder,
     images::{Images, pull::Want, runtime_error},
     limits, logs, node_side,
@@ -19,8 +17,8 @@ use super::{
         self, NodeSetup, Parts,
         security::{self, ImageUser},
     },
-    sources::Fetcher,
     stop::{self, Deadlines},
+    tokens::Tokens,
     volumes::{Places, VolumeError},
     worker::{Retry, Work, WorkError},
 };
@@ -43,6 +41,7 @@ pub struct Executor {
     pub node: NodeSetup,
     pub places: Places,
     pub deadlines: Deadlines,
+    pub tokens: Tokens,
     starts: Semaphore,
     stops: Semaphore,
 }
@@ -64,7 +63,8 @@ impl Executor {
         let (starts, stops) = (Semaphore::new(limits::STARTS_MAX), Semaphore::new(limits::STOPS_MAX));
         let events = Recorder::new(handles.uplink.clone(), handles.node_name.clone(), settings.report_events);
         let deadlines = Deadlines::default();
-        Executor { cri, images, handles, events, settings, node, places, deadlines, starts, stops }
+        let tokens = Tokens::new(handles.clone());
+        Executor { cri, images, handles, events, settings, node, places, deadlines, tokens, starts, stops }
     }
 
     pub async fn execute(self: Arc<Self>, job: Job) -> Done {
@@ -128,47 +128,11 @@ impl Executor {
         put.map_err(|error| store_error(&error))
     }
 
-    async fn prepare(&self, pod: &Pod, record: &Record, host_ip: &str) -> Done {
-        self.places.prepare(pod, record).map_err(volume_error)?;
-        let fetcher = Fetcher { handles: &self.handles, ask: true };
-        let facts = self.facts(host_ip, &[]);
-        let group = pod.spec.security_context.as_ref().and_then(|security| security.fs_group);
-        for volume in &pod.spec.volumes {
-            if let Some(files) = fetcher.files(pod, volume, &facts).await? {
-                self.places.write_files(record, volume, &files, group).map_err(volume_error)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Brings files of config maps, secrets and labels up to what is stored now, in a pod that runs.
-    pub async fn refresh(&self, pod: &Pod, record: &Record, ips: &[String], host_ip: &str) {
-        let fetcher = Fetcher { handles: &self.handles, ask: false };
-        let facts = self.facts(host_ip, ips);
-        let group = pod.spec.security_context.as_ref().and_then(|security| security.fs_group);
-        for volume in &pod.spec.volumes {
-            // A token is asked for once; a refresh without the cloud would lose it.
-            let tokens =
-                volume.projected.iter().flat_map(|p| &p.sources).any(|s| s.service_account_token.is_some());
-            if tokens {
-                continue;
-            }
-            // An object that was removed stays in pods that run with it, as with kubelet.
-            let Ok(Some(files)) = fetcher.files(pod, volume, &facts).await else { continue };
-            if let Err(error) = self.places.write_files(record, volume, &files, group) {
-                tracing::warn!("pod {}: {error}", pod.full_name());
-            }
-        }
-    }
-
-    fn facts(&self, host_ip: &str, ips: &[String]) -> Facts {
-        Facts { node_name: self.node.node_name.clone(), host_ip: host_ip.into(), pod_ips: ips.to_vec() }
-    }
-
     async fn run_sandbox(&self, pod: &Pod, record: &Record, attempt: u32) -> Done {
         let broken = |message| WorkError { reason: "FailedCreatePodSandBox", message, retry: Retry::Backoff };
         render::check_sandbox(pod, &self.node).map_err(broken)?;
         self.images.ensure_sandbox_image().await?;
+        self.tell_names(pod, record);
         let config = self.sandbox_config(pod, record, attempt);
         let dir = PathBuf::from(&config.log_directory);
         std::fs::create_dir_all(&dir).map_err(|error| WorkError {
@@ -190,13 +154,7 @@ impl Executor {
     }
 
     fn sandbox_config(&self, pod: &Pod, record: &Record, attempt: u32) -> cri::PodSandboxConfig {
-        let text = std::fs::read_to_string(&self.settings.resolv_conf).unwrap_or_default();
-        let dns = dns::Resolver {
-            host: dns::parse_resolv_conf(&text),
-            cluster_dns: self.settings.cluster_dns.clone(),
-            cluster_domain: self.settings.cluster_domain.clone(),
-        };
-        render::sandbox(pod, record, attempt, &self.node, &dns)
+        render::sandbox(pod, record, attempt, &self.node, &self.resolver())
     }
 
     async fn create(
@@ -211,11 +169,9 @@ impl Executor {
         let user = self.image_user(pod, container).await?;
         let target = self.target(record, container).await?;
         let ips = if pod.spec.host_network { vec![host_ip.to_string()] } else { sandbox.ips.clone() };
-        let sources = Fetcher { handles: &self.handles, ask: true }.environment(pod, container).await?;
-        let env = env::resolve(pod, container, &sources, &self.facts(host_ip, &ips))
-            .map_err(|error| config_error(error.to_string()))?;
-        let mounts =
-            self.mounts(pod, container, record, &ips, attempt).map_err(|e| config_error(e.to_string()))?;
+        let facts = self.facts(host_ip, &ips);
+        let env = self.environment(pod, container, record, &facts).await?;
+        let mounts = self.mounts(pod, container, record, &env, &facts, attempt).await?;
         let devices = Default::default();
         let parts = Parts { env, mounts, attempt, user, target, devices };
         let request = cri::CreateContainerRequest {
@@ -267,60 +223,17 @@ impl Executor {
         }
     }
 
-    fn mounts(
-        &self,
-        pod: &Pod,
-        container: &Container,
-        record: &Record,
-        ips: &[String],
-        attempt: u32,
-    ) -> Result<Vec<cri::Mount>, VolumeError> {
-        let mut mounts = Vec::new();
-        let mount = |at: &str, from: PathBuf| cri::Mount {
-            container_path: at.to_string(),
-            host_path: from.display().to_string(),
-            readonly: false,
-            propagation: cri::MountPropagation::Private.into(),
-        };
-        for wanted in &container.volume_mounts {
-            let volume = pod.spec.volumes.iter().find(|volume| volume.name == wanted.name);
-            let Some(volume) = volume else { continue };
-            let from = self.places.mount_source(record, volume, wanted)?;
-            let files = volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some();
-            let propagation = match wanted.mount_propagation.as_str() {
-                "HostToContainer" => cri::MountPropagation::HostToContainer,
-                "Bidirectional" => cri::MountPropagation::Bidirectional,
-                _ => cri::MountPropagation::Private,
-            };
-            mounts.push(cri::Mount {
-                readonly: wanted.read_only || files,
-                propagation: propagation.into(),
-                ..mount(&wanted.mount_path, from)
-            });
-        }
-        let taken = |path: &str, mounts: &[cri::Mount]| mounts.iter().any(|m| m.container_path == path);
-        if !pod.spec.host_network && !taken("/etc/hosts", &mounts) {
-            mounts.push(mount("/etc/hosts", self.places.write_hosts(pod, record, ips)?));
-        }
-        let last_words = match container.termination_message_path.as_str() {
-            "" => "/dev/termination-log",
-            path => path,
-        };
-        if !taken(last_words, &mounts) {
-            mounts
-                .push(mount(last_words, self.places.make_termination_log(record, &container.name, attempt)?));
-        }
-        Ok(mounts)
-    }
-
     async fn clean_up(&self, record: Record) -> Done {
         let (places, cgroups) = (self.places.clone(), self.node.cgroups.clone());
+        let uid = record.uid.clone();
         rt::blocking(move || {
             cgroups.remove_pod(&record.incarnation);
             places.clean_up(&record)
         })
         .await
-        .map_err(volume_error)
+        .map_err(volume_error)?;
+        self.tokens.forget(&uid).await;
+        Ok(())
     }
 }
 
@@ -358,6 +271,6 @@ fn resync(error: WorkError) -> WorkError {
     }
 }
 
-fn bug(message: &str) -> WorkError {
+pub fn bug(message: &str) -> WorkError {
     WorkError { reason: "InternalError", message: message.into(), retry: Retry::Backoff }
 }

@@ -11,7 +11,7 @@ use super::{
     pod::Pod,
     quantity,
     record::Record,
-    shell, sources, stats, status,
+    shell, sources, stats, status, tokens, volumes,
 };
 
 pub fn fuzz_pod(data: &[u8]) {
@@ -29,6 +29,13 @@ pub fn fuzz_data(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = (parse_resolv_conf(text), quantity::parse_units(text), shell::runtime_facts(text));
     }
+}
+
+/// Claims, volumes and tokens of the cloud, the records of tokens, and the kernel's table of mounts.
+pub fn fuzz_volumes(data: &[u8]) {
+    volumes::claim::fuzz(data);
+    tokens::fuzz(data);
+    let _ = volumes::mounts::mount_points(data);
 }
 
 /// What is kept of a pod, and what its containers leave behind.

@@ -56,6 +56,9 @@ pub const LOG_BYTES_MAX: u64 = 10 * 1024 * 1024;
 pub const LOG_FILES_MAX: usize = 10;
 pub const LOG_CHECK: Duration = Duration::from_secs(60);
 
+/// Between looks at tokens that are due and at folders of pods that are gone.
+pub const UPKEEP: Duration = Duration::from_secs(60);
+
 /// What is read of a termination message; the rest is ignored (kubelet's bound).
 pub const TERMINATION_MESSAGE_BYTES_MAX: u64 = 4096;
 /// Of a container's log, when it stands for a missing termination message (kubelet's bounds).

@@ -170,6 +170,17 @@ impl Manager {
         self.workers.values().filter_map(|worker| worker.wake(now)).min()
     }
 
+    /// Of the pods that have a worker, and of those that the runtime holds.
+    pub fn incarnations(&self) -> impl Iterator<Item = String> {
+        let seen = self.observed.iter().flat_map(|observed| &observed.sandboxes);
+        self.workers.keys().cloned().chain(seen.map(|sandbox| sandbox.incarnation.clone()))
+    }
+
+    /// Objects that volumes and environments are made of changed: what waits for one is tried again now.
+    pub fn sources_changed(&mut self, now: Now) {
+        self.workers.values_mut().for_each(|worker| worker.sources_changed(now));
+    }
+
     pub fn handle(&mut self, now: Now, input: Input) -> Vec<Action> {
         self.ticket += 1;
         let mut actions = Vec::new();

@@ -33,6 +33,7 @@ mod last_words;
 pub mod logs;
 pub mod node_side;
 pub mod observe;
+mod prepare;
 pub mod render;
 mod shell;
 pub mod stats;
@@ -41,6 +42,7 @@ mod stop;
 pub mod figures;
 pub mod fuzz;
 pub mod sources;
+pub mod tokens;
 pub mod volumes;
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! One task; steps, observations and the event stream are futures in one set, so nothing is spawned and nothing is shared.
 //! A step that is dropped with the process is decided anew after the start.
 
+mod upkeep;
+
 use std::{
     collections::BTreeMap,
     future::pending,
@@ -50,6 +52,8 @@ enum Happening {
     Preloaded(Vec<String>),
     /// Something changed in the runtime, or the stream of such news ended.
     Event(Option<Streaming<Envelope>>),
+    /// The files of a pod.
+    Refreshed(String),
     Nothing,
 }
 
@@ -80,6 +84,7 @@ pub struct Shell {
     slow_looks: u32,
     logs_checked: Instant,
     node_side: NodeSide,
+    upkeep: upkeep::Upkeep,
 }
 
 impl Shell {
@@ -113,6 +118,7 @@ impl Shell {
             slow_looks: 0,
             logs_checked: now,
             node_side: NodeSide::default(),
+            upkeep: upkeep::Upkeep::new(now),
         }
     }
 
@@ -128,7 +134,7 @@ impl Shell {
                     Ok(()) => {
                         changes.borrow_and_update();
                         self.desired();
-                        self.refresh();
+                        self.sources_changed();
                     }
                     // Meta ends only with the process.
                     Err(_) => return drain.wait().await,
@@ -202,6 +208,7 @@ impl Shell {
                 self.following = false;
                 self.look_within(limits::POLL_WITHOUT_EVENTS);
             }
+            Happening::Refreshed(incarnation) => self.refreshed(incarnation),
             Happening::Nothing => {}
         }
     }
@@ -268,6 +275,7 @@ impl Shell {
             self.logs_checked = Instant::now();
             self.check_logs();
         }
+        self.keep_up();
     }
 
     fn looked(&mut self, began: Ticket, result: Result<Look, CriError>) {
@@ -398,28 +406,6 @@ impl Shell {
         self.parsed = parsed;
         self.arrived.retain(|uid, _| self.parsed.contains_key(uid));
         self.handle(Input::Desired(wanted));
-    }
-
-    /// Files of running pods follow their config maps and secrets.
-    fn refresh(&mut self) {
-        for worker in self.manager.workers().filter(|worker| !worker.is_deleting()) {
-            let (Some(pod), Some(seen)) = (&worker.desired, &worker.seen) else { continue };
-            let Some(sandbox) = worker.sandbox(seen) else { continue };
-            if !pod.spec.volumes.iter().any(|v| {
-                v.config_map.is_some()
-                    || v.secret.is_some()
-                    || v.downward_api.is_some()
-                    || v.projected.is_some()
-            }) {
-                continue;
-            }
-            let (executor, pod, record) = (self.executor.clone(), pod.clone(), worker.record.clone());
-            let (ips, host_ip) = (sandbox.ips.clone(), self.manager.node().host_ip.clone());
-            self.work.push(Box::pin(async move {
-                executor.refresh(&pod, &record, &ips, &host_ip).await;
-                Happening::Nothing
-            }));
-        }
     }
 
     fn act(&mut self, action: Action) {

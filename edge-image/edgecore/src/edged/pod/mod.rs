@@ -299,6 +299,20 @@ impl Pod {
         self.spec.init_containers.iter().chain(&self.spec.containers).chain(&self.spec.ephemeral_containers)
     }
 
+    /// `default` when the pod names none.
+    pub fn service_account(&self) -> &str {
+        if self.spec.service_account_name.is_empty() { "default" } else { &self.spec.service_account_name }
+    }
+
+    /// The user that all init and main containers run as, if they name one and the same (kubelet: `FsUserFrom`).
+    pub fn common_user(&self) -> Option<u32> {
+        let of_pod = self.spec.security_context.as_ref().and_then(|security| security.run_as_user);
+        let user = |c: &Container| c.security_context.as_ref().and_then(|s| s.run_as_user).or(of_pod);
+        let mut users = self.spec.init_containers.iter().chain(&self.spec.containers).map(user);
+        let first = users.next()??;
+        users.all(|user| user == Some(first)).then(|| u32::try_from(first).ok())?
+    }
+
     /// Where a container stands in the pod, as events name it: `spec.containers{web}`.
     pub fn field_path(&self, container: &str) -> String {
         let holds = |list: &[Container]| list.iter().any(|c| c.name == container);

@@ -121,6 +121,9 @@ pub struct ProjectedSource {
     #[serde(rename = "downwardAPI")]
     pub downward_api: Option<DownwardVolume>,
     pub service_account_token: Option<TokenProjection>,
+    /// Not offered; kept so that the refusal can name it.
+    #[serde(skip_serializing)]
+    pub cluster_trust_bundle: Option<serde::de::IgnoredAny>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

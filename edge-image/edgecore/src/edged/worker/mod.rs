@@ -302,6 +302,15 @@ impl Worker {
         self.failures.insert(slot, failure);
     }
 
+    /// Config maps, secrets or claims changed: a step that failed for the lack of one need not wait any longer.
+    pub fn sources_changed(&mut self, now: Now) {
+        const OF_SOURCES: [&str; 2] = ["FailedMount", "CreateContainerConfigError"];
+        for failure in self.failures.values_mut().filter(|failure| OF_SOURCES.contains(&failure.reason)) {
+            failure.due = failure.due.min(now.mono);
+            self.touched = true;
+        }
+    }
+
     /// What happened since the last call, in kubelet's words.
     pub fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events)
