@@ -1,5 +1,6 @@
 //! `cargo xtask`: builds, packs, runs and measures Kinglet. Thin: the work is in mkimage, qemu and e2e.
 
+mod bench;
 mod budgets;
 mod checks;
 mod cloud_image;
@@ -33,6 +34,8 @@ cargo xtask: build, run and test Kinglet
       --out DIR                         default target/image/BOARD
   cargo xtask cloud-image [--arch A]    cloudcore as an OCI image for amd64 and arm64, without a container engine
   cargo xtask build-device              edgecore, mapper, init and sample programs for aarch64, size-optimised
+  cargo xtask bench pods                what pods cost beside containerd; table and target/bench/pods.json
+      --shim FILE                       and the memory per pod with this containerd shim
   cargo xtask sizes                     budgets.toml against what was built and measured
   cargo xtask check                     import rules and other checks of the sources
 
@@ -77,6 +80,8 @@ fn dispatch() -> Result<()> {
             Long("board") => options.board = Some(parser.value()?.string()?),
             Long("arch") => options.arch.push(parser.value()?.string()?),
             Long("row") => options.row = parser.value()?.string()?,
+            Long("shim") => options.shim = Some(parser.value()?.into()),
+            Value(name) if options.name.is_none() => options.name = Some(name.string()?),
             Long("suite") => options.suites.push(parser.value()?.string()?),
             Long("memory") => options.memory_mb = Some(parser.value()?.parse()?),
             Long("debian-mirror") => options.debian_mirror = Some(parser.value()?.string()?),
@@ -89,6 +94,7 @@ fn dispatch() -> Result<()> {
         "image" => images::run(&root, &options),
         "cloud-image" => cloud_image::run(&root, &options),
         "build-device" => programs::device(&root, options.debian_mirror.as_deref()).map(drop),
+        "bench" => bench::run(&root, &options),
         "sizes" => budgets::run(&root),
         "check" => checks::run(&root),
         other => bail!("no command {other:?}; `cargo xtask --help` lists them"),
@@ -107,6 +113,8 @@ pub struct Options {
     arch: Vec<String>,
     suites: Vec<String>,
     row: String,
+    name: Option<String>,
+    shim: Option<PathBuf>,
     memory_mb: Option<u32>,
     debian_mirror: Option<String>,
 }

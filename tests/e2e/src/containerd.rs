@@ -78,9 +78,22 @@ impl Containerd {
 
     /// Starts one in a folder that may hold the state of an earlier one.
     pub fn start_in(dir: &Path) -> Result<Containerd> {
+        Containerd::start_configured(dir, "")
+    }
+
+    /// As [`Containerd::start_in`], with another shim than the packaged one: a program `containerd-shim-runc-v2-rs`.
+    pub fn start_with_shim(dir: &Path, shim: &Path) -> Result<Containerd> {
+        let runtime = format!(
+            "    [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n      runtime_type = \"io.containerd.runc.v2\"\n      runtime_path = \"{}\"\n",
+            shim.display()
+        );
+        Containerd::start_configured(dir, &runtime)
+    }
+
+    fn start_configured(dir: &Path, more: &str) -> Result<Containerd> {
         fs::create_dir_all(dir.join("cni"))?;
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
-        fs::write(dir.join("config.toml"), config(dir))?;
+        fs::write(dir.join("config.toml"), config(dir) + more)?;
         fs::write(dir.join("cni/10-kinglet.conflist"), CNI)?;
         fs::write(dir.join("start.sh"), START)?;
         // Places that tests of one machine would otherwise share; empty file systems are mounted over them inside.

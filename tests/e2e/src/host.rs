@@ -41,6 +41,8 @@ pub struct Node {
     root: PathBuf,
     /// Of its broker.
     port: u16,
+    /// Where its metrics are.
+    read_only_port: u16,
     pub containerd: Containerd,
     pub edgecore: Option<Process>,
     pub mapper: Option<Process>,
@@ -48,11 +50,22 @@ pub struct Node {
 
 impl Node {
     pub fn new(programs: &Programs, dir: &Path) -> Result<Node> {
+        Node::with_containerd(programs, dir, Containerd::start_in(&dir.join("containerd"))?)
+    }
+
+    pub fn with_containerd(programs: &Programs, dir: &Path, containerd: Containerd) -> Result<Node> {
         let root = dir.join("node");
         std::fs::create_dir_all(&root)?;
-        let containerd = Containerd::start_in(&dir.join("containerd"))?;
-        let port = free_port()?;
-        Ok(Node { programs: programs.clone(), root, port, containerd, edgecore: None, mapper: None })
+        let (port, read_only_port) = (free_port()?, free_port()?);
+        Ok(Node {
+            programs: programs.clone(),
+            root,
+            port,
+            read_only_port,
+            containerd,
+            edgecore: None,
+            mapper: None,
+        })
     }
 
     pub fn edgecore_command(&self) -> Command {
@@ -86,6 +99,7 @@ impl Node {
         let mut text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         for (key, value) in [
             ("preloadDir", self.programs.images.display().to_string()),
+            ("readOnlyPort", self.read_only_port.to_string()),
             ("mqttServerInternal", format!("tcp://127.0.0.1:{}", self.port)),
         ] {
             let old = text.lines().find(|line| line.trim_start().starts_with(&format!("{key}:")));
@@ -112,6 +126,10 @@ impl Node {
         command.arg("--lines-socket").arg(self.root.join("no-line-holder.sock"));
         self.mapper = Some(Process::start("mapper", &mut command, &self.root.join("mapper.log"))?);
         Ok(())
+    }
+
+    pub fn read_only_port(&self) -> u16 {
+        self.read_only_port
     }
 
     pub fn root(&self) -> &Path {

@@ -7,6 +7,7 @@
 //! [`rpi`] boots the other image. [`steps`] names, times and bounds every step; [`report`] is what `target/demo/report.json` holds.
 
 pub mod bad_input;
+pub mod bench;
 pub mod cloud;
 pub mod cloud_image;
 pub mod containerd;
