@@ -6,8 +6,8 @@
 //!
 //! Invariants
 //! - A node's certificate takes only the public key from the request; subject and usages are written here.
-//! - Verification of a peer is never off: the one exception, [`tls::first_contact`], is for a file that is then checked
-//!   against the token's hash.
+//! - Verification of a peer is never off, with two exceptions: [`tls::first_contact`], for a file that is then checked against
+//!   the token's hash, and [`tls::for_probes`], which only asks a pod on this node whether it answers.
 //! - Times are Unix seconds and handed in; nothing here reads a clock.
 //!
 //! Start at [`Ca`] (cloud), [`JoinToken`] (both), [`Bundle`] (edge), [`tls`].

@@ -14,6 +14,8 @@ use super::{
     shell, sources, stats, status, tokens, volumes,
 };
 
+pub use super::probe::fuzz_probe_answer;
+
 pub fn fuzz_pod(data: &[u8]) {
     if let Ok(pod) = Pod::parse(data) {
         let _ = (pod.hostname().len(), pod.grace(), pod.spec_hash(), status::qos_class(&pod));

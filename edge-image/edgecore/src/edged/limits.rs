@@ -102,3 +102,24 @@ pub const EVENT_FORGET_S: i64 = 600;
 pub const EVENTS_KNOWN_MAX: usize = 256;
 /// Events that wait for a link; the oldest goes.
 pub const EVENTS_WAITING_MAX: usize = 64;
+
+/// Probes by exec at once; the others wait for a place. Each is a process in a container, and up to `EXEC_OUTPUT_BYTES_MAX`.
+pub const EXEC_PROBES_MAX: usize = 4;
+/// Probes by HTTP, TCP and gRPC at once; the others wait. Each is a connection and some 10 kB.
+pub const NETWORK_PROBES_MAX: usize = 16;
+/// First probes of containers that start together are spread over this.
+pub const PROBE_SPREAD: Duration = Duration::from_secs(1);
+/// A longer timeoutSeconds is cut to this: a probe that hangs holds a place that others wait for.
+pub const PROBE_TIMEOUT_MAX: Duration = Duration::from_secs(300);
+/// The runtime's own time to end an exec that took too long.
+pub const EXEC_LATE: Duration = Duration::from_secs(5);
+/// What an exec may print (stdout and stderr); with more it has failed.
+pub const EXEC_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+/// Of what a probe printed, this much is shown (kubelet's bound; an event takes 1 kB).
+pub const PROBE_TEXT_BYTES_MAX: usize = 10 * 1024;
+/// Status line and headers of an HTTP answer; a server that sends more has failed the probe.
+pub const PROBE_HEAD_BYTES_MAX: usize = 16 * 1024;
+pub const PROBE_HEADERS_MAX: usize = 64;
+pub const PROBE_REDIRECTS_MAX: usize = 10;
+/// A kubelet waits for a postStart hook for ever; here it has failed after this.
+pub const POST_START_MAX: Duration = Duration::from_secs(3600);

@@ -34,6 +34,7 @@ pub mod logs;
 pub mod node_side;
 pub mod observe;
 mod prepare;
+pub mod probe;
 pub mod render;
 mod shell;
 pub mod stats;

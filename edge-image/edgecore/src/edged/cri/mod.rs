@@ -71,11 +71,25 @@ impl Cri {
         Q: prost::Message + Send + Sync + 'static,
         A: prost::Message + Default + Send + Sync + 'static,
     {
+        self.call_for(path, request, deadline, limits::CRI_ANSWER_BYTES_MAX).await
+    }
+
+    /// A larger answer is the error `OutOfRange`.
+    async fn call_for<Q, A>(
+        &self,
+        path: &'static str,
+        request: Q,
+        deadline: Duration,
+        bytes_max: usize,
+    ) -> Result<A, CriError>
+    where
+        Q: prost::Message + Send + Sync + 'static,
+        A: prost::Message + Default + Send + Sync + 'static,
+    {
         let call = path.rsplit('/').next().unwrap_or(path);
         let begun = std::time::Instant::now();
         let work = async {
-            let mut grpc =
-                Grpc::new(self.channel.clone()).max_decoding_message_size(limits::CRI_ANSWER_BYTES_MAX);
+            let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(bytes_max);
             grpc.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
             let codec: ProstCodec<Q, A> = ProstCodec::default();
             grpc.unary(tonic::Request::new(request), PathAndQuery::from_static(path), codec).await
@@ -198,6 +212,23 @@ impl Cri {
         let answer: StreamingUrl =
             self.call("/runtime.v1.RuntimeService/PortForward", request, limits::CRI_QUICK).await?;
         Ok(answer.url)
+    }
+
+    /// Runs a command in a container and waits for its end; `DeadlineExceeded` when that takes longer than `time`. A child that
+    /// keeps the output open can hold the runtime longer: then the answer is not waited for. Without a time (zero) the caller
+    /// ends it by dropping the call, at the latest after `POST_START_MAX`.
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        time: Duration,
+    ) -> Result<ExecSyncResponse, CriError> {
+        let timeout = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        let request = ExecSyncRequest { container_id: id.into(), cmd: command, timeout };
+        let time = if time.is_zero() { limits::POST_START_MAX } else { time };
+        let deadline = time + limits::EXEC_LATE;
+        self.call_for("/runtime.v1.RuntimeService/ExecSync", request, deadline, limits::EXEC_OUTPUT_BYTES_MAX)
+            .await
     }
 
     /// The runtime opens the container's log file anew, after it was renamed.

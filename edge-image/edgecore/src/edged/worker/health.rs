@@ -8,7 +8,7 @@ use crate::edged::{
     pod::{Container, Probe},
 };
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ProbeKind {
     Startup,
     Liveness,
