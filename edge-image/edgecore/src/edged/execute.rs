@@ -8,10 +8,12 @@ use super::{
     Settings, cgroup,
     cri::{Cri, CriError, messages as cri},
     events::Recorder,
+    hooks,
     images::{Images, pull::Want, runtime_error},
     limits, logs, node_side,
     observed::{Sandbox, label},
     pod::{Container, Pod},
+    probe::check::Checker,
     record::{KIND, Record},
     render::{
         self, NodeSetup, Parts,
@@ -30,6 +32,8 @@ pub struct Job {
     pub pod: Option<Arc<Pod>>,
     pub work: Work,
     pub host_ip: String,
+    /// The pod's address; empty before there is a sandbox.
+    pub ip: String,
 }
 
 pub struct Executor {
@@ -42,6 +46,8 @@ pub struct Executor {
     pub places: Places,
     pub deadlines: Deadlines,
     pub tokens: Tokens,
+    /// Shared by probes and hooks.
+    pub checker: Checker,
     starts: Semaphore,
     stops: Semaphore,
 }
@@ -60,11 +66,25 @@ impl Executor {
             seccomp_default: settings.policy.seccomp_default,
         };
         let places = settings.places();
+        let checker = Checker::new(cri.clone());
         let (starts, stops) = (Semaphore::new(limits::STARTS_MAX), Semaphore::new(limits::STOPS_MAX));
         let events = Recorder::new(handles.uplink.clone(), handles.node_name.clone(), settings.report_events);
         let deadlines = Deadlines::default();
         let tokens = Tokens::new(handles.clone());
-        Executor { cri, images, handles, events, settings, node, places, deadlines, tokens, starts, stops }
+        Executor {
+            cri,
+            images,
+            handles,
+            events,
+            settings,
+            node,
+            places,
+            deadlines,
+            tokens,
+            checker,
+            starts,
+            stops,
+        }
     }
 
     pub async fn execute(self: Arc<Self>, job: Job) -> Done {
@@ -74,8 +94,8 @@ impl Executor {
         }
         let stop = matches!(job.work, Work::StopContainers { .. });
         let gate = if stop { &self.stops } else { &self.starts };
-        let _place = gate.acquire().await.expect("the semaphore is never closed");
-        let Job { record, pod, work, host_ip } = job;
+        let place = gate.acquire().await.expect("the semaphore is never closed");
+        let Job { record, pod, work, host_ip, ip } = job;
         let need = || pod.as_ref().ok_or_else(|| bug("a step that starts something has a pod"));
         match work {
             Work::Persist(record) => self.persist(&record).await,
@@ -94,12 +114,18 @@ impl Executor {
                 let container = container.ok_or_else(|| bug("a container that is made is in the pod"))?;
                 self.create(pod, container, &record, &sandbox, attempt, &host_ip).await
             }
-            Work::StartContainer { id, .. } => {
+            Work::StartContainer { id, name } => {
                 let started = self.cri.start_container(&id).await;
-                started.map_err(|e| resync(runtime_error("RunContainerError", &e)))
+                started.map_err(|e| resync(runtime_error("RunContainerError", &e)))?;
+                // A hook may take long; other pods start meanwhile.
+                drop(place);
+                match hooks::Subject::of(&record, need()?, &name, &id, &ip) {
+                    Some(subject) => hooks::post_start(&self, &subject).await,
+                    None => Ok(()),
+                }
             }
             Work::StopContainers { stops, grace } => {
-                stop::stop_all(&self.cri, &self.deadlines, &record.incarnation, &stops, grace).await
+                stop::stop_all(&self, &record, pod.as_deref(), &ip, &stops, grace).await
             }
             Work::RemoveContainer { id, name, attempt } => {
                 self.cri.remove_container(&id).await.map_err(|e| runtime_error("KillContainerError", &e))?;

@@ -27,6 +27,7 @@ pub mod dns;
 pub mod env;
 pub mod events;
 mod execute;
+mod hooks;
 pub mod images;
 pub mod kubelet_api;
 mod last_words;

@@ -3,6 +3,7 @@
 //! One task; steps, observations and the event stream are futures in one set, so nothing is spawned and nothing is shared.
 //! A step that is dropped with the process is decided anew after the start.
 
+mod probes;
 mod upkeep;
 
 use std::{
@@ -34,6 +35,7 @@ use super::{
     observe::{Look, Observer},
     observed::State,
     pod::{Pod, PodError},
+    probe::{self, Memory, machine::Ticket as ProbeTicket},
     record::{KIND, Record},
     status::{self, NodeFacts},
     unix_ms,
@@ -50,6 +52,7 @@ enum Happening {
     Looked(Box<Observer>, Ticket, Result<Look, CriError>),
     BroughtUp(Result<(String, RuntimeFacts), CriError>),
     Preloaded(Vec<String>),
+    Probed(ProbeTicket, probe::Outcome),
     /// Something changed in the runtime, or the stream of such news ended.
     Event(Option<Streaming<Envelope>>),
     /// The files of a pod.
@@ -85,6 +88,7 @@ pub struct Shell {
     logs_checked: Instant,
     node_side: NodeSide,
     upkeep: upkeep::Upkeep,
+    probes: probes::Probes,
 }
 
 impl Shell {
@@ -96,6 +100,7 @@ impl Shell {
         let observer = Observer::new(cri.clone(), &handles.node_name, settings.places());
         let manager = Manager::new(records(&handles));
         let executor = Arc::new(Executor::new(cri, images, handles.clone(), settings.clone()));
+        let probes = probes::Probes::new(Memory::load(settings.run_dir.join("probes")));
         let now = Instant::now();
         Shell {
             handles,
@@ -119,6 +124,7 @@ impl Shell {
             logs_checked: now,
             node_side: NodeSide::default(),
             upkeep: upkeep::Upkeep::new(now),
+            probes,
         }
     }
 
@@ -127,7 +133,7 @@ impl Shell {
         self.desired();
         self.bring_up();
         loop {
-            let next = self.next_look();
+            let (next, probe) = (self.next_look(), self.next_probe());
             tokio::select! {
                 () = drain.wait() => return,
                 changed = changes.changed() => match changed {
@@ -141,6 +147,7 @@ impl Shell {
                 },
                 Some(happening) = next_of(&mut self.work) => self.happened(happening),
                 () = sleep_until(next.into()) => self.timer(),
+                () = sleep_until(probe.unwrap_or(next).into()), if probe.is_some() => self.probe_timer(),
             }
         }
     }
@@ -152,6 +159,7 @@ impl Shell {
     fn handle(&mut self, input: Input) {
         self.manager.set_node(NodeFacts { host_ip: self.host_ip() });
         self.executor.events.flush();
+        let news = !matches!(input, Input::Probe { .. } | Input::Tick);
         for action in self.manager.handle(self.now(), input) {
             self.act(action);
         }
@@ -160,6 +168,9 @@ impl Shell {
                 groups.await;
                 Happening::Nothing
             }));
+        }
+        if news {
+            self.watch_probes();
         }
     }
 
@@ -197,6 +208,7 @@ impl Shell {
             }
             Happening::BroughtUp(result) => self.brought_up(result),
             Happening::Preloaded(problems) => self.preloaded(problems),
+            Happening::Probed(ticket, outcome) => self.probed(ticket, outcome),
             Happening::Event(Some(stream)) => {
                 self.follow(Some(stream));
                 self.event_at.get_or_insert_with(Instant::now);
@@ -423,6 +435,7 @@ impl Shell {
                     pod: worker.spec.clone(),
                     work,
                     host_ip: self.manager.node().host_ip.clone(),
+                    ip: self.pod_ip(worker),
                 };
                 let executor = self.executor.clone();
                 let (call_off, called_off) = oneshot::channel();

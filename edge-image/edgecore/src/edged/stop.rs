@@ -1,8 +1,8 @@
-//! Stops containers of a pod: each in its turn, all within one grace period. Source: the Kubernetes documentation of pod
-//! termination and of sidecar containers.
+//! Stops containers of a pod: hooks first, each in its turn, all within one grace period. Source: the Kubernetes documentation of
+//! pod termination and of sidecar containers.
 //!
-//! Not here: which containers and how long (`worker::stop`). The time that earlier turns take is part of the grace; two seconds
-//! are left to every container whatever happened before. The grace can be cut while a stop is under way.
+//! Not here: which containers and how long (`worker::stop`). The time that hooks and earlier turns take is part of the grace; two
+//! seconds are left to every container whatever happened before. The grace can be cut while a stop is under way.
 
 use std::{
     collections::BTreeMap,
@@ -15,8 +15,12 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     cri::Cri,
+    execute::Executor,
+    hooks::{self, Subject},
     images::runtime_error,
     limits,
+    pod::Pod,
+    record::Record,
     worker::{Stop, WorkError},
 };
 
@@ -55,19 +59,24 @@ impl Deadlines {
 /// The turns of the containers that still run.
 type Running = watch::Sender<Vec<u32>>;
 
+/// `pod`: `None` runs no hooks (nobody knows them). `ip`: the pod's address, for hooks.
 pub async fn stop_all(
-    cri: &Cri,
-    deadlines: &Deadlines,
-    incarnation: &str,
+    executor: &Executor,
+    record: &Record,
+    pod: Option<&Pod>,
+    ip: &str,
     stops: &[Stop],
     grace: Duration,
 ) -> Result<(), WorkError> {
-    let deadline = deadlines.begin(incarnation, grace);
+    let deadline = executor.deadlines.begin(&record.incarnation, grace);
     let running: Running = watch::channel(stops.iter().map(|stop| stop.turn).collect()).0;
     let each = stops.iter().map(|stop| async {
         let mut deadline = deadline.clone();
+        if let Some(subject) = pod.and_then(|pod| Subject::of(record, pod, &stop.name, &stop.id, ip)) {
+            hooks::pre_stop(executor, &subject, &mut deadline).await;
+        }
         wait_for_turn(stop.turn, &mut deadline, &running).await;
-        let result = stop_one(cri, &stop.id, deadline).await;
+        let result = stop_one(&executor.cri, &stop.id, deadline).await;
         running.send_modify(|turns| {
             if let Some(at) = turns.iter().position(|turn| *turn == stop.turn) {
                 turns.swap_remove(at);
@@ -76,7 +85,7 @@ pub async fn stop_all(
         result
     });
     let result = join_all(each).await.into_iter().collect();
-    deadlines.end(incarnation);
+    executor.deadlines.end(&record.incarnation);
     result
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::rfc3339;
 use crate::edged::{
+    hooks::POST_START_ERROR,
     observed::{Container as Seen, Observed, Sandbox, State},
     pod::{Container, Pod, RestartPolicy},
     record::Terminated,
@@ -162,12 +163,13 @@ impl Scene<'_> {
     /// A container that ended: terminated, or waiting for its next start.
     fn ended(&self, line: &mut Line, container: &Container, ended: Terminated, found: Option<&Seen>) {
         let failure = self.worker.failures.get(&Slot::Container(container.name.clone()));
+        let crash_loop = found.and_then(|found| self.worker.crash_loop(found));
+        // A hook's failure ended the container: what its next start waits for is the newer news.
+        let failure = failure.filter(|failure| failure.reason != POST_START_ERROR || crash_loop.is_none());
         let waiting = match failure {
             _ if !self.comes_again(line.kind, ended.exit_code) => None,
             Some(failure) => Some((failure.reason.to_string(), failure.message.clone())),
-            None => found
-                .and_then(|found| self.worker.crash_loop(found))
-                .map(|message| ("CrashLoopBackOff".to_string(), message)),
+            None => crash_loop.map(|message| ("CrashLoopBackOff".to_string(), message)),
         };
         match waiting {
             Some((reason, message)) => {

@@ -26,6 +26,11 @@ impl Worker {
         self.say(Event::normal("SandboxChanged", "Pod sandbox changed, it will be killed and re-created."));
     }
 
+    fn has_post_start(&self, container: &str) -> bool {
+        let container = self.spec.as_ref().and_then(|pod| pod.all_containers().find(|c| c.name == container));
+        container.and_then(|c| c.lifecycle.as_ref()).is_some_and(|hooks| hooks.post_start.is_some())
+    }
+
     /// The newest container of this name ended and waits for its restart.
     pub(super) fn say_backoff(&mut self, now: Now, container: &str) {
         let waits = self.restarts.get(container).is_some_and(|restarts| restarts.is_waiting(now.mono));
@@ -56,7 +61,8 @@ impl Worker {
             (Work::CreateContainer { name, .. }, Ok(())) => {
                 Event::normal("Created", format!("Created container: {name}")).at(self.field_path(name))
             }
-            (Work::StartContainer { name, .. }, Ok(())) => {
+            // With a hook it is told before the hook runs (`hooks`).
+            (Work::StartContainer { name, .. }, Ok(())) if !self.has_post_start(name) => {
                 Event::normal("Started", format!("Started container {name}")).at(self.field_path(name))
             }
             (Work::CreateContainer { name, .. }, Err(error)) if OF_CREATION.contains(&error.reason) => {
