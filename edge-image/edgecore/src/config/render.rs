@@ -34,6 +34,8 @@ modules:
       clusterDomain: {cluster_domain}
       maxPods: {max_pods}
       podLogsDir: {pod_logs_dir}
+      # health, metrics, stats and pods on the loopback, for what collects them on this node; 0: off
+      readOnlyPort: {read_only_port}
   edgeHub:
     enable: {hub_enable}
     heartbeat: {heartbeat}
@@ -72,6 +74,7 @@ kinglet:
         cluster_domain = quote(&kubelet.cluster_domain),
         max_pods = kubelet.max_pods,
         pod_logs_dir = path(&kubelet.pod_logs_dir),
+        read_only_port = kubelet.read_only_port,
         hub_enable = hub.enable,
         heartbeat = hub.heartbeat,
         project_id = quote(&hub.project_id),
