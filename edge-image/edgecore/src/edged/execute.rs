@@ -9,7 +9,7 @@ use super::{
     cri::{Cri, CriError, messages as cri},
     events::Recorder,
     hooks,
-    images::{Images, pull::Want, runtime_error},
+    images::{Images, pull::Want, repair, runtime_error},
     limits, logs, node_side,
     observed::{Sandbox, label},
     pod::{Container, Pod},
@@ -52,6 +52,9 @@ pub struct Executor {
     stops: Semaphore,
 }
 
+/// Reasons of steps that need an image's files.
+const MADE_OF_IMAGES: [&str; 3] = ["FailedCreatePodSandBox", "CreateContainerError", "RunContainerError"];
+
 type Done = Result<(), WorkError>;
 
 impl Executor {
@@ -87,7 +90,32 @@ impl Executor {
         }
     }
 
+    /// Carries out a step. One that fails as a damaged image would make it fail has the image repaired, and is tried again.
     pub async fn execute(self: Arc<Self>, job: Job) -> Done {
+        let image = self.image_of(&job).await;
+        match (self.clone().step(job).await, image) {
+            (Err(error), Some(image))
+                if MADE_OF_IMAGES.contains(&error.reason)
+                    && repair::is_suspect(&error.message)
+                    && self.images.heal(&image).await =>
+            {
+                Err(WorkError { retry: Retry::After(limits::REPAIR_RETRY), ..error })
+            }
+            (result, _) => result,
+        }
+    }
+
+    async fn image_of(&self, job: &Job) -> Option<String> {
+        match &job.work {
+            Work::RunSandbox { .. } => self.images.sandbox_image().await,
+            Work::CreateContainer { name, .. } | Work::StartContainer { name, .. } => {
+                Some(job.pod.as_ref()?.all_containers().find(|c| c.name == *name)?.image.clone())
+            }
+            _ => None,
+        }
+    }
+
+    async fn step(self: Arc<Self>, job: Job) -> Done {
         // Before its turn among the starts: a slow registry holds up only the pods that need it.
         if let Work::CreateContainer { name, .. } = &job.work {
             self.obtain_image(&job, name).await?;

@@ -69,3 +69,9 @@ pub fn fuzz_pull_secret(data: &[u8]) {
         }
     }
 }
+
+/// Databases of containerd, and what repair reads out of its content.
+pub fn fuzz_runtime_files(data: &[u8]) {
+    crate::runtime_guard::bolt::fuzz_bolt(data);
+    super::images::archive::fuzz_image_json(data);
+}

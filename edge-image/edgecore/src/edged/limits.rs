@@ -81,6 +81,20 @@ const _: () = assert!(PULL_ERROR_SHOWN.as_secs() < BACKOFF_FIRST.as_secs());
 /// Pulls at once when the configuration lets them run side by side and names no number.
 pub const PULLS_MAX: usize = 3;
 
+/// Repairs of one image between two starts of the agent; a program that is simply wrong must not cost more.
+pub const REPAIRS_MAX: u32 = 3;
+/// Before a step is tried again whose image was repaired.
+pub const REPAIR_RETRY: Duration = Duration::from_secs(1);
+/// Files that a layer may have and still be unpacked again over its folder.
+pub const LAYER_FILES_MAX: usize = 1_000_000;
+/// A program that ended so soon after its start may never have been loaded.
+pub const LOADED_AFTER: Duration = Duration::from_secs(10);
+
+/// Files of network plugins looked at after a boot; more are left as they are.
+pub const CNI_CACHE_FILES_MAX: usize = 4096;
+/// A larger one is not theirs.
+pub const CNI_CACHE_BYTES_MAX: u64 = 1024 * 1024;
+
 /// index.json, manifest and config of an image. Larger ones are refused.
 pub const IMAGE_JSON_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub const IMAGE_LAYERS_MAX: usize = 128;

@@ -22,6 +22,7 @@ pub mod status;
 pub mod worker;
 
 pub mod cgroup;
+pub mod cni_cache;
 pub mod cri;
 pub mod dns;
 pub mod env;

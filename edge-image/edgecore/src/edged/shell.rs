@@ -24,11 +24,11 @@ use tonic::{Streaming, transport::Channel};
 use wire::{Message, Operation};
 
 use super::{
-    Settings,
+    Settings, cni_cache,
     cri::{self, Cri, CriError},
     execute::{Executor, Job},
     figures,
-    images::{Images, RuntimeFacts},
+    images::{Images, RuntimeFacts, suspects::Suspects},
     limits, logs,
     manager::{Action, Input, Manager, Wanted},
     node_side::NodeSide,
@@ -86,6 +86,7 @@ pub struct Shell {
     /// Looks in a row that failed though the runtime is there.
     slow_looks: u32,
     logs_checked: Instant,
+    suspects: Suspects,
     node_side: NodeSide,
     upkeep: upkeep::Upkeep,
     probes: probes::Probes,
@@ -122,6 +123,7 @@ impl Shell {
             told: None,
             slow_looks: 0,
             logs_checked: now,
+            suspects: Suspects::default(),
             node_side: NodeSide::default(),
             upkeep: upkeep::Upkeep::new(now),
             probes,
@@ -130,6 +132,7 @@ impl Shell {
 
     pub async fn run(mut self, drain: Drain) {
         let mut changes = self.handles.meta.changes();
+        self.clean_cni_cache();
         self.desired();
         self.bring_up();
         loop {
@@ -229,6 +232,15 @@ impl Shell {
         self.look_at = self.look_at.min(Instant::now() + delay);
     }
 
+    fn clean_cni_cache(&self) {
+        let dir = &self.settings.images.cni_dir;
+        if let Some(booted) = cni_cache::boot_time().filter(|_| !dir.as_os_str().is_empty()) {
+            for path in cni_cache::clean(dir, booted) {
+                tracing::warn!("{} was cut off by a power cut; removed", path.display());
+            }
+        }
+    }
+
     // --- the runtime ---
 
     /// Asks a runtime that was away who it is.
@@ -254,8 +266,12 @@ impl Shell {
                 self.up = true;
                 self.version = version;
                 let executor = self.executor.clone();
-                self.work
-                    .push(Box::pin(async move { Happening::Preloaded(executor.images.preload().await) }));
+                self.work.push(Box::pin(async move {
+                    let boot_id =
+                        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+                    executor.images.after_boot(&executor.handles, boot_id.trim()).await;
+                    Happening::Preloaded(executor.images.preload().await)
+                }));
                 self.follow(None);
                 self.look();
             }
@@ -303,6 +319,13 @@ impl Shell {
                     },
                 };
                 self.tell_runtime(status);
+                for image in self.suspects.judge(&look.observed) {
+                    let executor = self.executor.clone();
+                    self.work.push(Box::pin(async move {
+                        executor.images.heal(&image).await;
+                        Happening::Nothing
+                    }));
+                }
                 self.handle(Input::Observed { began, observed: look.observed });
                 // A change of which no status tells.
                 self.event_at = None;

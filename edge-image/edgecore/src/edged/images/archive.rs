@@ -225,6 +225,37 @@ impl Reader {
     }
 }
 
+/// Entry for a fuzzer: JSON of images.
+pub fn fuzz_image_json(data: &[u8]) {
+    let _ = (manifest_of_index(data), parts_of_manifest(data), diff_ids_of_config(data));
+}
+
+/// The manifest for this machine out of an index.
+pub(super) fn manifest_of_index(body: &[u8]) -> Option<Blob> {
+    let index: Index = serde_json::from_slice(body).ok()?;
+    let ours =
+        |d: &Descriptor| d.platform.as_ref().is_none_or(|p| p.architecture == machine() && p.os == "linux");
+    index.manifests.into_iter().find(ours).map(Descriptor::blob)
+}
+
+/// Config and layers of a manifest.
+pub(super) fn parts_of_manifest(body: &[u8]) -> Option<(Blob, Vec<Blob>)> {
+    let manifest: Manifest = serde_json::from_slice(body).ok()?;
+    let few = manifest.layers.len() <= IMAGE_LAYERS_MAX;
+    few.then(|| (manifest.config.blob(), manifest.layers.into_iter().map(Descriptor::blob).collect()))
+}
+
+pub(super) fn diff_ids_of_config(body: &[u8]) -> Option<Vec<String>> {
+    serde_json::from_slice::<Config>(body).ok().map(|config| config.rootfs.diff_ids)
+}
+
+impl Descriptor {
+    /// Lies in containerd, not in an archive.
+    fn blob(self) -> Blob {
+        Blob { digest: self.digest, media_type: self.media_type, offset: 0, size: self.size }
+    }
+}
+
 fn parse<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, String> {
     serde_json::from_slice(bytes).map_err(|error| format!("has a damaged {what} ({error})"))
 }

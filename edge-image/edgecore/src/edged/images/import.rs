@@ -41,10 +41,23 @@ pub struct Target {
 }
 
 pub struct Importer<'a> {
-    channel: Channel,
-    image: &'a ArchivedImage,
-    target: &'a Target,
-    lease: String,
+    pub(super) channel: Channel,
+    pub(super) image: &'a ArchivedImage,
+    pub(super) target: &'a Target,
+    pub(super) lease: String,
+}
+
+/// A request in CRI's namespace, under a lease if there is one.
+pub(super) fn request<T>(message: T, lease: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    let metadata = request.metadata_mut();
+    metadata.insert("containerd-namespace", NAMESPACE.parse().expect("a constant is a header value"));
+    if !lease.is_empty()
+        && let Ok(lease) = lease.parse()
+    {
+        metadata.insert("containerd-lease", lease);
+    }
+    request
 }
 
 /// Imports, so that the image has its content, its layers unpacked and synced by `sync`, and its name.
@@ -61,7 +74,7 @@ where
     let mut importer = Importer { channel, image, target, lease: String::new() };
     importer.open_lease().await?;
     let result = async {
-        importer.upload_all().await?;
+        importer.complete_content(true).await?;
         importer.unpack().await?;
         sync().await;
         // CRI finds an image by its config's digest as well as by its name.
@@ -95,17 +108,11 @@ pub async fn is_whole(channel: Channel, image: &ArchivedImage) -> Result<bool, I
 }
 
 impl Importer<'_> {
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        let metadata = request.metadata_mut();
-        metadata.insert("containerd-namespace", NAMESPACE.parse().expect("a constant is a header value"));
-        if let Ok(lease) = self.lease.parse() {
-            metadata.insert("containerd-lease", lease);
-        }
-        request
+    pub(super) fn request<T>(&self, message: T) -> Request<T> {
+        request(message, &self.lease)
     }
 
-    fn failed(&self, action: &'static str, status: &Status) -> ImportError {
+    pub(super) fn failed(&self, action: &'static str, status: &Status) -> ImportError {
         ImportError::Containerd {
             action,
             image: self.image.name.clone(),
@@ -114,7 +121,7 @@ impl Importer<'_> {
         }
     }
 
-    fn damaged(&self, problem: String) -> ImportError {
+    pub(super) fn damaged(&self, problem: String) -> ImportError {
         ImportError::Archive { path: self.image.path.display().to_string(), problem }
     }
 
@@ -123,7 +130,7 @@ impl Importer<'_> {
         self.image.layers.iter().chain([&self.image.config, &self.image.manifest])
     }
 
-    async fn open_lease(&mut self) -> Result<(), ImportError> {
+    pub(super) async fn open_lease(&mut self) -> Result<(), ImportError> {
         let expire = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO) + IMPORT_LEASE;
         let expire = crate::edged::status::rfc3339(expire.as_secs() as i64);
         let id = format!("kinglet-import-{:016x}", rt::random_u64());
@@ -138,7 +145,7 @@ impl Importer<'_> {
         Ok(())
     }
 
-    async fn close_lease(&mut self) {
+    pub(super) async fn close_lease(&mut self) {
         let id = std::mem::take(&mut self.lease);
         let request = self.request(api::DeleteRequest { id, sync: false });
         // It expires anyway.
@@ -154,17 +161,43 @@ impl Importer<'_> {
         }
     }
 
-    async fn upload_all(&self) -> Result<(), ImportError> {
+    /// Stores what is not there. `from_archive`: false when only containerd has the blobs; then a missing or damaged one is the end,
+    /// and the answer false.
+    pub(super) async fn complete_content(&self, from_archive: bool) -> Result<bool, ImportError> {
+        let mut damaged = false;
         for blob in self.blobs() {
             let intact = match self.stored_size(blob).await? {
-                Some(size) => size == blob.size as i64 && self.is_intact(blob).await?,
-                None => false,
+                Some(size) if size == blob.size as i64 && self.is_intact(blob).await? => true,
+                Some(_) if from_archive => {
+                    self.delete_content(blob).await?;
+                    damaged = true;
+                    false
+                }
+                _ => false,
             };
-            if !intact {
-                self.delete_content(blob).await?;
+            if !intact && !from_archive {
+                return Ok(false);
+            }
+        }
+        if damaged {
+            self.collect().await?;
+        }
+        for blob in self.blobs() {
+            if self.stored_size(blob).await?.is_none() {
                 self.upload(blob).await?;
             }
         }
+        Ok(true)
+    }
+
+    /// Deleted content is a file until containerd collects; stored again before that, it would be the damaged file once more.
+    async fn collect(&self) -> Result<(), ImportError> {
+        let mut leases = api::leases_client::LeasesClient::new(self.channel.clone());
+        let id = format!("{}-collect", self.lease);
+        let create = self.request(api::CreateRequest { id: id.clone(), labels: HashMap::new() });
+        leases.create(create).await.map_err(|status| self.failed("collect damaged content", &status))?;
+        let delete = self.request(api::DeleteRequest { id, sync: true });
+        leases.delete(delete).await.map_err(|status| self.failed("collect damaged content", &status))?;
         Ok(())
     }
 
@@ -273,7 +306,12 @@ impl Importer<'_> {
         Ok(())
     }
 
-    async fn unpack_layer(&self, layer: &Blob, parent: &str, chain: &str) -> Result<(), ImportError> {
+    pub(super) async fn unpack_layer(
+        &self,
+        layer: &Blob,
+        parent: &str,
+        chain: &str,
+    ) -> Result<(), ImportError> {
         use api::snapshots as snap;
         let mut snapshots = snap::snapshots_client::SnapshotsClient::new(self.channel.clone());
         let snapshotter = self.target.snapshotter.clone();
@@ -318,7 +356,7 @@ impl Importer<'_> {
         }
     }
 
-    async fn name(&self, name: &str) -> Result<(), ImportError> {
+    pub(super) async fn name(&self, name: &str) -> Result<(), ImportError> {
         let manifest = &self.image.manifest;
         let image = api::Image {
             name: name.to_string(),

@@ -8,19 +8,23 @@ pub mod credentials;
 pub mod import;
 pub mod name;
 pub mod pull;
+pub mod repair;
+pub mod suspects;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError},
 };
 
 use archive::{ArchivedImage, qualified};
 use import::{ImportError, Target};
 use name::{Policy, Reference};
 use pull::{Puller, Want};
+use repair::Repaired;
+use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, RwLock};
 use tonic::transport::Channel;
 
@@ -30,7 +34,12 @@ use super::{
     limits,
     worker::{Retry, WorkError},
 };
-use crate::config::Config;
+use crate::{config::Config, contract::Handles};
+
+/// Local records of pulls that are not synced yet.
+const PULLING: &str = "imagepull";
+/// The boot in which the images were looked at last.
+const BOOT: &str = "imageboot";
 
 /// What the runtime's configuration says that an import must know.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -51,6 +60,8 @@ pub struct Images {
     /// One import at a time: memory, and two pods that want the same image.
     importing: Mutex<()>,
     puller: Puller,
+    /// Repairs since the start, by image.
+    healed: std::sync::Mutex<BTreeMap<String, u32>>,
 }
 
 /// What the configuration says about images.
@@ -58,19 +69,24 @@ pub struct Images {
 pub struct ImageSettings {
     /// `serializeImagePulls`, `maxParallelImagePulls`.
     pub pulls_max: usize,
+    /// `/var/lib/cni`; empty: not looked at.
+    pub cni_dir: PathBuf,
 }
 
 impl ImageSettings {
     pub fn from_config(config: &Config) -> ImageSettings {
         let kubelet = &config.modules.edged.tailored_kubelet_config;
         let side_by_side = kubelet.max_parallel_image_pulls.map_or(limits::PULLS_MAX, |pulls| pulls as usize);
-        ImageSettings { pulls_max: if kubelet.serialize_image_pulls { 1 } else { side_by_side } }
+        ImageSettings {
+            pulls_max: if kubelet.serialize_image_pulls { 1 } else { side_by_side },
+            cni_dir: "/var/lib/cni".into(),
+        }
     }
 }
 
 impl Default for ImageSettings {
     fn default() -> ImageSettings {
-        ImageSettings { pulls_max: 1 }
+        ImageSettings { pulls_max: 1, cni_dir: PathBuf::new() }
     }
 }
 
@@ -84,6 +100,7 @@ impl Images {
             facts: RwLock::default(),
             preloaded: RwLock::default(),
             importing: Mutex::default(),
+            healed: std::sync::Mutex::default(),
         }
     }
 
@@ -112,11 +129,20 @@ impl Images {
 
     async fn import(&self, image: &ArchivedImage) -> Result<(), ImportError> {
         let _one = self.importing.lock().await;
-        if import::is_whole(self.channel.clone(), image).await? {
+        let whole = import::is_whole(self.channel.clone(), image).await?;
+        // An image that containerd names and CRI does not know: what it is made of cannot be read.
+        let known = matches!(self.cri.image_status(&image.name).await, Ok(Some(_)) | Err(_));
+        if whole && known {
             return Ok(());
         }
         let facts = self.facts.read().await.clone();
         let target = Target { snapshotter: facts.snapshotter };
+        if whole {
+            let sync = || sync(facts.root_dir);
+            repair::repair(self.channel.clone(), image, true, &target, sync).await?;
+            tracing::warn!("image {} was damaged; made anew from {}", image.name, image.path.display());
+            return Ok(());
+        }
         import::import(self.channel.clone(), image, &target, || sync(facts.root_dir)).await?;
         tracing::info!("image {} imported from {}", image.name, image.path.display());
         Ok(())
@@ -163,12 +189,25 @@ impl Images {
                 Err(want.failed("ErrImageNeverPull", message, Retry::Backoff))
             }
             _ => {
+                // containerd does not sync layers; after a power cut they would be there with holes. Until they are synced a
+                // record says so.
+                let meta = &want.handles.meta;
+                let record = hex::encode(Sha256::digest(image.as_bytes()));
+                let noted = meta.put_local(PULLING, &record, image.clone().into(), true).await;
+                if let Err(error) = noted {
+                    tracing::warn!("image {image}: {}", rt::error_chain(&error));
+                }
                 self.puller.pull(want, &name).await?;
-                // containerd does not sync layers; after a power cut they would be there with holes.
                 sync(self.facts.read().await.root_dir.clone()).await;
+                // A record too many costs one look at the image.
+                let _ = meta.delete_local(PULLING, &record).await;
                 Ok(())
             }
         }
+    }
+
+    pub async fn sandbox_image(&self) -> Option<String> {
+        self.facts.read().await.sandbox_image.clone()
     }
 
     /// The image that containerd starts sandboxes from, which it would otherwise look for in the network.
@@ -178,6 +217,70 @@ impl Images {
             Some(archived) => self.import(&archived).await.map_err(|error| import_failed(&error)),
             None => Ok(()),
         }
+    }
+
+    /// After the node's boot: images whose pull was cut off, and the small one that every pod needs, are made whole.
+    pub async fn after_boot(&self, handles: &Handles, boot_id: &str) {
+        for (record, image) in handles.meta.list_local(PULLING) {
+            let image = String::from_utf8_lossy(&image).into_owned();
+            if matches!(self.cri.image_status(&image).await, Ok(Some(_))) {
+                self.heal(&image).await;
+            }
+            let _ = handles.meta.delete_local(PULLING, &record).await;
+        }
+        if handles.meta.get_local(BOOT, "id").is_some_and(|id| id == boot_id.as_bytes()) {
+            return;
+        }
+        let sandbox = self.facts.read().await.sandbox_image.clone();
+        if let Some(image) = sandbox.filter(|_| !boot_id.is_empty()) {
+            let name = qualified(&image);
+            if self.find(&name).await.is_some() {
+                self.heal(&name).await;
+            }
+        }
+        let _ = handles.meta.put_local(BOOT, "id", boot_id.to_string().into(), false).await;
+    }
+
+    /// Makes an image whole that may be damaged, so often and not oftener. True when it is worth trying again.
+    pub async fn heal(&self, image: &str) -> bool {
+        let name = qualified(image);
+        {
+            let mut healed = self.healed.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = healed.entry(name.clone()).or_default();
+            if *count >= limits::REPAIRS_MAX {
+                return false;
+            }
+            *count += 1;
+        }
+        let archived = self.find(&name).await;
+        let _one = self.importing.lock().await;
+        let facts = self.facts.read().await.clone();
+        let target = Target { snapshotter: facts.snapshotter };
+        let (source, from_archive) = match archived {
+            Some(archived) => (Some((*archived).clone()), true),
+            None => (repair::stored(self.channel.clone(), &name).await, false),
+        };
+        let result = match source {
+            Some(source) => {
+                let sync = || sync(facts.root_dir);
+                repair::repair(self.channel.clone(), &source, from_archive, &target, sync).await
+            }
+            None => Ok(Repaired::NeedsPull),
+        };
+        match result {
+            Ok(Repaired::Whole) => {
+                tracing::warn!("image {name} may have been damaged; it was unpacked again")
+            }
+            Ok(Repaired::NeedsPull) => {
+                tracing::warn!("image {name} is damaged; it is removed, so that it is pulled again");
+                if let Ok(Some(found)) = self.cri.image_status(&name).await {
+                    let _ = self.cri.remove_image(&found.id).await;
+                }
+                let _ = self.cri.remove_image(&name).await;
+            }
+            Err(error) => tracing::error!("image {name}: {error}"),
+        }
+        true
     }
 
     async fn find(&self, name: &str) -> Option<Arc<ArchivedImage>> {

@@ -1,13 +1,20 @@
 //! Images against a real containerd: pulls from a registry on loopback, passwords, mirrors, policies, back-off.
 
-use std::fs;
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use e2e::{
-    containerd::{missing, not_run},
+    containerd::{Containerd, missing, not_run},
     registry::{Auth, Registry},
 };
 use serde_json::{Value, json};
+
+use crate::runtime_guard;
 
 use super::containerd::{Node, archives, pod, wait_for, web};
 
@@ -199,4 +206,127 @@ fn a_slow_registry_holds_up_only_its_pod_and_a_deleted_pod_ends_the_pull() {
     // The turn at the registry was given back.
     node.apply(&with_image(pod("after", json!({}), json!({})), &registry.name("slow-1", "1"), "Always"));
     node.wait_running("after");
+}
+
+/// What a power cut may do to the files of containerd; the store of the agent has its own tests.
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    Nothing,
+    Truncated,
+    Zeroed,
+    NoLayers,
+    NoContent,
+    MetaZeroed,
+    MetaCut,
+    LayersMetaZeroed,
+}
+
+fn walk(dir: &Path, visit: &mut impl FnMut(&Path)) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        match entry.file_type().unwrap() {
+            kind if kind.is_dir() => walk(&entry.path(), visit),
+            kind if kind.is_file() => visit(&entry.path()),
+            _ => {}
+        }
+    }
+}
+
+fn damage(root: &Path, damage: Damage) {
+    let meta = root.join("io.containerd.metadata.v1.bolt/meta.db");
+    let overlay = root.join("io.containerd.snapshotter.v1.overlayfs");
+    let length = |path: &Path| fs::metadata(path).map_or(0, |data| data.len());
+    let cut = |path: &Path, length: u64| {
+        if let Ok(file) = fs::OpenOptions::new().write(true).open(path) {
+            file.set_len(length).unwrap();
+        }
+    };
+    let zero = |path: &Path| {
+        let whole = length(path);
+        cut(path, 0);
+        cut(path, whole);
+    };
+    // Every file of this run is newer than the last sync of a machine that never syncs.
+    let mut unsynced = Vec::new();
+    for part in ["io.containerd.content.v1.content", "io.containerd.snapshotter.v1.overlayfs/snapshots"] {
+        walk(&root.join(part), &mut |path| unsynced.push(path.to_owned()));
+    }
+    match damage {
+        Damage::Nothing => {}
+        Damage::Truncated => unsynced.iter().for_each(|path| cut(path, length(path) / 2)),
+        Damage::Zeroed => unsynced.iter().for_each(|path| zero(path)),
+        Damage::NoLayers => {
+            for entry in fs::read_dir(overlay.join("snapshots")).into_iter().flatten().flatten() {
+                fs::remove_dir_all(entry.path()).unwrap();
+            }
+        }
+        Damage::NoContent => drop(fs::remove_dir_all(root.join("io.containerd.content.v1.content/blobs"))),
+        Damage::MetaZeroed => zero(&meta),
+        Damage::MetaCut => cut(&meta, length(&meta) / 2),
+        Damage::LayersMetaZeroed => zero(&overlay.join("metadata.db")),
+    }
+}
+
+/// Once around: the power fails somewhere in the first import and start of a pod, and the pod runs in the end.
+fn cut_and_come_back(seed: u64, damage_done: Damage) {
+    let random = seed.wrapping_add(7).wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1) >> 33;
+    let moment = Duration::from_millis(random % 1200);
+    let state = format!(
+        "seed {seed} (SEED={seed} cargo test -p edgecore --lib twenty_moments): cut after {moment:?}, then {damage_done:?}"
+    );
+    let mut node = Node::start_with(|_| {});
+    let dir = node.containerd.dir().to_owned();
+    node.apply(&web("web", 8080));
+    // The moment of the cut is the point here, not something to wait for.
+    std::thread::sleep(moment);
+    node.kill_agent();
+    node.containerd.power_cut().unwrap();
+    damage(&dir.join("root"), damage_done);
+    let told = runtime_guard::check(&dir.join("root")).unwrap();
+    eprintln!("{state}; {told:?}");
+    let again = Containerd::start_in(&dir).unwrap_or_else(|error| panic!("{state}: {error:#}"));
+    // Another boot: what was looked at before it does not count.
+    let forget = node.bench.handles.meta.delete_local("imageboot", "id");
+    rt::runtime().unwrap().block_on(forget).unwrap();
+    node.bench.uplink.reports.lock().unwrap().clear();
+    node.start_agent();
+    node.wait_running("web");
+    let page = || again.http_get(again.node_address(8080), "/").ok();
+    let page = wait_for("the page", page, || state.clone());
+    assert!(page.contains("hello from web"), "{state}");
+    assert_eq!(node.sandboxes(), 1, "{state}");
+    node.kill_agent();
+}
+
+#[test]
+fn an_import_cut_off_at_twenty_moments_is_repaired_whatever_was_damaged() {
+    needs_containerd!("an_import_cut_off_at_twenty_moments_is_repaired_whatever_was_damaged");
+    let kinds = [
+        Damage::Truncated,
+        Damage::MetaZeroed,
+        Damage::NoLayers,
+        Damage::Zeroed,
+        Damage::LayersMetaZeroed,
+        Damage::NoContent,
+        Damage::MetaCut,
+        Damage::Nothing,
+    ];
+    archives();
+    if let Some(seed) = std::env::var("SEED").ok().and_then(|text| text.parse::<u64>().ok()) {
+        let _ = rt::log::init("info");
+        return cut_and_come_back(seed, kinds[seed as usize % kinds.len()]);
+    }
+    let next = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= 20 {
+                        return;
+                    }
+                    cut_and_come_back(seed, kinds[seed as usize % kinds.len()]);
+                }
+            });
+        }
+    });
 }
