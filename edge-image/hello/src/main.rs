@@ -1,7 +1,7 @@
 //! The sample pod: a web server of a few hundred kB whose page says which pod answered.
 //!
-//! `hello` serves on `$PORT` (8080); `hello env`, `hello print FILE`, `hello cat` and `hello exit CODE` print, repeat or end, so that the tests
-//! of the pod path need no second image. Not here: anything a real web server needs.
+//! `hello` serves on `$PORT` (8080); `hello env`, `hello print FILE`, `hello cat`, `hello sleep SECONDS` and `hello exit CODE` print, repeat, wait or end, so that
+//! the tests of the pod path need no second image. Not here: anything a real web server needs.
 
 use std::{
     env, fs,
@@ -37,12 +37,16 @@ fn main() -> ExitCode {
         }
         ["print", path] => print(path),
         ["cat"] => cat(),
+        ["sleep", seconds] => {
+            thread::sleep(Duration::from_secs(seconds.parse().unwrap_or(1)));
+            ExitCode::SUCCESS
+        }
         ["exit", code] => {
             println!("exit {code}");
             ExitCode::from(code.parse().unwrap_or(1))
         }
         _ => {
-            eprintln!("usage: hello [serve | env | print FILE | cat | exit CODE]");
+            eprintln!("usage: hello [serve | env | print FILE | cat | sleep SECONDS | exit CODE]");
             ExitCode::from(2)
         }
     }

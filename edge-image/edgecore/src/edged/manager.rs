@@ -21,7 +21,7 @@ use super::{
     pod::{Pod, PodError},
     record::{Ended, Record},
     status::{self, NodeFacts, Transitions},
-    worker::{Now, Outcome, Ticket, Turn, Work, WorkError, Worker},
+    worker::{Health, Now, Outcome, Ticket, Turn, Work, WorkError, Worker},
 };
 
 /// A pod object as it stands in the store.
@@ -114,6 +114,8 @@ pub struct Manager {
     pub adopt: bool,
     ticket: Ticket,
     observed: Option<Observed>,
+    /// What probes found before the agent restarted, by container id, until the first observation.
+    known: BTreeMap<String, Health>,
 }
 
 impl Manager {
@@ -132,7 +134,13 @@ impl Manager {
             adopt: false,
             ticket: 0,
             observed: None,
+            known: BTreeMap::new(),
         }
+    }
+
+    /// What probes found before the agent restarted, by container id: the first status must not show less.
+    pub fn remember(&mut self, known: BTreeMap<String, Health>) {
+        self.known = known;
     }
 
     pub fn node(&self) -> &NodeFacts {
@@ -190,6 +198,15 @@ impl Manager {
                 None => self.waiting = Some(wanted),
             },
             Input::Observed { began, observed } => {
+                for (id, health) in std::mem::take(&mut self.known) {
+                    let container = observed.containers.iter().find(|c| c.id == id);
+                    let sandbox =
+                        container.and_then(|c| observed.sandboxes.iter().find(|s| s.id == c.sandbox_id));
+                    let worker = sandbox.and_then(|sandbox| self.workers.get_mut(&sandbox.incarnation));
+                    if let Some(worker) = worker {
+                        worker.health.insert(id, health);
+                    }
+                }
                 for worker in self.workers.values_mut() {
                     worker.observe(now, began, &observed);
                 }

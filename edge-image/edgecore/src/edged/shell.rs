@@ -99,9 +99,10 @@ impl Shell {
         let images =
             Images::new(cri.clone(), channel.clone(), settings.preload_dir.clone(), &settings.images);
         let observer = Observer::new(cri.clone(), &handles.node_name, settings.places());
-        let manager = Manager::new(records(&handles));
+        let mut manager = Manager::new(records(&handles));
         let executor = Arc::new(Executor::new(cri, images, handles.clone(), settings.clone()));
         let probes = probes::Probes::new(Memory::load(settings.run_dir.join("probes")));
+        manager.remember(probes.known());
         let now = Instant::now();
         Shell {
             handles,

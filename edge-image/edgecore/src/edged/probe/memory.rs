@@ -23,6 +23,10 @@ impl Memory {
         self.found.get(id).copied()
     }
 
+    pub fn all(&self) -> impl Iterator<Item = (&String, Known)> {
+        self.found.iter().map(|(id, known)| (id, *known))
+    }
+
     /// Replaces what is kept. Not synced: it need not outlive a power cut.
     pub fn keep<'a>(&mut self, found: impl Iterator<Item = (&'a str, Known)>) {
         // What was read at the start was asked for by then, or is of containers that are gone.

@@ -1,6 +1,9 @@
 //! The shell's part of probes: tells the prober what runs, asks what it wants asked, and hands its verdicts to the manager.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use super::{Happening, Shell};
 use crate::edged::{
@@ -8,10 +11,10 @@ use crate::edged::{
     manager::{self, Manager},
     observed::State,
     probe::{
-        Check, Memory, Outcome, Prober, is_probed,
+        Check, Known, Memory, Outcome, Prober, is_probed,
         machine::{Action, Input, Target, Ticket},
     },
-    worker::{self, Worker},
+    worker::{self, Health, Worker},
 };
 
 pub(super) struct Probes {
@@ -22,6 +25,16 @@ pub(super) struct Probes {
 impl Probes {
     pub fn new(memory: Memory) -> Probes {
         Probes { prober: Prober::new(rt::random_u64()), memory }
+    }
+
+    /// For the first status after a restart of the agent.
+    pub fn known(&self) -> BTreeMap<String, Health> {
+        let health = |known: Known| Health {
+            startup: known.started.then_some(true),
+            readiness: known.ready.then_some(true),
+            liveness: None,
+        };
+        self.memory.all().map(|(id, known)| (id.clone(), health(known))).collect()
     }
 }
 

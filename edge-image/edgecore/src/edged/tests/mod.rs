@@ -3,4 +3,5 @@
 mod containerd;
 mod golden;
 mod images;
+mod probes;
 mod simulation;
