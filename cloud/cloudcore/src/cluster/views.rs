@@ -296,6 +296,24 @@ fn pod(envelope: &Envelope) -> Result<PodDetail, serde_json::Error> {
     Ok(detail)
 }
 
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Gates {
+    readiness_gates: Option<Vec<Gate>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Gate {
+    condition_type: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct GateStatus {
+    conditions: Option<Vec<Condition>>,
+}
+
 /// A number over metadata and spec without what changes with every status report.
 fn pod_version(envelope: &Envelope) -> Result<String, serde_json::Error> {
     let metadata: BTreeMap<String, &RawValue> = serde_json::from_str(envelope.metadata.get())?;
@@ -307,6 +325,14 @@ fn pod_version(envelope: &Envelope) -> Result<String, serde_json::Error> {
         }
     }
     hash.write(envelope.spec.map_or("", RawValue::get).as_bytes());
+    // What others than the node report, and the node's own report depends on.
+    let gates: Gates = part(envelope.spec)?;
+    for gate in gates.readiness_gates.into_iter().flatten() {
+        let status: GateStatus = part(envelope.status)?;
+        let mut conditions = status.conditions.into_iter().flatten();
+        let held = conditions.find(|condition| condition.condition_type == gate.condition_type);
+        hash.write(held.map_or_else(String::new, |condition| condition.status).as_bytes());
+    }
     Ok(format!("{:016x}", hash.0))
 }
 
@@ -364,6 +390,22 @@ mod tests {
             first,
             view(Kind::Pod, &text(4, "Running", r#","deletionTimestamp":"2026-01-01T00:00:00Z""#)).version
         );
+    }
+
+    #[test]
+    fn a_readiness_gate_that_opens_changes_the_version() {
+        let text = |gate: &str, ready: &str| {
+            let spec = r#"{"readinessGates":[{"conditionType":"example.com/gate"}]}"#;
+            let status = format!(
+                r#"{{"conditions":[{{"type":"example.com/gate","status":"{gate}"}},{{"type":"Ready","status":"{ready}"}}]}}"#
+            );
+            format!(
+                r#"{{"metadata":{{"name":"p","uid":"u","resourceVersion":"1"}},"spec":{spec},"status":{status}}}"#
+            )
+        };
+        let version = |gate: &str, ready: &str| view(Kind::Pod, &text(gate, ready)).version;
+        assert_ne!(version("False", "False"), version("True", "False"));
+        assert_eq!(version("True", "False"), version("True", "True"));
     }
 
     #[test]
