@@ -6,6 +6,7 @@
 
 mod duration;
 mod keys;
+mod labels;
 mod render;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use serde::Deserialize;
 
 pub use self::keys::Unknown;
 pub use duration::GoDuration;
+pub use labels::{architecture, node_labels};
 pub use render::render;
 
 use crate::limits::CONFIG_BYTES_MAX;
@@ -372,8 +374,10 @@ impl Config {
 
     /// `path` only names the text in errors.
     pub fn parse(path: &Path, text: &str) -> Result<Loaded, ConfigError> {
-        let parse =
-            |error: serde_saphyr::Error| ConfigError::Parse { path: path.into(), message: one_line(&error) };
+        let parse = |error: serde_saphyr::Error| ConfigError::Parse {
+            path: path.into(),
+            message: yaml_error(&error),
+        };
         let unknown = self::keys::TABLE.unknown_keys(text).map_err(parse)?;
         let config: Config = serde_saphyr::from_str(text).map_err(parse)?;
         config.check(path)?;
@@ -434,7 +438,7 @@ impl Config {
 }
 
 /// serde-saphyr's texts may draw the source below the message; a log line has no room for it.
-fn one_line(error: &serde_saphyr::Error) -> String {
+pub fn yaml_error(error: &serde_saphyr::Error) -> String {
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
     match error.location() {

@@ -273,6 +273,15 @@ fn topic_matches(filter: &str, topic: &str) -> bool {
 #[derive(Default)]
 pub struct FakeConditions(pub Mutex<Vec<Condition>>);
 
+impl FakeConditions {
+    /// What a condition says now, if it is raised.
+    pub fn message(&self, condition_type: &str) -> String {
+        let all = self.0.lock().unwrap();
+        let last = all.iter().rev().find(|condition| condition.condition_type == condition_type);
+        last.filter(|condition| condition.status).map_or(String::new(), |condition| condition.message.clone())
+    }
+}
+
 impl Conditions for FakeConditions {
     fn set(&self, condition: Condition) {
         self.0.lock().unwrap().push(condition);

@@ -5,6 +5,7 @@
 //! and are not kept over a restart. Wire form: kubeedge-wire.md section 4 (`<ns>/event/<name>`, no answer).
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -25,18 +26,23 @@ pub enum EventType {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Event {
     pub event_type: EventType,
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     pub message: String,
     /// `spec.containers{web}`, `spec.initContainers{setup}`, or empty for the whole pod.
     pub field_path: String,
 }
 
 impl Event {
-    pub fn normal(reason: &'static str, message: impl Into<String>) -> Event {
-        Event { event_type: EventType::Normal, reason, message: message.into(), field_path: String::new() }
+    pub fn normal(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Event {
+        Event {
+            event_type: EventType::Normal,
+            reason: reason.into(),
+            message: message.into(),
+            field_path: String::new(),
+        }
     }
 
-    pub fn warning(reason: &'static str, message: impl Into<String>) -> Event {
+    pub fn warning(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Event {
         Event { event_type: EventType::Warning, ..Event::normal(reason, message) }
     }
 

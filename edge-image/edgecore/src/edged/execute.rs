@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use super::{
     Settings, cgroup,
     cri::{Cri, CriError, messages as cri},
+    device_plugin::{self, host::Plugins},
     events::Recorder,
     hooks,
     images::{Images, pull::Want, repair, runtime_error},
@@ -48,6 +49,7 @@ pub struct Executor {
     pub tokens: Tokens,
     /// Shared by probes and hooks.
     pub checker: Checker,
+    pub plugins: Arc<Plugins>,
     starts: Semaphore,
     stops: Semaphore,
 }
@@ -69,6 +71,7 @@ impl Executor {
             seccomp_default: settings.policy.seccomp_default,
         };
         let places = settings.places();
+        let plugins = Arc::new(Plugins::new(&settings.kubelet_dir));
         let checker = Checker::new(cri.clone());
         let (starts, stops) = (Semaphore::new(limits::STARTS_MAX), Semaphore::new(limits::STOPS_MAX));
         let events = Recorder::new(handles.uplink.clone(), handles.node_name.clone(), settings.report_events);
@@ -82,6 +85,7 @@ impl Executor {
             settings,
             node,
             places,
+            plugins,
             deadlines,
             tokens,
             checker,
@@ -226,7 +230,7 @@ impl Executor {
         let facts = self.facts(host_ip, &ips);
         let env = self.environment(pod, container, record, &facts).await?;
         let mounts = self.mounts(pod, container, record, &env, &facts, attempt).await?;
-        let devices = Default::default();
+        let devices = self.devices(record, container).await?;
         let parts = Parts { env, mounts, attempt, user, target, devices };
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: sandbox.id.clone(),
@@ -256,6 +260,16 @@ impl Executor {
         }
         security::check_non_root(pod, container, &user).map_err(config_error)?;
         Ok(user)
+    }
+
+    /// What device plugins gave, after those that want to have readied it.
+    async fn devices(&self, record: &Record, container: &Container) -> Result<render::Devices, WorkError> {
+        let meta = &*self.handles.meta;
+        let (claims, devices) = device_plugin::of_container(meta, &record.incarnation, &container.name);
+        for claim in claims {
+            self.plugins.pre_start(&claim.resource, &claim.ids).await.map_err(config_error)?;
+        }
+        Ok(devices)
     }
 
     /// The container whose processes an ephemeral container is to see.

@@ -137,3 +137,26 @@ pub const PROBE_HEADERS_MAX: usize = 64;
 pub const PROBE_REDIRECTS_MAX: usize = 10;
 /// A kubelet waits for a postStart hook for ever; here it has failed after this.
 pub const POST_START_MAX: Duration = Duration::from_secs(3600);
+
+/// Resources of device plugins; one more is refused at its registration.
+pub const DEVICE_RESOURCES_MAX: usize = 64;
+/// A plugin that lists more is let go.
+pub const DEVICES_PER_RESOURCE_MAX: usize = 4096;
+pub const DEVICE_LIST_BYTES_MAX: usize = 1024 * 1024;
+pub const DEVICE_REGISTER_BYTES_MAX: usize = 16 * 1024;
+/// Open connections to the registration socket; the next waits in the kernel's queue.
+pub const DEVICE_CONNECTIONS_MAX: usize = 16;
+/// News of plugins that wait for the agent; then plugins wait.
+pub const DEVICE_NEWS_WAITING_MAX: usize = 16;
+/// How long a plugin that went away may take to come back before its devices count as gone (kubelet's 5 min).
+pub const DEVICE_PLUGIN_GRACE: Duration = Duration::from_secs(300);
+/// Answer of a plugin.
+pub const DEVICE_CALL: Duration = Duration::from_secs(30);
+
+/// Files in the folder of static pods; with more the folder counts as unreadable, and its pods go on as they are.
+pub const STATIC_PODS_MAX: usize = 64;
+pub const STATIC_POD_BYTES_MAX: u64 = 256 * 1024;
+/// Between looks at the folder. A look is one readdir and a stat per file.
+pub const STATIC_PODS_POLL: Duration = Duration::from_secs(5);
+/// A mirror that did not come is asked for again.
+pub const MIRROR_RETRY: Duration = Duration::from_secs(60);

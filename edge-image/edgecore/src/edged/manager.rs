@@ -15,6 +15,8 @@ use std::{
 use serde_json::Value;
 
 use super::{
+    admission::{self, Entry, Gate, Rejection},
+    device_plugin::book::{Claim, News},
     events::Event,
     limits,
     observed::{Observed, Sandbox},
@@ -60,6 +62,13 @@ pub enum Input {
         message: String,
         grace: Option<Duration>,
     },
+    /// A device plugin came, went or listed its devices.
+    Devices(News),
+    /// The plugins answered for a pod, and their answer is durable; or why they did not.
+    Allocated {
+        incarnation: String,
+        result: Result<(), String>,
+    },
     /// Time passed, or the node's facts changed.
     Tick,
 }
@@ -78,6 +87,10 @@ pub enum Action {
     Report { namespace: String, name: String, uid: String, status: Value },
     /// Containers, volumes and network of a pod that is being deleted are gone: the cloud may remove the object.
     ReportGone { namespace: String, name: String, uid: String },
+    /// Ask device plugins for what a pod needs to use these devices; answered with `Input::Allocated`. The pod waits for it.
+    Allocate { incarnation: String, claims: Vec<Claim> },
+    /// A pod's devices are free again.
+    Release { incarnation: String },
     /// Look at the runtime again.
     Observe,
 }
@@ -99,6 +112,8 @@ struct Told {
 
 pub struct Manager {
     node: NodeFacts,
+    /// Who may come in.
+    pub gate: Gate,
     /// By incarnation.
     workers: BTreeMap<String, Worker>,
     told: BTreeMap<String, Told>,
@@ -125,6 +140,7 @@ impl Manager {
             records.into_iter().map(|r| (r.incarnation.clone(), Worker::new(r, None, true))).collect();
         Manager {
             node: NodeFacts::default(),
+            gate: Gate::default(),
             workers,
             told: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -163,6 +179,14 @@ impl Manager {
     /// The desired state was read and the runtime was seen: every pod that runs here is known.
     pub fn is_reconciled(&self) -> bool {
         self.reconciled && self.observed.is_some()
+    }
+
+    /// The status of a pod goes out again: who it is for has changed.
+    pub fn tell_again(&mut self, uid: &str) {
+        for worker in self.workers.values_mut().filter(|worker| worker.record.uid == uid) {
+            self.told.remove(&worker.record.incarnation);
+            worker.touch();
+        }
     }
 
     pub fn worker(&self, incarnation: &str) -> Option<&Worker> {
@@ -237,7 +261,16 @@ impl Manager {
                     worker.give_up(&reason, &message, grace);
                 }
             }
+            Input::Devices(news) => self.gate.devices.handle(now.mono, news),
+            Input::Allocated { incarnation, result } => self.allocated(&incarnation, result, &mut actions),
             Input::Tick => {}
+        }
+        if self.is_reconciled() {
+            let active = |incarnation: &str| {
+                self.workers.get(incarnation).is_some_and(|worker| worker.record.ended.is_none())
+            };
+            let released = self.gate.devices.release(active);
+            actions.extend(released.into_iter().map(|incarnation| Action::Release { incarnation }));
         }
         // Until the desired state was read and the runtime was seen, nothing moves.
         if self.observed.is_some() && self.waiting.is_none() && self.reconciled {
@@ -254,6 +287,13 @@ impl Manager {
             harden(worker, None, actions);
         }
         self.places = wanted.iter().map(|wanted| (wanted.namespace.clone(), wanted.name.clone())).collect();
+        // Those that run here come before newcomers, and of these the older ones first.
+        let known: BTreeSet<String> = self.workers.values().map(|worker| worker.record.uid.clone()).collect();
+        let mut wanted = wanted;
+        wanted.sort_by_cached_key(|wanted| {
+            let made = wanted.pod.as_ref().ok().and_then(|pod| pod.metadata.creation_timestamp.clone());
+            (!known.contains(&wanted.uid), made.unwrap_or_default())
+        });
         for wanted in wanted {
             self.want(now, wanted, actions);
         }
@@ -285,7 +325,9 @@ impl Manager {
         if self.adopt && self.rebind(&pod) {
             return;
         }
-        let incarnation = self.unrecorded(&wanted.uid).map_or(wanted.uid.clone(), |s| s.incarnation.clone());
+        let unrecorded = self.unrecorded(&wanted.uid).map(|sandbox| sandbox.incarnation.clone());
+        let is_new = unrecorded.is_none() && !wanted.deleting;
+        let incarnation = unrecorded.unwrap_or_else(|| wanted.uid.clone());
         let record = Record {
             incarnation: incarnation.clone(),
             namespace: wanted.namespace,
@@ -297,10 +339,52 @@ impl Manager {
         };
         let mut worker = Worker::new(record, Some(pod), false);
         worker.ended_elsewhere = worker.record.ended.is_some();
+        if is_new && !worker.ended_elsewhere {
+            self.enter(&mut worker, actions);
+        }
         if let Some(observed) = &self.observed {
             worker.observe(now, self.ticket, observed);
         }
         self.workers.insert(incarnation, worker);
+    }
+
+    /// A newcomer is admitted, for a critical one others are ended, or it is Failed before it ran.
+    fn enter(&mut self, newcomer: &mut Worker, actions: &mut Vec<Action>) {
+        let Some(pod) = newcomer.desired.clone() else { return };
+        let incarnation = newcomer.record.incarnation.clone();
+        let has_place = |worker: &&Worker| worker.record.ended.is_none() && worker.record.failing.is_none();
+        let placed = self.workers.values().filter(has_place);
+        let others: Vec<&Pod> = placed.filter_map(|worker| worker.desired.as_deref()).collect();
+        match self.gate.enter(&incarnation, &pod, &others) {
+            Entry::Admitted { claims, victims } => {
+                for uid in victims {
+                    self.preempt(&uid, actions);
+                }
+                if !claims.is_empty() {
+                    actions.push(Action::Allocate { incarnation, claims });
+                }
+            }
+            Entry::Rejected(rejection) => reject(newcomer, &rejection, actions),
+        }
+    }
+
+    fn preempt(&mut self, uid: &str, actions: &mut Vec<Action>) {
+        const REASON: &str = "Preempting";
+        const MESSAGE: &str = "Preempted in order to admit critical pod";
+        let Some(worker) = self.workers.values_mut().find(|worker| worker.record.uid == uid) else { return };
+        if worker.give_up(REASON, MESSAGE, None) {
+            let incarnation = worker.record.incarnation.clone();
+            actions.push(Action::Event { incarnation, event: Event::warning(REASON, MESSAGE) });
+        }
+    }
+
+    fn allocated(&mut self, incarnation: &str, result: Result<(), String>, actions: &mut Vec<Action>) {
+        self.gate.devices.answered(incarnation, result.is_ok());
+        let Some(worker) = self.workers.get_mut(incarnation) else { return };
+        worker.touch();
+        if let Err(error) = result {
+            reject(worker, &admission::allocation_failed(&error), actions);
+        }
     }
 
     /// A sandbox of this uid whose record was lost with the store: the pod is adopted from the runtime's labels.
@@ -364,8 +448,10 @@ impl Manager {
             .collect();
         for (incarnation, worker) in self.workers.iter_mut().filter(|(_, worker)| worker.is_due(now)) {
             let name = worker.record.full_name();
-            let blocked =
+            let taken =
                 worker.desired.is_some() && leaving.iter().any(|(n, i)| *n == name && i != incarnation);
+            let unequipped = !worker.is_deleting() && self.gate.devices.is_pending(incarnation);
+            let blocked = taken || unequipped;
             if !blocked && let Some(work) = worker.next(now) {
                 actions.push(Action::Work { incarnation: incarnation.clone(), work });
             }
@@ -396,6 +482,13 @@ fn ended(phase: &str) -> Option<Ended> {
         "Succeeded" => Some(Ended::Succeeded),
         "Failed" => Some(Ended::Failed),
         _ => None,
+    }
+}
+
+fn reject(worker: &mut Worker, rejection: &Rejection, actions: &mut Vec<Action>) {
+    if worker.give_up(&rejection.reason, &rejection.status_message(), None) {
+        let event = Event::warning(rejection.reason.clone(), rejection.message.clone());
+        actions.push(Action::Event { incarnation: worker.record.incarnation.clone(), event });
     }
 }
 

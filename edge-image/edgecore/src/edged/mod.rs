@@ -24,6 +24,7 @@ pub mod worker;
 pub mod cgroup;
 pub mod cni_cache;
 pub mod cri;
+pub mod device_plugin;
 pub mod dns;
 pub mod env;
 pub mod events;
@@ -39,6 +40,7 @@ mod prepare;
 pub mod probe;
 pub mod render;
 mod shell;
+pub mod static_pods;
 pub mod stats;
 mod stop;
 

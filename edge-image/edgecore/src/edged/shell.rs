@@ -3,7 +3,9 @@
 //! One task; steps, observations and the event stream are futures in one set, so nothing is spawned and nothing is shared.
 //! A step that is dropped with the process is decided anew after the start.
 
+mod doorman;
 mod probes;
+mod statics;
 mod upkeep;
 
 use std::{
@@ -34,13 +36,17 @@ use super::{
     node_side::NodeSide,
     observe::{Look, Observer},
     observed::State,
-    pod::{Pod, PodError},
+    pod::{CONFIG_SOURCE, Pod, PodError},
     probe::{self, Memory, machine::Ticket as ProbeTicket},
     record::{KIND, Record},
+    static_pods::Reading,
     status::{self, NodeFacts},
     unix_ms,
     worker::{Now, Ticket, Work, WorkError},
 };
+use doorman::{Doorman, GateNews};
+use statics::Statics;
+
 use crate::contract::{BoxFuture, Condition, Handles, Object, PodStatus, Report, RuntimeStatus};
 
 const UNAVAILABLE: &str = "ContainerRuntimeUnavailable";
@@ -57,6 +63,8 @@ enum Happening {
     Event(Option<Streaming<Envelope>>),
     /// The files of a pod.
     Refreshed(String),
+    Gate(GateNews),
+    Folder(std::io::Result<Reading>),
     Nothing,
 }
 
@@ -90,6 +98,8 @@ pub struct Shell {
     node_side: NodeSide,
     upkeep: upkeep::Upkeep,
     probes: probes::Probes,
+    doorman: Doorman,
+    statics: Statics,
 }
 
 impl Shell {
@@ -103,6 +113,8 @@ impl Shell {
         let executor = Arc::new(Executor::new(cri, images, handles.clone(), settings.clone()));
         let probes = probes::Probes::new(Memory::load(settings.run_dir.join("probes")));
         manager.remember(probes.known());
+        let doorman = Doorman::new(&handles, &settings, &mut manager);
+        let statics = Statics::new(&handles, settings.policy.static_pods.clone());
         let now = Instant::now();
         Shell {
             handles,
@@ -128,12 +140,16 @@ impl Shell {
             node_side: NodeSide::default(),
             upkeep: upkeep::Upkeep::new(now),
             probes,
+            doorman,
+            statics,
         }
     }
 
     pub async fn run(mut self, drain: Drain) {
         let mut changes = self.handles.meta.changes();
         self.clean_cni_cache();
+        self.start_gate();
+        self.watch_statics(false);
         self.desired();
         self.bring_up();
         loop {
@@ -167,6 +183,7 @@ impl Shell {
         for action in self.manager.handle(self.now(), input) {
             self.act(action);
         }
+        self.doorman.tell(&self.handles, &self.manager, self.now().mono);
         if let Some(groups) = self.node_side.follow(&self.manager, &self.executor) {
             self.work.push(Box::pin(async move {
                 groups.await;
@@ -225,6 +242,8 @@ impl Shell {
                 self.look_within(limits::POLL_WITHOUT_EVENTS);
             }
             Happening::Refreshed(incarnation) => self.refreshed(incarnation),
+            Happening::Gate(news) => self.gate_news(news),
+            Happening::Folder(reading) => self.folder_read(reading),
             Happening::Nothing => {}
         }
     }
@@ -424,6 +443,7 @@ impl Shell {
     // --- meta and the cloud ---
 
     fn desired(&mut self) {
+        self.doorman.look(&self.handles, &mut self.manager);
         let objects = self.handles.meta.list("pod");
         let mut wanted = Vec::with_capacity(objects.len());
         let mut parsed = BTreeMap::new();
@@ -441,7 +461,9 @@ impl Shell {
         }
         self.parsed = parsed;
         self.arrived.retain(|uid, _| self.parsed.contains_key(uid));
+        let wanted = self.statics.join(wanted);
         self.handle(Input::Desired(wanted));
+        self.follow_mirrors();
     }
 
     fn act(&mut self, action: Action) {
@@ -485,6 +507,8 @@ impl Shell {
             Action::Report { namespace, name, uid, status } => self.report(&namespace, &name, &uid, &status),
             Action::ReportGone { namespace, name, uid } => self.report_gone(&namespace, &name, &uid),
             Action::Observe => self.look_within(Duration::ZERO),
+            Action::Allocate { incarnation, claims } => self.allocate(incarnation, claims),
+            Action::Release { incarnation } => self.release(incarnation),
         }
     }
 
@@ -492,9 +516,11 @@ impl Shell {
         if let Some(at) = self.event_at.take() {
             figures::event_to_status(at.elapsed());
         }
-        let record = Record { uid: uid.into(), ..Record::default() };
         let patch = serde_json::to_vec(status).expect("a status serialises").into();
         self.handles.statuses.put(namespace, name, PodStatus { uid: uid.into(), patch });
+        // A static pod is known to the cloud by its mirror, and told of when there is one.
+        let Some(uid) = self.statics.cloud_uid(uid) else { return };
+        let record = Record { uid: uid.into(), ..Record::default() };
         let resource = format!("{namespace}/podpatch/{name}");
         let message = Message::new(unix_ms(), wire::source::EDGED, "meta", Operation::PATCH, &resource)
             .with_content(&status::patch(&record, status));
@@ -548,7 +574,9 @@ fn records(handles: &Handles) -> Vec<Record> {
 fn parse(object: &Object) -> Wanted {
     let value: Value = serde_json::from_slice(&object.body).unwrap_or_default();
     let deleting = value.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null());
-    let pod = Pod::parse(&object.body).and_then(|pod| {
+    let pod = Pod::parse(&object.body).and_then(|mut pod| {
+        // Only a file of this node makes a pod static, and with that critical.
+        pod.metadata.annotations.remove(CONFIG_SOURCE);
         // The store's key is what everything else goes by.
         let named =
             pod.metadata.name == object.resource.name && pod.metadata.namespace == object.resource.namespace;

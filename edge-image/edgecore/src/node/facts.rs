@@ -3,7 +3,10 @@
 use std::{fs, future::Future, net::UdpSocket};
 
 use super::NodeConfig;
-use crate::capacity::{cpus_in_list, disk, huge_pages, meminfo_kib};
+use crate::{
+    capacity::{cpus_in_list, disk, huge_pages, meminfo_kib},
+    config::architecture,
+};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -70,14 +73,6 @@ impl Machine for ProcMachine {
 /// A file that is not there is a fact that is not known.
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
-}
-
-pub fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "aarch64" => "arm64",
-        "x86_64" => "amd64",
-        other => other,
-    }
 }
 
 /// Scheduling entities that exist: the number after the slash in `0.1 0.2 0.3 2/345 6789`.

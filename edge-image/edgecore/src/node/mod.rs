@@ -19,7 +19,7 @@ use wire::{Message, Operation, source};
 
 pub use conditions::ConditionBoard;
 pub use facts::{Facts, Machine, ProcMachine};
-pub use status::{KUBELET_VERSION, Status, labels};
+pub use status::{KUBELET_VERSION, Status};
 
 use crate::contract::{Condition, DeviceCounts, Handles, LinkState, RuntimeStatus, UplinkError};
 

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{Facts, NodeConfig};
 use crate::{
     capacity::Capacity,
+    config::node_labels,
     contract::{Condition, DeviceCounts, RuntimeStatus},
 };
 
@@ -135,7 +136,7 @@ impl Status {
             "kind": "Node",
             "metadata": {
                 "name": self.node,
-                "labels": labels(&self.node, facts.architecture, &cfg.node_labels),
+                "labels": node_labels(&self.node, facts.architecture, &cfg.node_labels),
                 "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"},
             },
             "spec": spec,
@@ -165,27 +166,6 @@ impl Status {
     pub fn accepted(&mut self, patch: Patch, now: Instant) {
         self.told = Some((patch.told, now));
     }
-}
-
-/// The labels of a node; the configuration's come last and may replace ours, but not the role that the cloud looks for.
-pub fn labels(
-    node: &str,
-    architecture: &str,
-    configured: &BTreeMap<String, String>,
-) -> BTreeMap<String, String> {
-    let mut labels = BTreeMap::new();
-    for key in ["kubernetes.io/arch", "beta.kubernetes.io/arch"] {
-        labels.insert(key.to_string(), architecture.to_string());
-    }
-    for key in ["kubernetes.io/os", "beta.kubernetes.io/os"] {
-        labels.insert(key.to_string(), "linux".to_string());
-    }
-    labels.insert("kubernetes.io/hostname".into(), node.into());
-    labels.extend(configured.clone());
-    for role in ["edge", "agent"] {
-        labels.insert(format!("node-role.kubernetes.io/{role}"), String::new());
-    }
-    labels
 }
 
 /// The list of a Node: capacity or allocatable.

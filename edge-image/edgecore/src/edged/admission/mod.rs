@@ -8,12 +8,15 @@
 //! Start at [`admit`]. Source: the Kubernetes documentation of node conformance reasons (`OutOfcpu`, `NodeAffinity`, ...),
 //! "Guaranteed Scheduling For Critical Add-On Pods" and "Using sysctls".
 
+mod gate;
 mod preempt;
 mod sysctl;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
+
+pub use gate::{Entry, Gate, allocation_failed};
 
 use super::{
     cgroup::values::{Amounts, pod_requests},
@@ -22,7 +25,7 @@ use super::{
 };
 
 /// What of the node decides.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NodeView {
     pub name: String,
     /// cpu in thousandths, everything else in whole units. A core resource that is missing here is not checked.
@@ -33,6 +36,21 @@ pub struct NodeView {
     pub allowed_unsafe_sysctls: Vec<String>,
     /// The kernel enforces AppArmor profiles.
     pub apparmor: bool,
+}
+
+impl Default for NodeView {
+    /// Nothing is known, so nothing is refused but what exceeds every node.
+    fn default() -> NodeView {
+        NodeView {
+            name: String::new(),
+            allocatable: Amounts::new(),
+            pods_max: super::limits::PODS_MAX as u64,
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            allowed_unsafe_sysctls: Vec::new(),
+            apparmor: false,
+        }
+    }
 }
 
 /// Why a pod is Failed before it ran.
@@ -180,7 +198,8 @@ fn misfits(pod: &Pod, others: &[&Pod], node: &NodeView) -> Vec<Rejection> {
     if !selects(pod, node) {
         found.push(failed("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
     }
-    if !pod.spec.node_name.is_empty() && pod.spec.node_name != node.name {
+    let elsewhere = !pod.spec.node_name.is_empty() && pod.spec.node_name != node.name;
+    if elsewhere && !node.name.is_empty() {
         found.push(failed("NodeName", "node(s) didn't match the requested node name"));
     }
     let ours = host_ports(pod);

@@ -3,5 +3,6 @@
 mod containerd;
 mod golden;
 mod images;
+mod node_side;
 mod probes;
 mod simulation;

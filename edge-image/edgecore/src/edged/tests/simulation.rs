@@ -199,6 +199,9 @@ impl World {
                     }
                 }
                 Action::CallOff { incarnation } => self.call_off(&incarnation),
+                Action::Allocate { .. } | Action::Release { .. } => {
+                    unreachable!("no pod here asks for devices")
+                }
                 Action::Hasten { .. } | Action::Report { .. } | Action::Event { .. } | Action::Observe => {}
             }
         }

@@ -1,0 +1,212 @@
+//! The shell's part of admission: what the gate knows of the node, and device plugins.
+
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
+
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use super::{Happening, Shell};
+use crate::{
+    config,
+    contract::{Condition, Handles},
+    edged::{
+        Settings,
+        admission::NodeView,
+        device_plugin::{
+            self,
+            book::{Book, Claim, News},
+        },
+        limits,
+        manager::{Input, Manager},
+        pod::Taint,
+    },
+};
+
+const PLUGINS: &str = "DevicePluginsUnavailable";
+
+/// What a future for the gate ended with.
+pub(super) enum GateNews {
+    Plugin(mpsc::Receiver<News>, Option<News>),
+    /// The plugins' preferences: claims by their place in the list.
+    Preferred(String, Vec<(usize, Vec<String>)>),
+    Allocated(String, Result<(), String>),
+}
+
+pub(super) struct Doorman {
+    view: NodeView,
+    /// Resources that the store knows of.
+    remembered: Vec<String>,
+}
+
+/// What counts of the Node object as the cloud has it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NodeObject {
+    metadata: NodeMetadata,
+    spec: NodeSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NodeMetadata {
+    labels: BTreeMap<String, String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NodeSpec {
+    taints: Option<Vec<Taint>>,
+}
+
+impl Doorman {
+    pub fn new(handles: &Handles, settings: &Settings, manager: &mut Manager) -> Doorman {
+        let policy = &settings.policy;
+        let mut allocatable = policy.allocatable.huge.clone();
+        // A figure that could not be read refuses nobody.
+        for (name, amount) in [
+            ("cpu", policy.allocatable.cpu_milli),
+            ("memory", policy.allocatable.memory_bytes),
+            ("ephemeral-storage", policy.allocatable.disk_bytes),
+        ] {
+            if amount > 0 {
+                allocatable.insert(name.into(), amount);
+            }
+        }
+        let (held, remembered) = device_plugin::load(&*handles.meta);
+        manager.gate.devices = Book::new(held, remembered.clone());
+        Doorman {
+            view: NodeView {
+                name: handles.node_name.to_string(),
+                allocatable,
+                pods_max: policy.pods_max as u64,
+                labels: config::node_labels(&handles.node_name, config::architecture(), &policy.labels),
+                taints: Vec::new(),
+                allowed_unsafe_sysctls: policy.allowed_unsafe_sysctls.clone(),
+                apparmor: has_apparmor(Path::new("/sys/module/apparmor/parameters/enabled")),
+            },
+            remembered,
+        }
+    }
+
+    /// Takes labels and taints of the Node object that the cloud pushed, if it did.
+    pub fn look(&self, handles: &Handles, manager: &mut Manager) {
+        let mut view = self.view.clone();
+        let resource = wire::Resource::new("null", "node", &handles.node_name);
+        let object = handles.meta.get(&resource);
+        if let Some(node) = object.and_then(|object| serde_json::from_slice::<NodeObject>(&object.body).ok())
+        {
+            view.labels.extend(node.metadata.labels);
+            view.taints = node.spec.taints.unwrap_or_default();
+        }
+        manager.gate.node = view;
+    }
+
+    /// Shows the devices in the Node's status.
+    pub fn tell(&mut self, handles: &Handles, manager: &Manager, now: Duration) {
+        let counts = manager.gate.devices.counts(now);
+        handles.devices.send_if_modified(|told| {
+            let changed = *told != counts;
+            *told = counts;
+            changed
+        });
+    }
+}
+
+/// As kubelet looks for it.
+fn has_apparmor(parameter: &Path) -> bool {
+    fs::read_to_string(parameter).is_ok_and(|text| text.starts_with('Y'))
+}
+
+impl Shell {
+    /// Opens the door to device plugins.
+    pub(super) fn start_gate(&mut self) {
+        let (news, receiver) = mpsc::channel(limits::DEVICE_NEWS_WAITING_MAX);
+        let (plugins, conditions) = (self.executor.plugins.clone(), self.handles.conditions.clone());
+        let dir = self.settings.kubelet_dir.join("device-plugins");
+        self.work.push(Box::pin(async move {
+            if let Err(error) = plugins.serve(news).await {
+                conditions.set(Condition {
+                    condition_type: PLUGINS.into(),
+                    status: true,
+                    reason: "SocketUnusable".into(),
+                    message: format!(
+                        "cannot serve device plugins at {}/kubelet.sock ({error}); make the folder writable and restart edgecore",
+                        dir.display()
+                    ),
+                });
+            }
+            Happening::Nothing
+        }));
+        self.hear(receiver);
+    }
+
+    fn hear(&mut self, mut receiver: mpsc::Receiver<News>) {
+        self.work.push(Box::pin(async move {
+            let news = receiver.recv().await;
+            Happening::Gate(GateNews::Plugin(receiver, news))
+        }));
+    }
+
+    pub(super) fn gate_news(&mut self, news: GateNews) {
+        match news {
+            GateNews::Plugin(receiver, Some(news)) => {
+                self.handle(Input::Devices(news));
+                self.remember();
+                self.hear(receiver);
+            }
+            GateNews::Plugin(_, None) => {}
+            GateNews::Preferred(incarnation, preferred) => {
+                let claims = self.manager.gate.devices.settle(&incarnation, &preferred);
+                self.ask_plugins(incarnation, claims);
+            }
+            GateNews::Allocated(incarnation, result) => self.handle(Input::Allocated { incarnation, result }),
+        }
+    }
+
+    fn remember(&mut self) {
+        let names: Vec<String> = self.manager.gate.devices.names().cloned().collect();
+        if names != self.doorman.remembered {
+            self.doorman.remembered.clone_from(&names);
+            let meta = self.handles.meta.clone();
+            self.work.push(Box::pin(async move {
+                device_plugin::remember(&*meta, names).await;
+                Happening::Nothing
+            }));
+        }
+    }
+
+    /// Asks for preferences first: what is given must be what is stored.
+    pub(super) fn allocate(&mut self, incarnation: String, claims: Vec<Claim>) {
+        let free: Vec<Vec<String>> =
+            claims.iter().map(|claim| self.manager.gate.devices.free(&claim.resource)).collect();
+        let plugins = self.executor.plugins.clone();
+        self.work.push(Box::pin(async move {
+            let preferred = plugins.prefer(&claims, &free).await;
+            Happening::Gate(GateNews::Preferred(incarnation, preferred))
+        }));
+    }
+
+    fn ask_plugins(&mut self, incarnation: String, claims: Vec<Claim>) {
+        let (plugins, meta) = (self.executor.plugins.clone(), self.handles.meta.clone());
+        self.work.push(Box::pin(async move {
+            let work = async {
+                let answers = plugins.allocate(&claims).await?;
+                let stored = device_plugin::store(&*meta, &incarnation, &claims, &answers).await;
+                stored.map_err(|error| rt::error_chain(&error))
+            };
+            let result = work.await;
+            Happening::Gate(GateNews::Allocated(incarnation, result))
+        }));
+    }
+
+    pub(super) fn release(&mut self, incarnation: String) {
+        let meta = Arc::clone(&self.handles.meta);
+        self.work.push(Box::pin(async move {
+            if let Err(error) = meta.delete_local(device_plugin::KIND, &incarnation).await {
+                // It is released again at the next start.
+                tracing::warn!("{}", rt::error_chain(&error));
+            }
+            Happening::Nothing
+        }));
+    }
+}
