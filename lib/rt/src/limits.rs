@@ -14,3 +14,6 @@ pub const ERROR_TEXT_LEN: usize = 4 << 10;
 
 /// Threads of [`crate::runtime`] for blocking work (files, name resolution); further work waits for one.
 pub const BLOCKING_THREADS_MAX: usize = 8;
+
+/// Figures that modules show; further ones are counted and not shown.
+pub const GAUGES_LEN_MAX: usize = 128;

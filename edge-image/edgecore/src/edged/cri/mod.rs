@@ -6,6 +6,7 @@
 
 pub mod images;
 pub mod messages;
+pub mod stats;
 pub mod streaming;
 
 use std::{collections::HashMap, path::PathBuf, time::Duration};

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
 use http_body::{Frame, SizeHint};
+use serde_json::Value;
 
 pub enum Body {
     Whole(Option<Bytes>),
@@ -52,4 +53,9 @@ pub fn answer(status: StatusCode, content_type: &'static str, bytes: Bytes) -> A
 /// Errors are plain text, as a kubelet's are.
 pub fn text(status: StatusCode, text: impl Into<String>) -> Answer {
     answer(status, "text/plain; charset=utf-8", Bytes::from(text.into()))
+}
+
+pub fn json(value: &Value) -> Answer {
+    let bytes = serde_json::to_vec(value).expect("a JSON value serialises");
+    answer(StatusCode::OK, "application/json", bytes.into())
 }

@@ -13,9 +13,9 @@ use rt::{BoxFuture, BoxIo};
 use super::{
     Access, Node,
     body::{Answer, text},
-    limits, logs,
+    limits, logs, metrics, pods,
     route::{Query, Route},
-    streaming,
+    streaming, summary,
 };
 
 /// What goes on with the bytes of a connection after its upgrade. Run by [`serve`] itself, so nothing is spawned: whoever drops
@@ -73,7 +73,15 @@ async fn handle(
         Route::PortForward(target) => {
             streaming::port_forward(node, request, target, &query, afterwards).await
         }
+        Route::Pods => pods::pods(&node),
+        Route::RunningPods => pods::running(node).await,
+        Route::Configz => pods::configz(&node),
+        Route::Metrics => metrics::own(node).await,
+        Route::MetricsResource => metrics::resource(node).await,
+        Route::MetricsCadvisor => metrics::cadvisor(node).await,
+        // Probes are counted nowhere yet; an empty page is a scrape that succeeds.
+        Route::MetricsProbes => text(StatusCode::OK, ""),
+        Route::Summary => summary::summary(node).await,
         Route::Health => text(StatusCode::OK, "ok"),
-        _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
     }
 }

@@ -20,6 +20,13 @@ pub const STREAM_ANSWER_BYTES_MAX: usize = 16 * 1024;
 /// One side has ended: the other has this long to say the rest.
 pub const STREAM_HALF_CLOSED: Duration = Duration::from_secs(30);
 
+/// How long processor time is watched when nobody asked for it lately.
+pub const RATE_SAMPLE: Duration = Duration::from_secs(1);
+/// Folders of pods are walked no more often than this.
+pub const DISK_AGE_MAX: Duration = Duration::from_secs(60);
+/// Files of one pod that are counted; what a pod takes beyond them is not seen.
+pub const DISK_ENTRIES_MAX: usize = 50_000;
+
 /// Read from a log at once; also about the size of one piece of an answer.
 pub const LOG_BLOCK_BYTES: usize = 32 * 1024;
 /// Blocks looked at before the runtime's thread is given back, when a filter leaves nothing of them.

@@ -12,21 +12,33 @@
 //! Start at [`new`], then `http`.
 
 mod body;
+mod collect;
 mod containers;
 mod http;
 pub mod limits;
 pub mod listener;
 pub mod logs;
+mod metrics;
+mod pods;
+mod prometheus;
 pub mod route;
 mod streaming;
+mod summary;
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
+use collect::PodDisk;
 use rt::BoxIo;
 
 use super::{
     Settings,
     cri::{self, Cri},
+    stats::{cgroup::Cgroups, rates::Rates},
 };
 use crate::contract::{BoxFuture, Handles, KubeletApi};
 
@@ -43,6 +55,17 @@ pub struct Node {
     pub(crate) handles: Handles,
     pub(crate) settings: Settings,
     pub(crate) cri: Cri,
+    cgroups: Cgroups,
+    rates: Mutex<Rates>,
+    /// By incarnation, with the time of the walk.
+    disks: Mutex<HashMap<String, (Instant, PodDisk)>>,
+}
+
+impl Node {
+    /// Nanoseconds of processor time per second of something that is no pod.
+    fn rate(&self, now: Instant, name: &Path, ns: u64) -> Option<u64> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner).read(now, name, ns)
+    }
 }
 
 #[derive(Clone)]
@@ -53,7 +76,15 @@ pub struct Server {
 /// The node's kubelet API. Opens nothing: the runtime is connected to when it is first needed.
 pub fn new(handles: Handles, settings: Settings) -> Server {
     let cri = Cri::new(cri::channel(&settings.endpoint));
-    Server { node: Arc::new(Node { handles, settings, cri }) }
+    let node = Node {
+        handles,
+        settings,
+        cri,
+        cgroups: Cgroups::system(),
+        rates: Mutex::default(),
+        disks: Mutex::default(),
+    };
+    Server { node: Arc::new(node) }
 }
 
 impl Server {

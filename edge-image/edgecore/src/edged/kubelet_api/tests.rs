@@ -186,3 +186,49 @@ async fn the_read_only_port_serves_what_is_public() {
         ended = listener::serve(&server, listener, &group) => panic!("{ended:?}"),
     }
 }
+
+#[tokio::test]
+async fn figures_of_the_node_need_no_runtime() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new();
+    let server = new(bench.handles.clone(), settings(dir.path()));
+    let (status, page) = ask(&server, Access::ReadOnly, "/metrics/resource").await;
+    assert_eq!(status, 200);
+    assert!(
+        page.contains("# TYPE node_cpu_usage_seconds_total counter\nnode_cpu_usage_seconds_total "),
+        "{page}"
+    );
+    assert!(page.contains("\nresource_scrape_error 1\n"), "{page}");
+    let (_, page) = ask(&server, Access::ReadOnly, "/metrics").await;
+    for line in
+        ["process_resident_memory_bytes ", "kinglet_link_up ", "kubelet_node_name{node=\"edge-1\"} 1\n"]
+    {
+        assert!(page.contains(&format!("\n{line}")), "{line} is not in {page}");
+    }
+    assert!(!page.contains("kubelet_running_pods "), "unknown is not zero");
+    assert_eq!(ask(&server, Access::ReadOnly, "/stats/summary").await.0, 500);
+    let (_, page) = ask(&server, Access::ReadOnly, "/configz").await;
+    assert!(page.contains("\"clusterDomain\":\"cluster.local\""), "{page}");
+}
+
+#[tokio::test]
+async fn pods_carry_the_status_of_this_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new();
+    let server = new(bench.handles.clone(), settings(dir.path()));
+    for (name, uid) in [("a", "1"), ("b", "2")] {
+        let metadata = json!({ "name": name, "namespace": "default", "uid": uid, "resourceVersion": "1" });
+        let pod =
+            json!({ "metadata": metadata, "spec": { "containers": [] }, "status": { "phase": "Pending" } });
+        bench.meta.put_object(&format!("default/pod/{name}"), pod);
+        // That of another pod of the name is not this one's.
+        let patch = br#"{"phase":"Running","$setElementOrder/conditions":[]}"#.as_slice().into();
+        bench.handles.statuses.put("default", name, PodStatus { uid: "1".into(), patch });
+    }
+    let (_, body) = ask(&server, Access::ReadOnly, "/pods").await;
+    let json: String = body.split("\r\n").skip(1).step_by(2).collect();
+    let list: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(list["kind"], "PodList");
+    let phase = |at: usize| &list["items"][at]["status"];
+    assert_eq!((phase(0), phase(1)), (&json!({ "phase": "Running" }), &json!({ "phase": "Pending" })));
+}

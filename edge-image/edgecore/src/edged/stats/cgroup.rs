@@ -89,6 +89,14 @@ impl Cgroups {
         pods
     }
 
+    /// All pods together; `None`: there is no such group.
+    pub fn all_pods(&self) -> Option<(PathBuf, Usage)> {
+        let tops = ["kubepods", "kubepods.slice"].map(PathBuf::from);
+        let top = tops.into_iter().find(|top| self.tree("memory").join(top).is_dir())?;
+        let usage = self.usage(&top);
+        Some((top, usage))
+    }
+
     fn walk(
         &self,
         at: &Path,

@@ -12,6 +12,8 @@ pub mod cgroup;
 pub mod disk;
 pub mod network;
 pub mod node;
+pub mod process;
+pub mod rates;
 
 /// `key value` lines, as memory.stat and /proc/vmstat have them.
 pub(crate) fn value_of(text: &str, key: &str) -> Option<u64> {
@@ -22,6 +24,7 @@ pub(crate) fn value_of(text: &str, key: &str) -> Option<u64> {
 pub fn fuzz_stats(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let _ = (node::Memory::parse(&text), node::parse_stat_cpu(&text), network::parse_net_dev(&text));
+    process::fuzz_process(&text);
     let _ = (cgroup::parse_io_v1(&text), cgroup::parse_io_v2(&text), value_of(&text, "cache"));
 }
 

@@ -71,6 +71,12 @@ pub fn processes() -> Option<(u64, u64)> {
     Some((current, max))
 }
 
+/// Page faults since boot, and those of them that read a disk.
+pub fn page_faults() -> (Option<u64>, Option<u64>) {
+    let text = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    (super::value_of(&text, "pgfault"), super::value_of(&text, "pgmajfault"))
+}
+
 /// Unix seconds.
 pub fn boot_time() -> Option<i64> {
     let text = fs::read_to_string("/proc/stat").ok()?;

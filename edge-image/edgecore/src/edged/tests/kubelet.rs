@@ -216,3 +216,145 @@ fn logs_are_followed_until_the_container_is_over() {
         assert_eq!(lines.concat(), "before\nafter\n", "{log:?}");
     });
 }
+
+/// The body of an answer whose pieces have lengths.
+fn unchunked(body: &str) -> String {
+    let mut whole = String::new();
+    let mut rest = body;
+    while let Some((length, tail)) = rest.split_once("\r\n") {
+        let length = usize::from_str_radix(length, 16).unwrap();
+        whole.push_str(&tail[..length]);
+        rest = tail[length..].strip_prefix("\r\n").unwrap_or_default();
+    }
+    whole
+}
+
+#[test]
+fn figures_of_pods_that_run() {
+    if let Some(why) = missing() {
+        return not_run("figures_of_pods_that_run", &why);
+    }
+    let node = Node::start();
+    let mut pod = web("web", 8080);
+    pod["spec"]["volumes"] = json!([{ "name": "scratch", "emptyDir": {} }]);
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "scratch", "mountPath": "/scratch" }]);
+    pod["spec"]["containers"][0]["resources"] =
+        json!({ "limits": { "memory": "64Mi" }, "requests": { "cpu": "10m" } });
+    node.apply(&pod);
+    node.wait_running("web");
+    node.wait_page(8080);
+    fs::write(
+        node.settings.kubelet_dir.join("pods/uid-web/volumes/kubernetes.io~empty-dir/scratch/file"),
+        "x".repeat(20_000),
+    )
+    .unwrap();
+    inside(&node, async |server| {
+        let (status, body) = get(&server, "/stats/summary").await;
+        assert_eq!(status, 200, "{body}");
+        let summary: Value = serde_json::from_str(&unchunked(&body)).unwrap();
+        let positive = |at: &str| {
+            let value = summary.pointer(at).and_then(Value::as_u64);
+            assert!(value.is_some_and(|value| value > 0), "{at} in {summary:#}");
+        };
+        assert_eq!(summary["node"]["nodeName"], "edge-1");
+        for at in [
+            "cpu/usageNanoCores",
+            "cpu/usageCoreNanoSeconds",
+            "memory/availableBytes",
+            "memory/workingSetBytes",
+            "fs/capacityBytes",
+            "runtime/imageFs/capacityBytes",
+            "rlimit/maxpid",
+        ] {
+            positive(&format!("/node/{at}"));
+        }
+        let systems: Vec<&str> = summary["node"]["systemContainers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|c| c["name"].as_str())
+            .collect();
+        assert_eq!(systems, ["kubelet", "runtime", "pods"]);
+        assert_eq!(summary["pods"].as_array().unwrap().len(), 1);
+        assert_eq!(
+            summary["pods"][0]["podRef"],
+            json!({ "name": "web", "namespace": "default", "uid": "uid-web" })
+        );
+        for at in [
+            "cpu/usageCoreNanoSeconds",
+            "memory/workingSetBytes",
+            "memory/availableBytes",
+            "network/rxBytes",
+            "process_stats/process_count",
+        ] {
+            positive(&format!("/pods/0/{at}"));
+        }
+        for at in ["cpu/usageCoreNanoSeconds", "memory/rssBytes", "rootfs/capacityBytes", "logs/usedBytes"] {
+            positive(&format!("/pods/0/containers/0/{at}"));
+        }
+        assert!(summary["pods"][0]["containers"][0]["cpu"]["usageNanoCores"].is_u64(), "{summary:#}");
+        let volume = &summary["pods"][0]["volume"][0];
+        assert!(volume["name"] == "scratch" && volume["usedBytes"].as_u64().unwrap() >= 20_000, "{volume:#}");
+        assert!(summary["pods"][0]["ephemeral-storage"]["usedBytes"].as_u64().unwrap() >= 20_000);
+
+        let (_, page) = get(&server, "/metrics/resource").await;
+        let samples: std::collections::BTreeSet<&str> = page
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .map(|line| line.split([' ', '{']).next().unwrap())
+            .collect();
+        let expected = [
+            "container_cpu_usage_seconds_total",
+            "container_memory_working_set_bytes",
+            "container_start_time_seconds",
+            "container_swap_usage_bytes",
+            "node_cpu_usage_seconds_total",
+            "node_memory_working_set_bytes",
+            "node_swap_usage_bytes",
+            "pod_cpu_usage_seconds_total",
+            "pod_memory_working_set_bytes",
+            "pod_swap_usage_bytes",
+            "resource_scrape_error",
+        ];
+        // A kernel without swap accounting has no figures of it.
+        let without_swap = |name: &&str| !name.contains("swap") || samples.contains(name);
+        assert_eq!(
+            samples.iter().copied().collect::<Vec<_>>(),
+            expected.iter().copied().filter(without_swap).collect::<Vec<_>>()
+        );
+        let cpu = "container_cpu_usage_seconds_total{container=\"c\",namespace=\"default\",pod=\"web\"} ";
+        let line = page.lines().find_map(|line| line.strip_prefix(cpu)).unwrap();
+        let (value, time) = line.split_once(' ').unwrap();
+        assert!(
+            value.parse::<f64>().unwrap() > 0.0 && time.parse::<i64>().unwrap() > 1_700_000_000_000,
+            "{line}"
+        );
+        assert!(page.contains("resource_scrape_error 0\n"));
+
+        let (_, page) = get(&server, "/metrics/cadvisor").await;
+        let page = unchunked(&page);
+        let find = |name: &str, labels: &[&str]| {
+            let found = page
+                .lines()
+                .find(|line| line.starts_with(name) && labels.iter().all(|label| line.contains(label)));
+            assert!(found.is_some(), "{name} {labels:?} in {page}");
+        };
+        find("container_network_receive_bytes_total", &["interface=\"eth0\"", "pod=\"web\""]);
+        find(
+            "container_memory_working_set_bytes",
+            &["container=\"c\"", "image=\"docker.io/kinglet/hello:1\"", "id=\"/kubepods/"],
+        );
+        find("container_spec_memory_limit_bytes", &["container=\"c\"", " 67108864 "]);
+        find("container_memory_failures_total", &["failure_type=\"pgmajfault\""]);
+        find("machine_memory_bytes", &[]);
+
+        let (_, page) = get(&server, "/metrics").await;
+        assert!(page.contains("\nkubelet_running_pods 1\n"), "{page}");
+        assert!(page.contains("\nkubelet_running_containers{container_state=\"running\"} 1\n"), "{page}");
+        let (_, pods) = get(&server, "/pods").await;
+        let pods: Value = serde_json::from_str(&unchunked(&pods)).unwrap();
+        assert_eq!(pods["items"][0]["status"]["phase"], "Running");
+        let (_, pods) = get(&server, "/runningpods/").await;
+        assert!(pods.contains("\"name\":\"web\""), "{pods}");
+    });
+}
