@@ -92,7 +92,9 @@ impl Node {
             let own_network = fs::read_link("/proc/self/ns/net").ok();
             for pod in &mut pods {
                 place(pod, &groups);
-                pod.figures.usage = cgroups.usage(&pod.figures.group);
+                if !pod.figures.group.as_os_str().is_empty() {
+                    pod.figures.usage = cgroups.usage(&pod.figures.group);
+                }
                 for container in pod.containers.iter_mut().chain([&mut pod.sandbox]) {
                     if !container.figures.group.as_os_str().is_empty() {
                         container.figures.usage = cgroups.usage(&container.figures.group);
@@ -250,10 +252,12 @@ fn pods_of(sandboxes: Vec<cri::PodSandbox>, containers: Vec<cri::Container>) -> 
 
 /// Gives a pod and its containers their groups.
 fn place(pod: &mut PodFigures, groups: &BTreeMap<String, PodGroup>) {
-    let Some(own) = groups.get(&pod.incarnation) else { return };
-    pod.figures.group = own.path.clone();
+    let own = groups.get(&pod.incarnation);
+    let loose = groups.get("");
+    pod.figures.group = own.map(|own| own.path.clone()).unwrap_or_default();
     for container in pod.containers.iter_mut().chain([&mut pod.sandbox]) {
-        container.figures.group = own.containers.get(&container.id).cloned().unwrap_or_default();
+        let found = own.into_iter().chain(loose).find_map(|group| group.containers.get(&container.id));
+        container.figures.group = found.cloned().unwrap_or_default();
     }
 }
 

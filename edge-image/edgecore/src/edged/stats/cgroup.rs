@@ -1,7 +1,7 @@
 //! Figures of control groups. One reader for v1 (a tree per controller) and v2 (one tree).
 //!
-//! Pods are found by walking below `kubepods`, where `render::cgroup_parent` puts them for both drivers, so neither the runtime
-//! nor a pod's spec is needed to know what a pod uses.
+//! Pods are found by walking below `kubepods`, where `edged::cgroup` puts them for both drivers, so neither the runtime nor a
+//! pod's spec is needed to know what a pod uses.
 
 use std::{
     collections::BTreeMap,
@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::value_of;
+use crate::edged::cgroup::{CgroupConfig, Name};
 
 /// Directories looked at in one walk; more are not seen. A pod has one for itself and one per container.
 const DIRS_MAX: usize = 8192;
@@ -28,6 +29,8 @@ pub enum Version {
 pub struct Cgroups {
     root: PathBuf,
     version: Version,
+    /// Below which all pods are, relative to a hierarchy's root.
+    top: PathBuf,
 }
 
 /// What one group and everything below it uses. Times in nanoseconds since the group was made, sizes in bytes.
@@ -65,34 +68,35 @@ pub struct PodGroup {
 }
 
 impl Cgroups {
-    /// This machine's.
-    pub fn system() -> Cgroups {
-        Cgroups::at("/sys/fs/cgroup".into())
-    }
-
-    pub fn at(root: PathBuf) -> Cgroups {
-        let version = if root.join("cgroup.controllers").exists() { Version::V2 } else { Version::V1 };
-        Cgroups { root, version }
+    /// Where the agent's own configuration puts pods.
+    pub fn new(config: &CgroupConfig) -> Cgroups {
+        let mut top = Name::kubepods(&config.root).path(config.driver);
+        if !config.per_qos {
+            top.pop();
+        }
+        let controllers = config.mount.join("cgroup.controllers");
+        let version = if controllers.exists() { Version::V2 } else { Version::V1 };
+        Cgroups { root: config.mount.clone(), version, top }
     }
 
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// The groups of all pods, by incarnation.
+    /// The groups of all pods, by incarnation; containers that lie in no pod's group are under the empty one.
     pub fn pods(&self) -> BTreeMap<String, PodGroup> {
         let mut pods = BTreeMap::new();
         let mut budget = DIRS_MAX;
-        for top in ["kubepods", "kubepods.slice"] {
-            self.walk(Path::new(top), None, 0, &mut budget, &mut pods);
-        }
+        self.walk(&self.top, None, 0, &mut budget, &mut pods);
         pods
     }
 
     /// All pods together; `None`: there is no such group.
     pub fn all_pods(&self) -> Option<(PathBuf, Usage)> {
-        let tops = ["kubepods", "kubepods.slice"].map(PathBuf::from);
-        let top = tops.into_iter().find(|top| self.tree("memory").join(top).is_dir())?;
+        let top = self.top.clone();
+        if !self.tree("memory").join(&top).is_dir() {
+            return None;
+        }
         let usage = self.usage(&top);
         Some((top, usage))
     }
@@ -113,8 +117,9 @@ impl Cgroups {
             let name = entry.file_name().to_string_lossy().into_owned();
             let path = at.join(&name);
             match (pod, pod_of(&name), container_of(&name)) {
-                (Some(pod), _, Some(id)) => {
-                    pods.entry(pod.to_string()).or_default().containers.insert(id.to_string(), path);
+                (pod, _, Some(id)) => {
+                    let pod = pods.entry(pod.unwrap_or_default().to_string()).or_default();
+                    pod.containers.insert(id.to_string(), path);
                 }
                 (None, Some(incarnation), _) => {
                     pods.entry(incarnation.clone()).or_default().path = path.clone();

@@ -1,8 +1,13 @@
 use std::{fs, path::Path};
 
 use super::{cgroup::*, disk, network, node, *};
+use crate::edged::cgroup::{CgroupConfig, Driver};
 
 const ID: &str = "4f1c4ed1d8c6b4b0a3b7d8e9f0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3";
+
+fn groups(mount: &Path, driver: Driver, root: &str) -> Cgroups {
+    Cgroups::new(&CgroupConfig { mount: mount.into(), driver, root: root.into(), ..CgroupConfig::default() })
+}
 
 fn write(root: &Path, files: &[(&str, &str)]) {
     for (path, text) in files {
@@ -36,7 +41,7 @@ fn figures_of_a_v1_group() {
             (&format!("memory/{pod}/memory.limit_in_bytes"), "67108864\n"),
         ],
     );
-    let groups = Cgroups::at(dir.path().into());
+    let groups = groups(dir.path(), Driver::Cgroupfs, "");
     assert_eq!(groups.version(), Version::V1);
     let pods = groups.pods();
     let found = &pods["0a1b-22"];
@@ -95,7 +100,7 @@ fn figures_of_a_v2_group_made_by_systemd() {
             ("kubepods.slice/kubepods-pod77.slice/memory.max", "67108864\n"),
         ],
     );
-    let groups = Cgroups::at(dir.path().into());
+    let groups = groups(dir.path(), Driver::Systemd, "");
     assert_eq!(groups.version(), Version::V2);
     let pods = groups.pods();
     assert_eq!(pods.keys().collect::<Vec<_>>(), ["0a1b-22", "77"]);
@@ -106,6 +111,31 @@ fn figures_of_a_v2_group_made_by_systemd() {
     assert_eq!((usage.read_bytes, usage.written_bytes), (Some(15), Some(20)));
     assert_eq!(usage.cpu_throttled_ns, Some(7000));
     assert_eq!(groups.usage(&pods["77"].path).memory_limit, Some(67_108_864));
+}
+
+#[test]
+fn groups_are_where_the_configuration_says() {
+    let dir = tempfile::tempdir().unwrap();
+    write(
+        dir.path(),
+        &[
+            ("memory/kubepods/podother/memory.usage_in_bytes", "1\n"),
+            ("memory/ours/kubepods/besteffort/pod7/memory.usage_in_bytes", "2\n"),
+            (&format!("memory/flat/{ID}/memory.usage_in_bytes"), "3\n"),
+        ],
+    );
+    let ours = groups(dir.path(), Driver::Cgroupfs, "/ours");
+    assert_eq!(ours.pods().keys().collect::<Vec<_>>(), ["7"], "another agent's are not ours");
+    let (top, _) = ours.all_pods().unwrap();
+    assert_eq!(top, Path::new("ours/kubepods"));
+    let flat = CgroupConfig {
+        mount: dir.path().into(),
+        root: "flat".into(),
+        per_qos: false,
+        ..CgroupConfig::default()
+    };
+    let pods = Cgroups::new(&flat).pods();
+    assert_eq!(pods[""].containers[ID], Path::new("flat").join(ID));
 }
 
 #[test]

@@ -289,7 +289,13 @@ fn figures_of_pods_that_run() {
         ] {
             positive(&format!("/pods/0/{at}"));
         }
-        for at in ["cpu/usageCoreNanoSeconds", "memory/rssBytes", "rootfs/capacityBytes", "logs/usedBytes"] {
+        for at in [
+            "cpu/usageCoreNanoSeconds",
+            "memory/rssBytes",
+            "memory/availableBytes",
+            "rootfs/capacityBytes",
+            "logs/usedBytes",
+        ] {
             positive(&format!("/pods/0/containers/0/{at}"));
         }
         assert!(summary["pods"][0]["containers"][0]["cpu"]["usageNanoCores"].is_u64(), "{summary:#}");
@@ -342,7 +348,7 @@ fn figures_of_pods_that_run() {
         find("container_network_receive_bytes_total", &["interface=\"eth0\"", "pod=\"web\""]);
         find(
             "container_memory_working_set_bytes",
-            &["container=\"c\"", "image=\"docker.io/kinglet/hello:1\"", "id=\"/kubepods/"],
+            &["container=\"c\"", "image=\"docker.io/kinglet/hello:1\"", "/kubepods/"],
         );
         find("container_spec_memory_limit_bytes", &["container=\"c\"", " 67108864 "]);
         find("container_memory_failures_total", &["failure_type=\"pgmajfault\""]);
