@@ -125,8 +125,11 @@ fn each_container(round: &Round, mut visit: impl FnMut(&PodFigures, &str, &Figur
 
 // --- /metrics/cadvisor ---
 
+/// Name, kind, help, further labels, figure.
+type Group = (&'static str, Kind, &'static str, &'static [(&'static str, &'static str)], Read);
+
 /// What dashboards use of cAdvisor's metrics: one row per group.
-const GROUPS: [(&str, Kind, &str, &[(&str, &str)], Read); 17] = [
+const GROUPS: [Group; 17] = [
     (
         "container_cpu_usage_seconds_total",
         Counter,
