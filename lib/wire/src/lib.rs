@@ -15,6 +15,7 @@ pub mod link;
 pub mod message;
 pub mod resource;
 pub mod streams;
+pub mod tunnel;
 
 pub use message::{Header, Message, Operation, Route, source};
 pub use resource::Resource;

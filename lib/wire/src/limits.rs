@@ -62,3 +62,6 @@ pub const STREAM_ANSWERS_MAX: usize = 4 * STREAMS_MAX;
 
 const _: () = assert!(STREAM_CHUNK_LEN <= STREAM_CHUNK_LEN_MAX && STREAM_CHUNK_LEN <= SEND_BUFFER_LEN);
 const _: () = assert!(STREAM_WINDOW_MIN <= STREAM_WINDOW_MAX && STREAM_WINDOW_MAX <= STREAM_CREDIT_MAX);
+
+/// Data in one message of KubeEdge's tunnel: what a stock peer reads of it (`MaxRespBodyLength`). Larger: the tunnel is closed.
+pub const TUNNEL_DATA_LEN_MAX: usize = 1024 * 1024;
