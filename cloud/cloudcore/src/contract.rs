@@ -70,7 +70,6 @@ pub enum Rank {
     /// Streams of the node's link.
     Link,
     /// KubeEdge's EdgeStream, a second connection of the node.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the tunnel is the next change"))]
     Tunnel,
 }
 

@@ -21,6 +21,7 @@ mod backend;
 mod cluster;
 mod hub;
 mod join;
+mod tunnel;
 mod upstream;
 
 pub mod admin;

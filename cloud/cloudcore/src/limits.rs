@@ -42,3 +42,10 @@ pub const DELIVERY_LINES_SLACK: usize = 1024;
 
 /// Twin properties kept in one DeviceStatus. More: the report is refused with a log line.
 pub const TWINS_PER_DEVICE_MAX: usize = 256;
+
+/// Dials of one node that wait for its tunnel's task. Full: refused.
+pub const TUNNEL_DIALS_MAX: usize = 16;
+/// A tunnel on which nothing came for so long is closed; a stock node pings every 5 s.
+pub const TUNNEL_SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Connections of the stream port at one time. More: refused.
+pub const STREAM_SERVER_CONNECTIONS_MAX: usize = 512;

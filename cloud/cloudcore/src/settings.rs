@@ -7,7 +7,7 @@ use std::time::Duration;
 use pki::Names;
 
 use crate::cli::Run;
-use crate::config::{Config, Listener};
+use crate::config::{CloudStream, Config, Listener};
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -23,6 +23,18 @@ pub struct Settings {
     pub write_timeout: Duration,
     pub lease_grace: Duration,
     pub nodes_max: usize,
+    /// `None`: switched off.
+    pub stream: Option<Stream>,
+}
+
+/// KubeEdge's CloudStream.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    pub tunnel: SocketAddr,
+    pub stream: SocketAddr,
+    pub ca: PathBuf,
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 pub fn settings(config: Config, run: &Run) -> Settings {
@@ -44,10 +56,21 @@ pub fn settings(config: Config, run: &Run) -> Settings {
         write_timeout: Duration::from_secs(hub.write_timeout.into()),
         lease_grace: Duration::from_secs(config.kinglet.lease_grace_seconds.into()),
         nodes_max: hub.node_limit,
+        stream: stream(&config.modules.cloud_stream, run.bind_address.unwrap_or(any)),
     };
     let names =
         names(&settings, run.advertise_address.iter().chain(&hub.advertise_address).chain(&hub.dns_names));
     Settings { names, ..settings }
+}
+
+fn stream(config: &CloudStream, address: IpAddr) -> Option<Stream> {
+    config.enable.then(|| Stream {
+        tunnel: SocketAddr::new(address, config.tunnel_port),
+        stream: SocketAddr::new(address, config.stream_port),
+        ca: config.tls_stream_ca_file.clone(),
+        cert: config.tls_stream_cert_file.clone(),
+        key: config.tls_stream_private_key_file.clone(),
+    })
 }
 
 fn names<'a>(settings: &Settings, advertised: impl Iterator<Item = &'a String>) -> Names {

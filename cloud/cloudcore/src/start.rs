@@ -24,6 +24,7 @@ use crate::join::{Join, TokenError, Tokens, now_s};
 use crate::limits::{CLUSTER_QUEUE_LEN, WRITE_QUEUE_LEN};
 use crate::records::{RecordError, Records};
 use crate::settings::Settings;
+use crate::tunnel::{OpenTunnels, StreamServer, StreamServerError, TunnelServer, stream_tls};
 use crate::upstream::Upstream;
 
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +49,8 @@ pub enum StartError {
     Tokens(#[source] TokenError),
     #[error("cannot use the Kubernetes API")]
     Backend(#[source] BackendError),
+    #[error("the stream port cannot be opened")]
+    Stream(#[source] StreamServerError),
     #[error("cannot write endpoints.json")]
     Endpoints(#[source] rt::FileError),
 }
@@ -59,11 +62,17 @@ pub struct Endpoints {
     pub api: Option<String>,
     pub hub: String,
     pub join: String,
+    /// KubeEdge's tunnel and stream port, where they are open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
     pub pid: u32,
 }
 
 pub struct Running {
     pub endpoints: Endpoints,
+    routes: Routes,
     drain: Drain,
     supervisor: Supervisor,
     endpoints_path: PathBuf,
@@ -74,6 +83,11 @@ impl Running {
     /// Starting it stops this cloudcore.
     pub fn drain(&self) -> &Drain {
         &self.drain
+    }
+
+    /// Byte streams to the kubelet API of nodes, as the API server opens them.
+    pub fn nodes(&self) -> Arc<dyn kserve::NodeDialer> {
+        Arc::new(self.routes.clone())
     }
 
     /// Waits until it has stopped: asked to by the drain, or because an essential part ended (the error).
@@ -100,7 +114,7 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
             authority.server_tls(&settings.names, now_s(), required).map_err(StartError::Authority)?;
         Ok::<_, StartError>(tokio_rustls::TlsAcceptor::from(Arc::new(config)))
     };
-    let (hub_tls, join_tls) = (tls(true)?, tls(false)?);
+    let (hub_tls, join_tls, tunnel_tls) = (tls(true)?, tls(false)?, tls(true)?);
 
     let hub_listener = listen(settings.hub, "the nodes' links", "--hub-port").await?;
     let join_listener = listen(settings.join, "joining nodes", "--join-port").await?;
@@ -111,10 +125,13 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
         true => Some(listen(settings.api, "the Kubernetes API", "--api-port").await?),
         false => None,
     };
+    let stream = StreamPorts::open(&settings).await?;
     let endpoints = Endpoints {
         api: api_listener.as_ref().map(|listener| format!("https://{}", reachable(listener))),
         hub: reachable(&hub_listener).to_string(),
         join: reachable(&join_listener).to_string(),
+        tunnel: stream.tunnel.as_ref().map(|listener| reachable(listener).to_string()),
+        stream: stream.stream.as_ref().map(|(listener, _)| reachable(listener).to_string()),
         pid: std::process::id(),
     };
 
@@ -142,6 +159,27 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
         join.serve(listener, drain).await;
         Ok(())
     });
+    if let Some(listener) = stream.tunnel {
+        let server = Arc::new(TunnelServer {
+            tls: tunnel_tls,
+            records: records.clone(),
+            routes: routes.clone(),
+            write_timeout: settings.write_timeout,
+            nodes_max: settings.nodes_max,
+            open: OpenTunnels::default(),
+        });
+        essential(&mut supervisor, "tunnel", (server, listener), |(server, listener), drain| async move {
+            server.serve(listener, drain).await;
+            Ok(())
+        });
+    }
+    if let Some((listener, tls)) = stream.stream {
+        let server = Arc::new(StreamServer { tls, api: api.clone(), routes: routes.clone() });
+        essential(&mut supervisor, "stream", (server, listener), |(server, listener), drain| async move {
+            server.serve(listener, drain).await;
+            Ok(())
+        });
+    }
     let hub = Arc::new(Hub {
         tls: hub_tls,
         cloud_id: identity.header(),
@@ -152,7 +190,7 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
         write_timeout: settings.write_timeout,
         nodes_max: settings.nodes_max,
         sessions: Sessions::default(),
-        routes,
+        routes: routes.clone(),
     });
     essential(&mut supervisor, "hub", (hub, hub_listener), |(hub, listener), drain| async move {
         hub.serve(listener, drain).await;
@@ -163,7 +201,37 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     let text = serde_json::to_vec(&endpoints).expect("endpoints serialise without error");
     rt::atomic_write(&endpoints_path, &text).map_err(StartError::Endpoints)?;
     announce(&settings, &endpoints, &dir);
-    Ok(Running { endpoints, drain, supervisor, endpoints_path, _lock: lock })
+    Ok(Running { endpoints, routes, drain, supervisor, endpoints_path, _lock: lock })
+}
+
+/// What modules.cloudStream asks for.
+#[derive(Default)]
+struct StreamPorts {
+    tunnel: Option<TcpListener>,
+    stream: Option<(TcpListener, tokio_rustls::TlsAcceptor)>,
+}
+
+impl StreamPorts {
+    async fn open(settings: &Settings) -> Result<StreamPorts, StartError> {
+        let Some(ports) = &settings.stream else { return Ok(StreamPorts::default()) };
+        let tunnel = listen(ports.tunnel, "the nodes' tunnels", "modules.cloudStream.tunnelPort").await?;
+        // Whoever may connect reaches every container: there is no certificate that could stand in for its own CA.
+        let stream = match ports.ca.exists() {
+            true => {
+                let tls = stream_tls(&ports.ca, &ports.cert, &ports.key).map_err(StartError::Stream)?;
+                let purpose = "kubelet requests of an API server";
+                Some((listen(ports.stream, purpose, "modules.cloudStream.streamPort").await?, tls))
+            }
+            false => {
+                tracing::info!(
+                    "no {}: the stream port stays closed, the embedded API needs none",
+                    ports.ca.display()
+                );
+                None
+            }
+        };
+        Ok(StreamPorts { tunnel: Some(tunnel), stream })
+    }
 }
 
 /// Starts the watches and the cluster task; `lease_grace` with the embedded API, which leaves scheduling and the judging of

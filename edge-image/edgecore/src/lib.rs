@@ -30,6 +30,7 @@ pub mod hub;
 pub mod meta;
 pub mod node;
 pub mod runtime_guard;
+pub mod tunnel;
 pub mod twin;
 
 use std::{convert::Infallible, net::SocketAddr, path::Path, sync::Arc, time::Duration};
@@ -125,6 +126,13 @@ async fn run_configured(
     supervisor.spawn("status", restart(), move |drain| done(status::run(status.clone(), drain)));
     if cfg.modules.edge_hub.enable {
         let kubelet: Arc<dyn KubeletApi> = Arc::new(kubelet_api.clone());
+        if let Some(settings) = tunnel::Settings::new(cfg) {
+            let (handle, kubelet) = (hub_handle.clone(), kubelet.clone());
+            supervisor.spawn("tunnel", restart(), move |drain| {
+                let carries_streams = handle.carries_streams();
+                done(tunnel::run(settings.clone(), kubelet.clone(), carries_streams, drain))
+            });
+        }
         spawn_hub(&mut supervisor, cfg, hub_handle, &memory, board.clone(), kubelet);
     }
     spawn_node(&mut supervisor, cfg, &handles, &board);

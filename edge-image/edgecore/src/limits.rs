@@ -29,6 +29,8 @@ pub const CONDITIONS_MAX: usize = 32;
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long saying goodbye to the cloud may take; then the connection is dropped.
 pub const LINK_CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
+/// Wait between two attempts to open KubeEdge's tunnel, as a stock node waits.
+pub const TUNNEL_REDIAL_TIME: Duration = Duration::from_secs(2);
 /// First delay before a lost link is dialled again; doubles up to [`RECONNECT_DELAY_MAX`], and the wait is drawn evenly
 /// between zero and the delay, so that a thousand nodes do not return in the same second.
 pub const RECONNECT_DELAY_FIRST: Duration = Duration::from_secs(1);

@@ -10,15 +10,17 @@
 //! - A link on which bytes move is not stuck, whatever they are; one on which none moved for the write timeout is.
 //! - All streams end with the link, at once.
 //!
-//! Start at [`Socket::next`]; a module holds a [`Stream`].
+//! Start at [`Socket::next`]; a module holds a [`Stream`]. The second carrier, for stock peers, is [`Tunnel`].
 
 mod counted;
-mod limits;
+pub mod limits;
 mod socket;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 pub use counted::{Counted, Progress, tune};
 pub use socket::{Ended, Event, Socket};
 pub use stream::{OpenError, Stats, Stream, Streams};
+pub use tunnel::{Outgoing, Relabelled, Tunnel, TunnelEnded, TunnelEvent};

@@ -100,6 +100,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.messages.len() < MESSAGES_LEN_MAX && self.messages_len < MESSAGES_BYTES_MAX
     }
 
+    /// Everything that was queued is with the kernel.
+    pub fn is_idle(&self) -> bool {
+        !self.unflushed && self.messages.is_empty()
+    }
+
     /// Sends what there is and waits for what comes. `may_read` false: only sends. Dropped, it loses nothing.
     pub async fn next(&mut self, may_read: bool) -> Result<Event, Ended> {
         poll_fn(|cx| self.poll_next(cx, may_read)).await
@@ -123,7 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>, may_read: bool) -> Poll<Result<Event, Ended>> {
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>, may_read: bool) -> Poll<Result<Event, Ended>> {
         let mut frames = 0;
         loop {
             self.drive(cx)?;

@@ -45,7 +45,7 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
     findings.extend(modules(
         root,
         "edge-image/edgecore/src",
-        &["hub", "meta", "edged", "twin", "bus", "node"],
+        &["hub", "meta", "edged", "twin", "bus", "node", "tunnel"],
     )?);
     Ok(findings)
 }

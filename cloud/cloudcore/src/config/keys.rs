@@ -25,6 +25,12 @@ pub const HONOURED: &[&str] = &[
     "modules.cloudHub.websocket.address",
     "modules.cloudHub.websocket.port",
     "modules.cloudHub.writeTimeout",
+    "modules.cloudStream.enable",
+    "modules.cloudStream.streamPort",
+    "modules.cloudStream.tlsStreamCAFile",
+    "modules.cloudStream.tlsStreamCertFile",
+    "modules.cloudStream.tlsStreamPrivateKeyFile",
+    "modules.cloudStream.tunnelPort",
 ];
 
 /// Paths of KubeEdge that are read over, and why. `.**` covers all that lies below.
@@ -55,11 +61,13 @@ pub const ACCEPTED: &[(&str, &str)] = &[
     ("modules.cloudHub.tokenRefreshDuration", "tokens are made on demand with `cloudcore token`"),
     ("modules.cloudHub.unixsocket.**", "CSI calls from the cloud are not built yet"),
     ("modules.cloudHub.websocket.enable", "nodes cannot connect without it"),
-    ("modules.cloudStream.**", "logs and exec through the tunnel are not built yet"),
+    ("modules.cloudStream.tlsTunnelCAFile", "the tunnel port has the hub's certificates"),
+    ("modules.cloudStream.tlsTunnelCertFile", "the tunnel port has the hub's certificates"),
+    ("modules.cloudStream.tlsTunnelPrivateKeyFile", "the tunnel port has the hub's certificates"),
     ("modules.deviceController.**", "workers and buffers are not needed; devices are always served"),
     ("modules.dynamicController.**", "the API of the nodes is not built yet"),
     ("modules.edgeController.**", "workers and buffers are not needed; nodes and pods are always served"),
-    ("modules.iptablesManager.**", "there is no tunnel to route to"),
+    ("modules.iptablesManager.**", "nodes are reached through their links; no address is rewritten"),
     ("modules.router.**", "rules are not built yet"),
     ("modules.syncController.**", "delivery is always tracked"),
     ("modules.taskManager.**", "updates are done by the image's own updater"),

@@ -43,6 +43,36 @@ pub struct KubeApiConfig {
 #[serde(rename_all = "camelCase", default)]
 pub struct Modules {
     pub cloud_hub: CloudHub,
+    pub cloud_stream: CloudStream,
+}
+
+/// KubeEdge's tunnel, for nodes whose link carries no streams.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CloudStream {
+    pub enable: bool,
+    /// Nodes dial it.
+    pub tunnel_port: u16,
+    /// An API server's kubelet client dials it.
+    pub stream_port: u16,
+    /// Signs the certificates of the stream port's clients. Without the file the stream port stays closed.
+    #[serde(rename = "tlsStreamCAFile")]
+    pub tls_stream_ca_file: PathBuf,
+    pub tls_stream_cert_file: PathBuf,
+    pub tls_stream_private_key_file: PathBuf,
+}
+
+impl Default for CloudStream {
+    fn default() -> CloudStream {
+        CloudStream {
+            enable: false,
+            tunnel_port: 10004,
+            stream_port: 10003,
+            tls_stream_ca_file: "/etc/kubeedge/ca/streamCA.crt".into(),
+            tls_stream_cert_file: "/etc/kubeedge/certs/stream.crt".into(),
+            tls_stream_private_key_file: "/etc/kubeedge/certs/stream.key".into(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

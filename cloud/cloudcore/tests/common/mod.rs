@@ -29,6 +29,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Cloud {
     pub endpoints: Endpoints,
     pub api: kube::Client,
+    pub nodes: Arc<dyn kserve::NodeDialer>,
     drain: rt::Drain,
     ended: tokio::task::JoinHandle<anyhow::Result<()>>,
 }
@@ -65,10 +66,11 @@ impl Cloud {
         let running: Running =
             tokio::time::timeout(PATIENCE, open).await.expect("the data directory stays in use");
         let (endpoints, drain) = (running.endpoints.clone(), running.drain().clone());
+        let nodes = running.nodes();
         let ended = tokio::spawn(running.wait(Duration::from_secs(10)));
         let file = kube::config::Kubeconfig::read_from(dir.join("kubeconfig")).unwrap();
         let config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await.unwrap();
-        Cloud { endpoints, api: kube::Client::try_from(config).unwrap(), drain, ended }
+        Cloud { endpoints, api: kube::Client::try_from(config).unwrap(), nodes, drain, ended }
     }
 
     pub async fn stop(self) {
@@ -124,8 +126,17 @@ impl Cloud {
         tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{path} is still there"));
     }
 
-    async fn tls(&self, port: &str, config: rustls::ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
-        let address = if port == "hub" { &self.endpoints.hub } else { &self.endpoints.join };
+    pub async fn tls(
+        &self,
+        port: &str,
+        config: rustls::ClientConfig,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let address = match port {
+            "hub" => &self.endpoints.hub,
+            "tunnel" => self.endpoints.tunnel.as_ref().expect("the tunnel port is open"),
+            "stream" => self.endpoints.stream.as_ref().expect("the stream port is open"),
+            _ => &self.endpoints.join,
+        };
         let stream = TcpStream::connect(address).await?;
         let name = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
         TlsConnector::from(Arc::new(config)).connect(name, stream).await

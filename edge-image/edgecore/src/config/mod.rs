@@ -65,6 +65,7 @@ pub struct Modules {
     pub edge_hub: EdgeHub,
     pub event_bus: EventBus,
     pub device_twin: DeviceTwin,
+    pub edge_stream: EdgeStream,
 }
 
 /// Pods and the node itself.
@@ -182,6 +183,21 @@ pub struct WebSocket {
     pub server: String,
     /// Seconds.
     pub handshake_timeout: u32,
+    /// Seconds.
+    pub write_deadline: u32,
+}
+
+/// KubeEdge's tunnel for logs and exec, used when the cloud's link carries no streams.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EdgeStream {
+    pub enable: bool,
+    /// `host:10004`.
+    pub server: String,
+    /// Seconds.
+    pub handshake_timeout: u32,
+    /// Seconds without a sign of life.
+    pub read_deadline: u32,
     /// Seconds.
     pub write_deadline: u32,
 }
@@ -311,6 +327,18 @@ impl Default for EdgeHub {
             http_server: String::new(),
             rotate_certificates: true,
             websocket: WebSocket::default(),
+        }
+    }
+}
+
+impl Default for EdgeStream {
+    fn default() -> EdgeStream {
+        EdgeStream {
+            enable: false,
+            server: "127.0.0.1:10004".into(),
+            handshake_timeout: 30,
+            read_deadline: 15,
+            write_deadline: 15,
         }
     }
 }

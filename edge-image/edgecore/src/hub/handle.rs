@@ -36,6 +36,8 @@ pub struct HubHandle {
     mail: Mutex<Mail>,
     pub(super) arrived: Notify,
     pub(super) state: watch::Sender<LinkState>,
+    /// Whether the link carries streams; `None` without a link.
+    pub(super) streams: watch::Sender<Option<bool>>,
 }
 
 impl HubHandle {
@@ -44,6 +46,7 @@ impl HubHandle {
             mail: Mutex::default(),
             arrived: Notify::new(),
             state: watch::Sender::new(LinkState::Disconnected("not dialled yet".into())),
+            streams: watch::Sender::new(None),
         })
     }
 
@@ -51,6 +54,11 @@ impl HubHandle {
     pub fn reconnect(&self, reason: &str) {
         self.mail().hangup = Some(reason.into());
         self.arrived.notify_one();
+    }
+
+    /// Whether the link carries byte streams; `None` without a link.
+    pub fn carries_streams(&self) -> watch::Receiver<Option<bool>> {
+        self.streams.subscribe()
     }
 
     pub(super) fn take(&self) -> Mail {

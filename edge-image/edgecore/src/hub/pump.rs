@@ -286,6 +286,8 @@ impl Pump {
                 tracing::info!(target: "hub", "connected to the cloud at {}", self.hub.endpoint.server);
                 self.last_down.clear();
                 self.hub.handle.state.send_replace(LinkState::Connected);
+                let carries_streams = self.socket.as_ref().is_some_and(|socket| socket.streams().is_some());
+                self.hub.handle.streams.send_replace(Some(carries_streams));
             }
             Action::Down(reason) => {
                 if reason != self.last_down {
@@ -293,6 +295,7 @@ impl Pump {
                     self.last_down = reason.clone();
                 }
                 self.hub.handle.state.send_replace(LinkState::Disconnected(reason));
+                self.hub.handle.streams.send_replace(None);
             }
         }
     }
