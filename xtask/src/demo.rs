@@ -80,6 +80,27 @@ pub fn pods(root: &Path, options: &Options) -> Result<Outcome> {
     Ok(Outcome { passed: told.passed.len() as u32, failed, ..Outcome::default() })
 }
 
+/// kubectl's streams through the link, on this machine's containerd.
+pub fn streams(root: &Path, options: &Options) -> Result<Outcome> {
+    if let Some(why) = e2e::containerd::missing() {
+        let line = format!("kubectl's streams: {why}");
+        return Ok(Outcome { not_run: vec![line], ..Outcome::default() });
+    }
+    let busybox = prerequisites::busybox(root, options.debian_mirror.as_deref())?;
+    let programs = on_this_machine(root, options)?;
+    images::busybox(root, &busybox)?;
+    let (dir, mut steps, mut outcome) = (scratch("streams")?, Steps::default(), Outcome::default());
+    let told = e2e::streams::run(&programs, &dir, &mut steps);
+    outcome.passed = steps.done.len() as u32;
+    match told {
+        Ok(()) => drop(std::fs::remove_dir_all(&dir)),
+        Err(error) => {
+            outcome.failed.push(format!("streams: {error:#} (again: cargo xtask test --suite streams)"))
+        }
+    }
+    Ok(outcome)
+}
+
 /// What runs on this machine itself, and cloudcore's OCI image.
 fn host_programs(root: &Path, options: &Options) -> Result<(Programs, PathBuf)> {
     let programs = on_this_machine(root, options)?;

@@ -236,7 +236,10 @@ fn logs(f: &Fixture) -> Result<(), String> {
 
 fn logs_of_many(f: &Fixture) -> Result<(), String> {
     let all = f.text(true, &["logs", "pair", "--all-containers", "--prefix"], "");
-    expect("all containers", &all, "[pod/pair/one] log of one: \n[pod/pair/two] log of two: \n")?;
+    // kubectl asks for them in no order.
+    let mut all: Vec<&str> = all.lines().collect();
+    all.sort_unstable();
+    expect("all containers", &all.join("\n"), "[pod/pair/one] log of one: \n[pod/pair/two] log of two: ")?;
     // Those of a selector are asked one by one, a few lines of each.
     f.make(json!({"kind": "Pod", "metadata": {"name": "labelled", "labels": {"only": "me"}},
         "spec": {"nodeName": node::NODE, "containers": [{"name": "c", "image": "i"}]}}));

@@ -3,13 +3,7 @@
 //! Figures of ours stand beside those of containerd in the same run: a time of ours is what is left when the runtime's own calls
 //! are taken away (`kubelet_runtime_operations_duration_seconds` of the agent's own /metrics). Machines are noisy: look at ratios.
 
-use std::{
-    fs,
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    path::Path,
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -269,12 +263,8 @@ impl Bench {
     }
 
     fn metrics(&self) -> Result<Metrics> {
-        let mut stream = TcpStream::connect(self.metrics).context("connect to edgecore's read-only port")?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        Ok(Metrics(String::from_utf8_lossy(&answer).into_owned()))
+        let answer = self.node.containerd.http_get(self.metrics, "/metrics");
+        Ok(Metrics(answer.context("ask edgecore's read-only port")?))
     }
 }
 

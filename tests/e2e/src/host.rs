@@ -17,6 +17,7 @@ use crate::{
     containerd::Containerd,
     kubectl::{Kubectl, condition},
     process::{Process, tail},
+    relay::Relay,
     serial_line::SerialLine,
     steps::{Steps, wait_for, wait_until},
 };
@@ -44,6 +45,9 @@ pub struct Node {
     /// Where its metrics are.
     read_only_port: u16,
     pub containerd: Containerd,
+    /// Ports of the cloud, and the way to them from the node's network.
+    cloud: Vec<u16>,
+    uplink: Option<Relay>,
     pub edgecore: Option<Process>,
     pub mapper: Option<Process>,
 }
@@ -63,6 +67,8 @@ impl Node {
             port,
             read_only_port,
             containerd,
+            cloud: Vec::new(),
+            uplink: None,
             edgecore: None,
             mapper: None,
         })
@@ -73,7 +79,8 @@ impl Node {
     }
 
     /// `edgecore join`, as an operator types it. Its error output on failure.
-    pub fn join(&self, cloud: &Cloud, token: &str, name: &str) -> Result<()> {
+    pub fn join(&mut self, cloud: &Cloud, token: &str, name: &str) -> Result<()> {
+        self.cloud = vec![cloud.hub_port(), cloud.join_port()];
         let mut command = self.edgecore_command();
         command.arg("join").arg("--root").arg(&self.root);
         command.args(["--cloudcore-ipport", &format!("127.0.0.1:{}", cloud.hub_port())]);
@@ -114,14 +121,25 @@ impl Node {
     }
 
     pub fn start(&mut self) -> Result<()> {
-        let mut command = self.edgecore_command();
+        let inside = self.containerd.inside()?;
+        if self.uplink.as_ref().is_none_or(|uplink| uplink.inside() != inside) {
+            self.uplink = Some(Relay::start(inside, &self.cloud)?);
+        }
+        let mut command = self.in_network(&self.programs.edgecore)?;
         command.arg("--config").arg(self.root.join("etc/kubeedge/config/edgecore.yaml"));
         self.edgecore = Some(Process::start("edgecore", &mut command, &self.log())?);
         Ok(())
     }
 
+    /// A program in the node's network, where pods and the runtime's streaming server are reached.
+    fn in_network(&self, program: &Path) -> Result<Command> {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.containerd.inside()?)).arg(program);
+        Ok(command)
+    }
+
     pub fn start_mapper(&mut self) -> Result<()> {
-        let mut command = Command::new(&self.programs.mapper);
+        let mut command = self.in_network(&self.programs.mapper)?;
         command.args(["--broker", &format!("127.0.0.1:{}", self.port)]);
         command.arg("--lines-socket").arg(self.root.join("no-line-holder.sock"));
         self.mapper = Some(Process::start("mapper", &mut command, &self.root.join("mapper.log"))?);

@@ -19,10 +19,12 @@ pub mod mutations;
 pub mod pods;
 pub mod process;
 pub mod registry;
+pub mod relay;
 pub mod report;
 pub mod rpi;
 pub mod serial_line;
 pub mod steps;
+pub mod streams;
 pub mod watch;
 
 use std::path::PathBuf;

@@ -38,6 +38,11 @@ pub const ALL: &[Suite] = &[
         run: demo::pods,
     },
     Suite {
+        name: "streams",
+        about: "kubectl logs, exec, attach, cp, port-forward, debug and top through the link, on this machine's containerd",
+        run: demo::streams,
+    },
+    Suite {
         name: "guest",
         about: "the release image in QEMU: the whole story, power cut included",
         run: demo::guest,
