@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, HeaderValue, WARNING};
+use http::header::{ACCEPT, HeaderValue, UPGRADE, WARNING};
 use http::request::Parts;
 use http::{Method, Request, Response};
 use kapi::ApiError;
@@ -149,7 +149,11 @@ impl<B: Backend> Server<B> {
                 self.metrics(&call, identity).await
             }
             Route::Objects(target) => {
-                let verb = verb(&parts.method, &target, &query)?;
+                let mut verb = verb(&parts.method, &target, &query)?;
+                // A kubelet runs commands by GET too.
+                if target.subresource() == "proxy" && parts.headers.contains_key(UPGRADE) {
+                    verb = "create";
+                }
                 self.allow(&Attributes {
                     group: target.kind.group,
                     resource: target.kind.plural,
