@@ -37,6 +37,9 @@ pub const PIPE_BYTES: usize = 16 * 1024;
 pub const LINGER_MAX: Duration = Duration::from_secs(5);
 /// One message of a WebSocket client; a longer one ends the stream. Clients send what they read at a time, 32 kB mostly.
 pub const WEBSOCKET_MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// What a node says is held for so long after a WebSocket began: kubectl (seen with 1.32) drops what comes before it has made its
+/// channels. A command takes longer to start.
+pub const CLIENT_READY_WAIT: Duration = Duration::from_millis(50);
 /// Control frames of a node's streaming server; its headers are a few bytes.
 pub const SPDY_CONTROL_BYTES_MAX: usize = 64 * 1024;
 /// Data that a node sends before all streams are open; more ends the stream.

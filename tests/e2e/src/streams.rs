@@ -97,11 +97,11 @@ fn story(cloud: &mut Cloud, node: &Node, story: &Story<'_>, steps: &mut Steps) -
     }
     steps.step("debug: a container beside the others", || story.debug())?;
     steps.step("the log of the time without a cloud", || {
-        let mut counting = story.command(true, &["exec", "streams", "--", "sh", "-c", COUNT]).spawn()?;
-        let _ = counting.wait();
+        same(&story.text(true, &["exec", "streams", "--", "sh", "-c", SPEAK_LATER], "")?, "")?;
         cloud.kill();
-        // It says a line when nobody hears it: half a second of the container's own time.
-        std::thread::sleep(Duration::from_millis(1500));
+        wait_for(SOON, "the line on the node's disk", || {
+            Ok(logged(node, "said while nobody heard")?.then_some(()))
+        })?;
         cloud.start()?;
         kubectl.fresh_lease(NODE, READY)?;
         wait_for(SOON, "the line", || {
@@ -113,8 +113,19 @@ fn story(cloud: &mut Cloud, node: &Node, story: &Story<'_>, steps: &mut Steps) -
     Ok(())
 }
 
-/// Leaves a process behind that speaks into the container's log later.
-const COUNT: &str = "(sleep 1; echo said while nobody heard) > /proc/1/fd/1 2>&1 < /dev/null &";
+/// Leaves a process behind that speaks into the container's log when the cloud is gone.
+const SPEAK_LATER: &str = "(sleep 2; echo said while nobody heard) > /proc/1/fd/1 2>&1 < /dev/null &";
+
+/// Whether a line is in the log that the runtime keeps of the pod.
+fn logged(node: &Node, line: &str) -> Result<bool> {
+    for entry in std::fs::read_dir(node.root().join("var/log/pods"))?.flatten() {
+        let log = entry.path().join("main/0.log");
+        if std::fs::read_to_string(log).is_ok_and(|text| text.contains(line)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
 
 impl Story<'_> {
     fn command(&self, websocket: bool, args: &[&str]) -> Command {

@@ -13,7 +13,7 @@ use kserve::{Body, NodeAsk, Purpose};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use super::session::{Receiver, Sender, SessionError, open};
 use super::websocket::{Handshake, Protocol, Said, Socket, Version, accept, read, write};
 use super::{Streams, switching, upgrade_of};
-use crate::limits::{EXIT_STATUS_BYTES_MAX, LINGER_MAX, NODE_ANSWER_MAX, PIPE_BYTES};
+use crate::limits::{CLIENT_READY_WAIT, EXIT_STATUS_BYTES_MAX, LINGER_MAX, NODE_ANSWER_MAX, PIPE_BYTES};
 use crate::spdy::Event;
 
 const STDIN: u8 = 0;
@@ -84,27 +84,37 @@ pub(crate) async fn serve(
         _ => &["v5.channel.k8s.io", "v4.channel.k8s.io"],
     };
     let node = streams.spdy(&without_ports(ask), protocols).await?;
-    let headers: Vec<Vec<(&str, &str)>> = wanted.iter().map(Wanted::headers).collect();
-    let opened = timeout(NODE_ANSWER_MAX, open(node, &headers)).await;
-    let opened = opened.unwrap_or(Err(SessionError::Closed)).map_err(ApiError::internal)?;
-    let (sender, receiver, numbers) = opened;
     let ports = match &ask.purpose {
         Purpose::PortForward { ports, .. } => ports.iter().flat_map(|port| [*port, *port]).collect(),
         _ => Vec::new(),
     };
-    let mut channels: Vec<Channel> = wanted
-        .iter()
-        .zip(numbers)
-        .map(|(wanted, stream)| Channel { number: wanted.number, stream, up: wanted.up, down: wanted.down })
-        .collect();
-    channels.sort_by_key(|channel| channel.number);
-    let plan = Plan { channels, version, base64, ports };
+    let mut plan = Plan { channels: Vec::new(), version, base64, ports };
     streams.spawn(async move {
-        if let Ok(client) = upgrade.await {
-            run(accept(client).await, sender, receiver, plan).await;
+        let Ok(client) = upgrade.await else { return };
+        let socket = accept(client).await;
+        let ready = Instant::now() + CLIENT_READY_WAIT;
+        // Only now: a command starts when its streams are there, and the client has to make its own first.
+        let headers: Vec<Vec<(&str, &str)>> = wanted.iter().map(Wanted::headers).collect();
+        let opened = timeout(NODE_ANSWER_MAX, open(node, &headers)).await;
+        match opened.unwrap_or(Err(SessionError::Closed)) {
+            Ok((sender, receiver, numbers)) => {
+                plan.channels = numbered(&wanted, &numbers);
+                run(socket, sender, receiver, &plan, ready).await;
+            }
+            Err(error) => refuse(socket, &error, &plan).await,
         }
     })?;
     Ok(answer)
+}
+
+fn numbered(wanted: &[Wanted], numbers: &[u32]) -> Vec<Channel> {
+    let mut channels: Vec<Channel> = wanted
+        .iter()
+        .zip(numbers)
+        .map(|(one, stream)| Channel { number: one.number, stream: *stream, up: one.up, down: one.down })
+        .collect();
+    channels.sort_by_key(|channel| channel.number);
+    channels
 }
 
 /// SPDY clients name ports stream by stream.
@@ -180,16 +190,35 @@ fn channels(purpose: &Purpose) -> Result<Vec<Wanted>, ApiError> {
 
 type SocketSink = SplitSink<Socket, Message>;
 
-async fn run(socket: Socket, mut sender: Sender<Node>, mut receiver: Receiver<Node>, plan: Plan) {
+/// The node did not take the streams.
+async fn refuse(mut socket: Socket, error: &SessionError, plan: &Plan) {
+    if plan.is_command()
+        && let Some(status) = last_word(Vec::new(), Some(error), plan.version)
+    {
+        let _ = socket.send(write(ERROR, &status, plan.base64)).await;
+    }
+    let _ = socket.send(goodbye()).await;
+}
+
+async fn run(
+    socket: Socket,
+    mut sender: Sender<Node>,
+    mut receiver: Receiver<Node>,
+    plan: &Plan,
+    ready: Instant,
+) {
     let (mut sink, mut messages) = socket.split();
-    if greet(&mut sink, &plan).await.is_err() {
+    if greet(&mut sink, plan).await.is_err() {
         return;
     }
     // Pings of the node are few; one that finds the queue full is asked again.
     let (pings, mut asked) = mpsc::channel(4);
     {
-        let mut up = std::pin::pin!(up(&mut messages, &mut sender, &mut asked, &plan));
-        let mut down = std::pin::pin!(down(&mut sink, &mut receiver, &pings, &plan));
+        let mut up = std::pin::pin!(up(&mut messages, &mut sender, &mut asked, plan));
+        let mut down = std::pin::pin!(async {
+            sleep_until(ready).await;
+            down(&mut sink, &mut receiver, &pings, plan).await;
+        });
         tokio::select! {
             // The client is gone: nobody reads what is under way.
             () = &mut up => {}
