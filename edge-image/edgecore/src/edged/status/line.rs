@@ -9,7 +9,7 @@ use crate::edged::{
     hooks::POST_START_ERROR,
     observed::{Container as Seen, Observed, Sandbox, State},
     pod::{Container, Pod, RestartPolicy},
-    record::Terminated,
+    record::{Remembered, Terminated},
     worker::{Slot, Worker},
 };
 
@@ -74,7 +74,9 @@ impl Line {
         if self.kind != Kind::Ephemeral {
             status.insert("started".into(), self.started.into());
         }
-        status.insert("restartCount".into(), self.restarts.into());
+        // An ephemeral container that was made and never started counts one; it is not a restart.
+        let restarts = if self.kind == Kind::Ephemeral { 0 } else { self.restarts };
+        status.insert("restartCount".into(), restarts.into());
         status.insert("image".into(), self.image.into());
         status.insert("imageID".into(), self.image_ref.into());
         if !self.id.is_empty() {
@@ -110,6 +112,8 @@ impl Scene<'_> {
         let latest = all.pop();
         let remembered = worker.record.containers.get(&container.name);
         let memory = remembered.and_then(|r| r.last.clone());
+        let ran = |r: &Remembered| r.next_attempt.saturating_sub(u32::from(r.last.is_some()));
+        let restarts_before = remembered.map_or(0, ran);
         let mut line = Line {
             kind,
             name: container.name.clone(),
@@ -124,17 +128,17 @@ impl Scene<'_> {
         };
         let Some(found) = latest else {
             // Its container was removed with its sandbox: told from memory.
+            line.restarts = restarts_before;
             if let Some(ended) = memory {
-                line.restarts = remembered.map_or(0, |r| r.next_attempt.saturating_sub(1));
                 (line.image, line.image_ref) = (ended.image.clone(), ended.image_ref.clone());
                 line.id.clone_from(&ended.container_id);
                 self.ended(&mut line, container, ended, None);
-            } else if let Some(remembered) = remembered {
-                line.restarts = remembered.next_attempt;
             }
             return line;
         };
-        line.restarts = found.attempt;
+        // Counted when it starts: one that was only made may be removed again, and a count must not fall.
+        let before = all.last().map_or(restarts_before, |before| before.attempt);
+        line.restarts = if found.state == State::Created { before } else { found.attempt };
         (line.image, line.image_ref) = (found.image.clone(), found.image_ref.clone());
         line.id.clone_from(&found.id);
         line.last =

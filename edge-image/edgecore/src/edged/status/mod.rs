@@ -17,7 +17,7 @@ pub use qos::qos_class;
 
 use super::{
     limits,
-    observed::{Observed, Sandbox, State},
+    observed::{Observed, Sandbox},
     pod::{Container, Pod},
     record::{Ended, Record},
     worker::{Now, Worker},
@@ -40,12 +40,9 @@ pub fn render(worker: &Worker, now: Now, node: &NodeFacts, transitions: &mut Tra
     let seen = worker.seen.as_ref().unwrap_or(&nothing);
     let sandbox = worker.sandbox(seen);
     let lines = Lines::of(worker, pod, seen, sandbox);
-    let down = worker.seen.is_some()
-        && !worker.is_starting()
-        && sandbox.is_none()
-        && !seen.containers.iter().any(|c| c.state == State::Running);
-    let (phase, heading) = phases(worker, pod, &lines, down);
-    let lines = if worker.is_deleting() && down { lines.accounted_for() } else { lines };
+    let (phase, heading) = phases(worker, pod, &lines);
+    let over = worker.is_deleting() && worker.record.ended.is_some();
+    let lines = if over { lines.accounted_for() } else { lines };
 
     let failing = worker.record.failing.as_ref();
     let facts = conditions::Facts {
@@ -85,25 +82,15 @@ pub fn render(worker: &Worker, now: Now, node: &NodeFacts, transitions: &mut Tra
 }
 
 /// The phase to tell, and the one that the pod is on its way to: while containers are being stopped the first lags behind.
-fn phases(worker: &Worker, pod: &Pod, lines: &Lines, down: bool) -> (&'static str, &'static str) {
-    let ended = worker.record.ended.map(|ended| match ended {
-        Ended::Succeeded => "Succeeded",
-        Ended::Failed => "Failed",
-    });
-    if let Some(ended) = ended {
-        let told = if worker.is_stored() || worker.is_deleting() { ended } else { lines.before_the_end() };
-        return (told, ended);
-    }
-    if worker.is_deleting() && down {
-        let last = phase::phase(pod, &lines.init, &lines.main, true);
-        return (last, last);
-    }
-    if worker.record.failing.is_some() {
-        return (lines.before_the_end(), "Failed");
-    }
-    match phase::phase(pod, &lines.init, &lines.main, false) {
-        heading @ ("Succeeded" | "Failed") => (lines.before_the_end(), heading),
-        phase => (phase, phase),
+fn phases(worker: &Worker, pod: &Pod, lines: &Lines) -> (&'static str, &'static str) {
+    let heading = match (worker.record.ended, &worker.record.failing) {
+        (Some(Ended::Succeeded), _) => "Succeeded",
+        (Some(Ended::Failed), _) | (None, Some(_)) => "Failed",
+        (None, None) => phase::phase(pod, &lines.init, &lines.main),
+    };
+    match heading {
+        "Succeeded" | "Failed" if !worker.has_ended() => (lines.before_the_end(), heading),
+        _ => (heading, heading),
     }
 }
 

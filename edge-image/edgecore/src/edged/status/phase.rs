@@ -15,8 +15,8 @@ struct Count {
     succeeded: u32,
 }
 
-/// `over`: nothing of the pod will run again.
-pub fn phase(pod: &Pod, init: &[Line], main: &[Line], over: bool) -> &'static str {
+/// Of a pod that has not ended for good; a terminal answer is what it is about to come to.
+pub fn phase(pod: &Pod, init: &[Line], main: &[Line]) -> &'static str {
     let mut n = Count::default();
     for line in init {
         match line.kind {
@@ -33,14 +33,12 @@ pub fn phase(pod: &Pod, init: &[Line], main: &[Line], over: bool) -> &'static st
         return "Failed";
     }
     if n.init_pending > 0 || n.sidecars_pending > 0 && !began || n.waiting > 0 {
-        return if over { "Failed" } else { "Pending" };
+        return "Pending";
     }
     if n.running > 0 {
         return "Running";
     }
     match (n.stopped == n.succeeded, policy) {
-        (true, _) if over => "Succeeded",
-        (false, _) if over => "Failed",
         (_, RestartPolicy::Always) => "Running",
         (true, _) => "Succeeded",
         (false, RestartPolicy::Never) => "Failed",

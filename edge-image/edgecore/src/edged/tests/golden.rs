@@ -174,26 +174,28 @@ fn a_pod_that_ended() {
         ..Container::default()
     };
     let mut scene = Scene::with_container(pod(json!({ "restartPolicy": "Never" })), ended(0));
+    let stop = Some(Work::StopSandbox { id: "s".into() });
+    assert_eq!(scene.work, stop, "its network is given back, its logs stay");
+    scene.observed.sandboxes[0].ready = false;
+    scene.done(Ok(()));
     assert!(matches!(scene.work, Some(Work::Persist(_))), "{:?}", scene.work);
     assert_eq!(scene.reported["phase"], "Running", "its end is written down before it is told");
+    scene.work = None;
     scene.done(Ok(()));
-    assert_eq!(scene.reported["phase"], "Succeeded");
+    assert_eq!((&scene.reported["phase"], &scene.work), (&json!("Succeeded"), &None));
     assert_eq!(
         conditions(&scene.reported),
         [
-            "PodReadyToStartContainers=True",
+            "PodReadyToStartContainers=False",
             "Initialized=True PodCompleted",
             "Ready=False PodCompleted",
             "ContainersReady=False PodCompleted",
             "PodScheduled=True"
         ]
     );
-    assert_eq!(
-        scene.work,
-        Some(Work::StopSandbox { id: "s".into() }),
-        "its network is given back, its logs stay"
-    );
     let mut scene = Scene::with_container(pod(json!({ "restartPolicy": "Never" })), ended(3));
+    scene.observed.sandboxes[0].ready = false;
+    scene.done(Ok(()));
     scene.done(Ok(()));
     assert_eq!(scene.reported["phase"], "Failed");
     assert_eq!(scene.reported["containerStatuses"][0]["state"]["terminated"]["reason"], "Error");

@@ -49,21 +49,23 @@ impl Worker {
 
     /// A running container that must not go on: a probe failed, its definition changed, or nobody knows its state.
     fn next_kill(&mut self, pod: &Pod, seen: &Observed, sandbox: &Sandbox) -> Option<Work> {
-        let sidecars =
-            pod.spec.init_containers.iter().filter(|c| c.is_sidecar()).map(|c| (c, "Init container"));
-        let all = sidecars.chain(pod.spec.containers.iter().map(|c| (c, "Container")));
-        for (container, kind) in all {
+        for container in pod.all_containers() {
+            let main = pod.spec.containers.iter().any(|c| c.name == container.name);
+            let kind = if main { "Container" } else { "Init container" };
+            // What is to end by itself is only stopped when nobody knows its state.
+            let kept = main || container.is_sidecar();
             let Some(latest) = seen.latest(&sandbox.id, &container.name) else { continue };
             let failed = self.failed_probe(container, latest);
             let (why, grace) = match latest.state {
                 State::Unknown => ("is in \"unknown\" state, try killing it before restart".into(), None),
+                State::Running if !kept => continue,
                 State::Running if latest.hash != container.hash() => {
                     ("definition changed, will be restarted".to_string(), None)
                 }
                 State::Running => match failed {
                     None => continue,
                     Some((name, probe)) => {
-                        let again = kind != "Container" || pod.spec.restart_policy != RestartPolicy::Never;
+                        let again = !main || pod.spec.restart_policy != RestartPolicy::Never;
                         let after = if again { ", will be restarted" } else { "" };
                         (format!("failed {name} probe{after}"), probe.termination_grace_period_seconds)
                     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Now, Work, Worker, run::is_final};
 use crate::edged::{
     events::Event,
-    observed::{Observed, Sandbox, State},
+    observed::{Observed, Sandbox},
     pod::{Pod, RestartPolicy},
     record::{Ended, Failing},
 };
@@ -46,6 +46,9 @@ impl Worker {
 
     /// What the pod comes to, if its containers or the node have decided that.
     pub(super) fn outcome(&self, pod: &Pod, seen: &Observed, sandbox: Option<&Sandbox>) -> Option<Ended> {
+        if let Some(ended) = self.record.ended {
+            return Some(ended);
+        }
         if self.record.failing.is_some() || self.init_failed(pod, seen, sandbox) {
             return Some(Ended::Failed);
         }
@@ -65,20 +68,28 @@ impl Worker {
             && plain.any(|c| self.exit_code(seen, sandbox, c).is_some_and(|code| code != 0))
     }
 
-    /// Stops what still runs, sidecars last; then writes down how the pod ended.
-    pub(super) fn end(&mut self, seen: &Observed, outcome: Ended) -> Option<Work> {
+    /// The next step towards a pod of which nothing runs: containers first, then the sandbox, after which none can start.
+    pub(super) fn take_down(&mut self, seen: &Observed, sandbox: Option<&Sandbox>) -> Option<Work> {
         if let Some(stop) = self.stop_all(seen) {
             return Some(stop);
         }
-        // Its containers may be removed for their disk space; how they ended is kept.
-        for sandbox in
-            seen.sandboxes.iter().filter(|s| seen.in_sandbox(&s.id).all(|c| c.state != State::Running))
-        {
-            self.record.harvest(seen, sandbox);
+        sandbox.map(|sandbox| Work::StopSandbox { id: sandbox.id.clone() })
+    }
+
+    /// Remembers how the pod ended. For good: what is told of it must outlive every crash.
+    pub(super) fn note_end(&mut self, outcome: Ended) {
+        if self.record.ended.is_none() {
+            self.record.ended = Some(outcome);
+            self.stored = false;
         }
-        self.record.ended = Some(outcome);
-        self.stored = false;
-        Some(Work::Persist(self.record.clone()))
+    }
+
+    /// What a deleted pod came to. What never ran counts as failed.
+    pub(super) fn outcome_of_deleted(&self, seen: &Observed) -> Ended {
+        let Some(pod) = &self.spec else { return Ended::Failed };
+        let well = |container| self.exit_code(seen, None, container) == Some(0);
+        let failed = self.record.failing.is_some() || !pod.spec.containers.iter().all(well);
+        if failed { Ended::Failed } else { Ended::Succeeded }
     }
 }
 

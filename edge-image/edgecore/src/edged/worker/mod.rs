@@ -149,6 +149,7 @@ pub struct Worker {
     busy: Option<Work>,
     done_at: Ticket,
     stored: bool,
+    end_stored: bool,
     prepared: bool,
     cleaned: bool,
     forgotten: bool,
@@ -161,6 +162,7 @@ pub struct Worker {
 impl Worker {
     /// `stored`: the record was read from the store.
     pub fn new(record: Record, desired: Option<Arc<Pod>>, stored: bool) -> Worker {
+        let ended = record.ended.is_some();
         Worker {
             record,
             spec: desired.clone(),
@@ -176,6 +178,7 @@ impl Worker {
             busy: None,
             done_at: 0,
             stored,
+            end_stored: stored && ended,
             prepared: false,
             cleaned: false,
             forgotten: false,
@@ -193,25 +196,13 @@ impl Worker {
         self.cleaned
     }
 
-    /// The record is in the store as it is here.
-    pub fn is_stored(&self) -> bool {
-        self.stored
+    /// The pod has ended for good, and the store knows it.
+    pub fn has_ended(&self) -> bool {
+        self.end_stored
     }
 
     pub fn is_busy(&self) -> bool {
         self.busy.is_some()
-    }
-
-    /// A step is under way after which more may run than was seen.
-    pub fn is_starting(&self) -> bool {
-        use Work::*;
-        let starts = |work: &Work| {
-            matches!(
-                work,
-                PrepareVolumes | RunSandbox { .. } | CreateContainer { .. } | StartContainer { .. }
-            )
-        };
-        self.busy.as_ref().is_some_and(starts)
     }
 
     pub fn is_deleting(&self) -> bool {
@@ -282,7 +273,10 @@ impl Worker {
         self.failures.remove(&slot);
         match work {
             // The record may have changed while it was written.
-            Work::Persist(written) => self.stored = written == self.record,
+            Work::Persist(written) => {
+                self.end_stored |= written.ended.is_some();
+                self.stored = written == self.record;
+            }
             Work::PrepareVolumes => self.prepared = true,
             Work::RetireSandbox { .. } => self.prepared = false,
             Work::CleanUp => self.cleaned = true,

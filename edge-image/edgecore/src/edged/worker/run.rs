@@ -25,14 +25,17 @@ impl Worker {
             }
             self.check_deadline(now, &pod);
         }
+        let outcome = self.outcome(&pod, seen, current.as_ref());
+        if let Some(outcome) = outcome
+            && current.is_none()
+        {
+            self.note_end(outcome);
+        }
         if !self.stored {
             return Some(Work::Persist(self.record.clone()));
         }
-        if self.record.ended.is_some() {
-            return current.map(|sandbox| Work::StopSandbox { id: sandbox.id });
-        }
-        if let Some(outcome) = self.outcome(&pod, seen, current.as_ref()) {
-            return self.end(seen, outcome);
+        if outcome.is_some() {
+            return self.take_down(seen, current.as_ref());
         }
         if let Some(old) = old {
             if current.is_none() {

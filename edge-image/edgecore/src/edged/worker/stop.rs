@@ -27,12 +27,19 @@ impl Worker {
         if self.waits(now, &Slot::Pod) {
             return None;
         }
-        if let Some(stop) = self.stop_all(seen) {
-            return Some(stop);
+        let sandbox = self.sandbox(seen).cloned();
+        if let Some(step) = self.take_down(seen, sandbox.as_ref()) {
+            return Some(step);
+        }
+        // The last status is told of what was written down.
+        if self.desired.is_some() && !self.end_stored {
+            for sandbox in &seen.sandboxes {
+                self.record.harvest(seen, sandbox);
+            }
+            self.note_end(self.outcome_of_deleted(seen));
+            return Some(Work::Persist(self.record.clone()));
         }
         if let Some(sandbox) = seen.sandboxes.first() {
-            // Kept in memory for the last status; not worth a write, the pod is going.
-            self.record.harvest(seen, sandbox);
             return Some(Work::RetireSandbox { id: sandbox.id.clone() });
         }
         if !self.cleaned {

@@ -1,8 +1,14 @@
 //! The manager under seeds: a runtime that fails, answers late or not at all, containers that end, agents that are killed
 //! between any two steps, power cuts, and a cloud that changes its mind.
 //!
-//! What must hold at every moment: never two running sandboxes for one pod, and nothing that is wanted is stopped by an agent
-//! restart. What must hold in the end: what is wanted runs, what is not wanted is gone, to the last record.
+//! What must hold at every moment: never two running sandboxes for one pod nor two running containers of one name, nothing that
+//! is wanted is stopped without a reason (an agent restart is none), a terminal phase is never left and told only when nothing runs,
+//! restart counts never fall. What must hold in the end: what is wanted runs, what is not wanted is gone, to the last record, and
+//! the cloud knows it.
+
+mod pods;
+mod runtime;
+mod told;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,23 +16,24 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
+use runtime::{Runtime, end, failed};
+use told::Told;
 
 use crate::edged::{
     manager::{Action, Input, Manager, Wanted},
-    observed::{Container, Observed, Sandbox, State},
-    pod::{Pod, RestartPolicy},
+    observed::{Container, Sandbox, State},
+    pod::{Container as Spec, Pod, RestartPolicy},
     record::Record,
-    worker::{Now, Retry, Work, WorkError},
+    worker::{Now, Outcome, ProbeKind, Retry, Work, WorkError},
 };
 
 /// So many in every run; more with `SEEDS=n`. One that failed is run alone with `SEED=n`.
 const SEEDS: u64 = 40;
 /// Seeds that once failed.
-const KEPT: [u64; 4] = [6, 12, 77, 377];
+const KEPT: [u64; 7] = [6, 12, 63, 74, 77, 83, 377];
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
     fn below(&mut self, n: u64) -> u64 {
@@ -37,100 +44,6 @@ impl Random {
     fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
-}
-
-/// The runtime: what it holds, and calls that it is still carrying out for an agent that may be gone.
-#[derive(Default)]
-struct Runtime {
-    seen: Observed,
-    made: u64,
-}
-
-impl Runtime {
-    fn id(&mut self) -> String {
-        self.made += 1;
-        format!("id{}", self.made)
-    }
-
-    fn apply(&mut self, record: &Record, pod: Option<&Pod>, work: &Work) -> Result<(), WorkError> {
-        match work {
-            Work::RunSandbox { attempt } => {
-                let taken = |s: &Sandbox| s.incarnation == record.incarnation && s.attempt == *attempt;
-                if self.seen.sandboxes.iter().any(taken) {
-                    return Err(failed("the name is reserved"));
-                }
-                let id = self.id();
-                self.seen.sandboxes.push(Sandbox {
-                    id,
-                    incarnation: record.incarnation.clone(),
-                    namespace: record.namespace.clone(),
-                    name: record.name.clone(),
-                    uid: record.uid.clone(),
-                    attempt: *attempt,
-                    ready: true,
-                    ips: vec!["10.0.0.2".into()],
-                });
-            }
-            Work::RetireSandbox { id } => {
-                self.seen.sandboxes.retain(|s| s.id != *id);
-                self.seen.containers.retain(|c| c.sandbox_id != *id);
-            }
-            Work::StopSandbox { id } => {
-                self.seen.sandboxes.iter_mut().filter(|s| s.id == *id).for_each(|s| s.ready = false);
-                let inside = |c: &&mut Container| c.sandbox_id == *id && c.state == State::Running;
-                self.seen.containers.iter_mut().filter(inside).for_each(|c| end(c, 137));
-            }
-            Work::CreateContainer { sandbox, name, attempt, .. } => {
-                if !self.seen.sandboxes.iter().any(|s| s.id == sandbox.id && s.ready) {
-                    return Err(failed("no such sandbox"));
-                }
-                let taken =
-                    |c: &Container| c.sandbox_id == sandbox.id && c.name == *name && c.attempt == *attempt;
-                if self.seen.containers.iter().any(taken) {
-                    return Err(failed("the name is reserved"));
-                }
-                let wanted = pod.unwrap().all_containers().find(|c| c.name == *name).unwrap();
-                let container = Container {
-                    id: self.id(),
-                    sandbox_id: sandbox.id.clone(),
-                    name: name.clone(),
-                    attempt: *attempt,
-                    hash: wanted.hash(),
-                    ..Container::default()
-                };
-                self.seen.containers.push(container);
-            }
-            Work::StartContainer { id, .. } => {
-                let container = self.seen.containers.iter_mut().find(|c| c.id == *id);
-                let Some(container) = container else { return Err(failed("no such container")) };
-                if container.state == State::Created {
-                    container.state = State::Running;
-                }
-            }
-            Work::StopContainers { stops, .. } => {
-                let named = |c: &Container| stops.iter().any(|stop| stop.id == c.id);
-                let running = |c: &&mut Container| named(c) && c.state != State::Exited;
-                self.seen.containers.iter_mut().filter(running).for_each(|c| end(c, 0));
-            }
-            Work::RemoveContainer { id, .. } => self.seen.containers.retain(|c| c.id != *id),
-            Work::Persist(_) | Work::PrepareVolumes | Work::CleanUp | Work::Forget => {}
-        }
-        Ok(())
-    }
-
-    fn power_cut(&mut self) {
-        self.seen.sandboxes.iter_mut().for_each(|s| s.ready = false);
-        self.seen.containers.iter_mut().filter(|c| c.state == State::Running).for_each(|c| end(c, 255));
-    }
-}
-
-fn end(container: &mut Container, code: i32) {
-    container.state = State::Exited;
-    container.exit_code = code;
-}
-
-fn failed(message: &str) -> WorkError {
-    WorkError { reason: "RuntimeError", message: message.into(), retry: Retry::Backoff }
 }
 
 struct World {
@@ -146,8 +59,16 @@ struct World {
     pending: Vec<(String, Record, Option<Arc<Pod>>, Work)>,
     /// Calls of killed agents that the runtime is still busy with.
     stray: Vec<(Record, Option<Arc<Pod>>, Work)>,
+    told: Told,
+    /// Verdicts as the prober gave them to this agent.
+    failed_probes: BTreeSet<String>,
+    given_up: BTreeSet<String>,
     uids: u64,
+    /// Of the agent.
+    deaths: u32,
     faults: bool,
+    /// A seed that is run alone tells all.
+    verbose: bool,
 }
 
 impl World {
@@ -161,8 +82,13 @@ impl World {
             manager: Manager::new(Vec::new()),
             pending: Vec::new(),
             stray: Vec::new(),
+            told: Told::default(),
+            failed_probes: BTreeSet::new(),
+            given_up: BTreeSet::new(),
             uids: 0,
+            deaths: 0,
             faults: true,
+            verbose: std::env::var("SEED").is_ok(),
         }
     }
 
@@ -178,7 +104,13 @@ impl World {
     }
 
     fn input(&mut self, input: Input) {
+        if self.verbose {
+            eprintln!("{:?} <- {input:?}", self.now.mono);
+        }
         for action in self.manager.handle(self.now, input) {
+            if self.verbose {
+                eprintln!("    -> {action:?}");
+            }
             match action {
                 Action::Work { incarnation, work } => {
                     let worker = self.manager.worker(&incarnation).unwrap();
@@ -188,32 +120,31 @@ impl World {
                 }
                 Action::ReportGone { name, uid, .. } => {
                     // A killed agent's last call may make an empty sandbox at any time; what must not be is something that runs.
-                    let of_pod = |s: &&Sandbox| s.uid == uid;
-                    let running =
-                        |s: &Sandbox| self.runtime.seen.in_sandbox(&s.id).any(|c| c.state == State::Running);
-                    let left = self.runtime.seen.sandboxes.iter().filter(of_pod).any(running);
-                    assert!(!left, "{name} is reported gone and runs");
+                    assert!(self.runtime.running_of(&uid).is_empty(), "{name} is reported gone and runs");
+                    self.told.gone(&uid);
                     // The cloud takes the object away, at once or later.
                     if self.random.one_in(2) {
-                        self.objects.retain(|n, _| *n != name);
+                        self.objects.retain(|_, pod| pod.metadata.uid != uid);
                     }
+                }
+                Action::Report { uid, status, .. } => {
+                    self.told.status(&uid, &status, &self.runtime.running_of(&uid));
                 }
                 Action::CallOff { incarnation } => self.call_off(&incarnation),
                 Action::Allocate { .. } | Action::Release { .. } => {
                     unreachable!("no pod here asks for devices")
                 }
-                Action::Hasten { .. } | Action::Report { .. } | Action::Event { .. } | Action::Observe => {}
+                Action::Hasten { .. } | Action::Event { .. } | Action::Observe => {}
             }
         }
         self.check();
     }
 
-    /// What is wanted and runs is left alone.
+    /// What is wanted and runs is left alone, unless there is a reason.
     fn check_not_stopped(&self, record: &Record, work: &Work) {
         let pod = self.objects.get(record.name.as_str()).filter(|pod| pod.metadata.uid == record.uid);
-        let wanted =
-            pod.is_some_and(|pod| pod.metadata.deletion_timestamp.is_none()) && record.ended.is_none();
-        let touched = match work {
+        let Some(pod) = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none()) else { return };
+        let touched: Vec<String> = match work {
             Work::StopContainers { stops, .. } => stops.iter().map(|stop| stop.id.clone()).collect(),
             Work::RetireSandbox { id } => {
                 let live = self.runtime.seen.sandboxes.iter().any(|s| s.id == *id && s.ready);
@@ -221,19 +152,33 @@ impl World {
             }
             _ => Vec::new(),
         };
-        let running = |c: &&Container| touched.contains(&c.id) && c.state == State::Running;
-        let hurt: Vec<&Container> = self.runtime.seen.containers.iter().filter(running).collect();
-        assert!(!wanted || hurt.is_empty(), "{work:?} stops {hurt:?}, which is wanted");
+        let over = record.failing.is_some() || record.ended.is_some();
+        let seen = self.runtime.seen.of(&record.incarnation);
+        for container in
+            seen.containers.iter().filter(|c| touched.contains(&c.id) && c.state == State::Running)
+        {
+            let spec = pod.all_containers().find(|c| c.name == container.name).unwrap();
+            let changed = spec.hash() != container.hash;
+            let failed = self.failed_probes.contains(&container.id);
+            // A sidecar or an ephemeral container ends with the main ones, and with an init container that failed for good.
+            let main = pod.spec.containers.iter().any(|c| c.name == container.name);
+            let alone = !main && pod.spec.restart_policy != RestartPolicy::Always;
+            assert!(over || changed || failed || alone, "{work:?} stops {container:?}, which is wanted");
+        }
     }
 
     fn check(&self) {
         let seen = &self.runtime.seen;
-        let (mut pods, mut places) = (BTreeSet::new(), BTreeSet::new());
+        let (mut pods, mut places, mut names) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for sandbox in seen.sandboxes.iter().filter(|s| s.ready) {
             assert!(pods.insert(&sandbox.incarnation), "two sandboxes for {}: {seen:#?}", sandbox.name);
             // An empty one of an older pod of that name may come from a killed agent's last call.
             if seen.in_sandbox(&sandbox.id).any(|c| c.state == State::Running) {
                 assert!(places.insert(&sandbox.name), "two pods named {} run: {seen:#?}", sandbox.name);
+            }
+            for container in seen.in_sandbox(&sandbox.id).filter(|c| c.state == State::Running) {
+                let twice = (&sandbox.incarnation, &container.name);
+                assert!(names.insert(twice), "two of {} run: {seen:#?}", container.name);
             }
         }
     }
@@ -255,7 +200,12 @@ impl World {
         }
         let at = self.random.below(self.pending.len() as u64) as usize;
         let (incarnation, record, pod, work) = self.pending.swap_remove(at);
-        let result = match self.random.below(if self.faults { 10 } else { 1 }) {
+        let result = match self.random.below(if self.faults { 11 } else { 1 }) {
+            7 => {
+                // The deadline of the call is over; the runtime goes on with it.
+                self.stray.push((record.clone(), pod.clone(), work.clone()));
+                Err(failed("no answer in time"))
+            }
             8 => Err(failed("did not work")),
             9 => {
                 // Done, but the answer is lost.
@@ -293,11 +243,13 @@ impl World {
 
     /// The agent is killed. A call that was under way is dropped, or the runtime still carries it out.
     fn kill_agent(&mut self) {
+        self.deaths += 1;
         for (_, record, pod, work) in std::mem::take(&mut self.pending) {
             if self.random.one_in(2) {
                 self.stray.push((record, pod, work));
             }
         }
+        self.failed_probes.clear();
         self.manager = Manager::new(self.records.values().cloned().collect());
         self.now.mono = Duration::from_secs(1);
         self.input(Input::Desired(self.wanted()));
@@ -319,27 +271,81 @@ impl World {
     fn change_mind(&mut self) {
         let name = NAMES[self.random.below(3) as usize];
         match self.objects.get_mut(name) {
-            None => {
-                self.uids += 1;
-                let policy = ["Always", "OnFailure", "Never"][self.random.below(3) as usize];
-                let init =
-                    if self.random.one_in(2) { json!([{ "name": "i", "image": "x" }]) } else { json!([]) };
-                let pod = json!({
-                    "metadata": { "name": name, "namespace": "default", "uid": format!("u{}", self.uids) },
-                    "spec": {
-                        "restartPolicy": policy, "initContainers": init,
-                        "containers": [{ "name": "m", "image": "x" }, { "name": "n", "image": "x" }],
-                    },
-                });
-                self.objects.insert(name, Pod::parse(pod.to_string().as_bytes()).unwrap());
+            None => self.make(name),
+            Some(pod) if pod.metadata.deletion_timestamp.is_some() && self.random.one_in(2) => {
+                // A second deletion, with less time.
+                pod.metadata.deletion_grace_period_seconds = Some(self.random.below(3) as i64);
             }
-            Some(pod) if pod.metadata.deletion_timestamp.is_none() && !self.random.one_in(4) => {
-                pod.metadata.deletion_timestamp = Some("2026-11-21T08:00:00Z".into());
+            Some(pod) if pod.metadata.deletion_timestamp.is_none() && !self.random.one_in(3) => {
+                match self.random.one_in(2) {
+                    true => pods::change(&mut self.random, pod),
+                    false => pod.metadata.deletion_timestamp = Some("2026-11-21T08:00:00Z".into()),
+                }
             }
-            // Forced, or the cloud's last word.
-            Some(_) => drop(self.objects.remove(name)),
+            // Forced, or the cloud's last word; perhaps another pod takes the name at once.
+            Some(_) => {
+                self.objects.remove(name);
+                if self.random.one_in(3) {
+                    self.make(name);
+                }
+            }
         }
         self.input(Input::Desired(self.wanted()));
+    }
+
+    fn make(&mut self, name: &'static str) {
+        self.uids += 1;
+        let pod = pods::any(&mut self.random, name, &format!("u{}", self.uids));
+        self.objects.insert(name, pod);
+    }
+
+    /// A probe of a running container comes to a verdict.
+    fn probe(&mut self, kind: ProbeKind, passed: bool, at: usize) {
+        let container = &self.runtime.seen.containers[at];
+        let sandbox = self.runtime.seen.sandboxes.iter().find(|s| s.id == container.sandbox_id);
+        let Some(sandbox) = sandbox else { return };
+        let pod = self.objects.get(sandbox.name.as_str()).filter(|pod| pod.metadata.uid == sandbox.uid);
+        let Some(spec) = pod.and_then(|pod| pod.all_containers().find(|c| c.name == container.name)) else {
+            return;
+        };
+        if !has_probe(spec, kind) {
+            return;
+        }
+        let (incarnation, container_id) = (sandbox.incarnation.clone(), container.id.clone());
+        if !passed && kind != ProbeKind::Readiness {
+            self.failed_probes.insert(container_id.clone());
+        }
+        self.input(Input::Probe { incarnation, container_id, outcome: Outcome { kind, passed } });
+    }
+
+    fn any_probe(&mut self) {
+        let running = self.runtime.running();
+        if running.is_empty() {
+            return;
+        }
+        let at = running[self.random.below(running.len() as u64) as usize];
+        let kind =
+            [ProbeKind::Startup, ProbeKind::Liveness, ProbeKind::Readiness][self.random.below(3) as usize];
+        let passed = !self.random.one_in(3);
+        self.probe(kind, passed, at);
+    }
+
+    /// Pressure on the node.
+    fn give_up(&mut self) {
+        let name = NAMES[self.random.below(3) as usize];
+        let Some(pod) = self.objects.get(name) else { return };
+        let uid = pod.metadata.uid.clone();
+        self.given_up.insert(uid.clone());
+        let (reason, message) = ("Evicted".to_string(), "The node was low on resource: memory.".to_string());
+        self.input(Input::Fail { uid, reason, message, grace: Some(Duration::from_secs(1)) });
+    }
+
+    /// containerd came back and does not know what became of a container.
+    fn lose_track(&mut self) {
+        let running = self.runtime.running();
+        if let Some(at) = running.first() {
+            self.runtime.seen.containers[*at].state = State::Unknown;
+        }
     }
 
     fn container_ends(&mut self) {
@@ -356,7 +362,7 @@ impl World {
     fn step(&mut self) {
         self.now.mono += Duration::from_millis(self.random.below(8000));
         self.now.unix += 4;
-        match self.random.below(24) {
+        match self.random.below(30) {
             0..8 => self.finish(),
             8..15 => self.observe(),
             15..17 => self.change_mind(),
@@ -370,6 +376,9 @@ impl World {
                 self.kill_agent();
                 self.stray.clear();
             }
+            23..26 => self.any_probe(),
+            26 if self.random.one_in(4) => self.give_up(),
+            27 if self.random.one_in(6) => self.lose_track(),
             _ => self.input(Input::Tick),
         }
     }
@@ -387,9 +396,14 @@ impl World {
                 self.finish();
                 self.observe();
             }
-            // Init containers do their work and end well.
-            let init = |c: &&mut Container| c.name == "i" && c.state == State::Running;
+            // Init containers do their work and end well; everything else is in good health.
+            let init = |c: &&mut Container| c.name.starts_with('i') && c.state == State::Running;
             self.runtime.seen.containers.iter_mut().filter(init).for_each(|c| end(c, 0));
+            for at in self.runtime.running() {
+                for kind in [ProbeKind::Startup, ProbeKind::Liveness, ProbeKind::Readiness] {
+                    self.probe(kind, true, at);
+                }
+            }
             // The cloud hears at last that deleted pods are gone.
             self.objects.retain(|_, pod| {
                 pod.metadata.deletion_timestamp.is_none()
@@ -408,32 +422,63 @@ impl World {
         assert_eq!(recorded, live, "records and wanted pods");
         for pod in self.objects.values() {
             let record = self.records.values().find(|record| record.uid == pod.metadata.uid).unwrap();
-            let seen = self.runtime.seen.of(&record.incarnation);
-            let ready = seen.sandboxes.iter().filter(|s| s.ready).count();
-            if record.ended.is_some() {
-                assert_eq!(ready, 0, "an ended pod's sandbox runs: {record:?}");
-                continue;
-            }
-            assert_eq!(ready, 1, "{} does not run: {record:?} {seen:#?}", pod.full_name());
-            let sandbox = seen.sandboxes.iter().find(|s| s.ready).unwrap();
-            for container in &pod.spec.containers {
-                let latest = seen.latest(&sandbox.id, &container.name);
-                let done = match pod.spec.restart_policy {
-                    RestartPolicy::Always => false,
-                    // A container of an earlier sandbox that ended for good is not made again.
-                    RestartPolicy::OnFailure => {
-                        latest.is_none_or(|c| c.state == State::Exited && c.exit_code == 0)
-                    }
-                    RestartPolicy::Never => latest.is_none_or(|c| c.state == State::Exited),
-                };
-                assert!(
-                    done || latest.is_some_and(|c| c.state == State::Running),
-                    "{} of {}: {latest:?}",
-                    container.name,
-                    pod.full_name()
-                );
-            }
+            self.check_converged(pod, record);
         }
+        for uid in self.told.uids().filter(|uid| !live.contains(uid)) {
+            assert!(self.told.times_gone(uid) <= 1 + self.deaths, "{uid} is reported gone again and again");
+        }
+    }
+
+    fn check_converged(&self, pod: &Pod, record: &Record) {
+        let (uid, seen) = (&pod.metadata.uid, self.runtime.seen.of(&record.incarnation));
+        let ready = seen.sandboxes.iter().filter(|s| s.ready).count();
+        if record.ended.is_some() {
+            assert_eq!(ready, 0, "an ended pod's sandbox runs: {record:?}");
+            assert!(
+                told::is_terminal(self.told.phase(uid)),
+                "{uid} ended and is told {:?}",
+                self.told.phase(uid)
+            );
+            return;
+        }
+        assert_eq!(ready, 1, "{} does not run: {record:?} {seen:#?}", pod.full_name());
+        assert!(!self.given_up.contains(uid) || self.lost_give_up(record), "{uid} was given up and runs");
+        assert_eq!(self.told.phase(uid), "Running", "{uid} runs: {record:?} {seen:#?}");
+        let sandbox = seen.sandboxes.iter().find(|s| s.ready).unwrap();
+        let running = |name: &str| seen.latest(&sandbox.id, name).is_some_and(|c| c.state == State::Running);
+        for container in pod.spec.init_containers.iter().filter(|c| c.is_sidecar()) {
+            assert!(running(&container.name), "sidecar {} of {}: {seen:#?}", container.name, pod.full_name());
+        }
+        for container in &pod.spec.containers {
+            let latest = seen.latest(&sandbox.id, &container.name);
+            let done = match pod.spec.restart_policy {
+                RestartPolicy::Always => false,
+                // A container of an earlier sandbox that ended for good is not made again.
+                RestartPolicy::OnFailure => {
+                    latest.is_none_or(|c| c.state == State::Exited && c.exit_code == 0)
+                }
+                RestartPolicy::Never => latest.is_none_or(|c| c.state == State::Exited),
+            };
+            let (name, of) = (&container.name, pod.full_name());
+            assert!(
+                done || running(name),
+                "{name} of {of}: {latest:?} {:#?}",
+                self.manager.worker(&record.incarnation)
+            );
+        }
+    }
+
+    /// The agent was killed before it had written down that the pod is given up; pressure would be found again.
+    fn lost_give_up(&self, record: &Record) -> bool {
+        self.deaths > 0 && record.failing.is_none()
+    }
+}
+
+fn has_probe(container: &Spec, kind: ProbeKind) -> bool {
+    match kind {
+        ProbeKind::Startup => container.startup_probe.is_some(),
+        ProbeKind::Liveness => container.liveness_probe.is_some(),
+        ProbeKind::Readiness => container.readiness_probe.is_some(),
     }
 }
 
