@@ -246,3 +246,5 @@ async fn a_peer_that_breaks_the_rules_loses_the_link() {
         assert!(ended.to_string().contains(wanted), "{ended}");
     }
 }
+
+mod tunnel;

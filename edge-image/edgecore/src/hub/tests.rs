@@ -65,6 +65,8 @@ struct Node {
     handle: Arc<HubHandle>,
     conditions: Arc<FakeConditions>,
     task: Option<(JoinHandle<()>, Drain)>,
+    heartbeat: Duration,
+    kubelet: Arc<dyn KubeletApi>,
 }
 
 fn open(disk: &SimDisk) -> (Arc<MetaStore>, Arc<Faulty>) {
@@ -93,6 +95,8 @@ impl Node {
             handle: HubHandle::new(),
             conditions: Arc::default(),
             task: None,
+            heartbeat: Duration::from_secs(15),
+            kubelet: Arc::new(streams::Echo),
         }
     }
 
@@ -118,11 +122,11 @@ impl Node {
                 handshake_timeout: Duration::from_secs(5),
                 write_timeout: Duration::from_secs(5),
             },
-            heartbeat: Duration::from_secs(15),
+            heartbeat: self.heartbeat,
             meta: self.meta.clone(),
             inbox: self.inbox.clone(),
             conditions: self.conditions.clone(),
-            kubelet: Arc::new(streams::Echo),
+            kubelet: self.kubelet.clone(),
         };
         let drain = Drain::new();
         // A test's own task: it is killed to play a crash, which no supervised task can be.

@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::{SinkExt, StreamExt};
 use pki::{Bundle, Ca, Identity, Key, Names, tls::ClientAuth};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_tungstenite::{
     WebSocketStream, accept_hdr_async,
@@ -44,11 +44,21 @@ pub struct Session(pub WebSocketStream<TlsStream<TcpStream>>);
 
 impl Cloud {
     pub async fn new() -> Cloud {
+        Cloud::with_receive_buffer(None).await
+    }
+
+    /// `receive_len`: how many bytes the network holds for a cloud that does not read.
+    pub async fn with_receive_buffer(receive_len: Option<u32>) -> Cloud {
         let ca = Ca::create("KubeEdge", unix_now_s()).unwrap();
         let key = Key::generate().unwrap();
         let cert = ca.issue_server(&key, &Names::new(["127.0.0.1"]), unix_now_s()).unwrap();
         let config = pki::tls::server_config(&cert, &key, ClientAuth::Required(ca.cert_der())).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        if let Some(len) = receive_len {
+            socket.set_recv_buffer_size(len).unwrap();
+        }
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener: TcpListener = socket.listen(16).unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
         Cloud { ca, listener, acceptor, cloud_id: String::new(), streams: false, headers: Arc::default() }
     }
