@@ -207,8 +207,9 @@ async fn a_log_that_nobody_reads_costs_the_node_its_buffers() {
         }
     }
     assert_eq!(total, LEN);
+    // Far below the log's length and far above what other tests take meanwhile.
     let grown = rss_kb().saturating_sub(before);
-    assert!(grown < 8 * 1024, "{grown} kB for a log of 100 MB, and other tests beside it");
+    assert!(grown < 50 * 1024, "{grown} kB for a log of 100 MB");
 }
 
 fn rss_kb() -> u64 {
