@@ -69,6 +69,15 @@ struct Pump {
     serving: TaskGroup,
 }
 
+static SENT_BYTES: rt::Gauge =
+    rt::Gauge::new("kinglet_link_sent_bytes_total", "Messages sent to the cloud, streams left out.");
+static RECEIVED_BYTES: rt::Gauge = rt::Gauge::new(
+    "kinglet_link_received_bytes_total",
+    "Messages received from the cloud, streams left out.",
+);
+static CONNECTS: rt::Gauge =
+    rt::Gauge::new("kinglet_link_connects_total", "How often the link to the cloud came up.");
+
 impl Pump {
     async fn run(&mut self, drain: Drain) {
         self.inputs.push_back(Input::Tick);
@@ -160,6 +169,7 @@ impl Pump {
     }
 
     fn message(&mut self, bytes: &[u8]) {
+        RECEIVED_BYTES.add(bytes.len() as u64);
         match Message::decode(bytes) {
             Ok(message) => {
                 tracing::trace!(target: "hub", "< {} {}", message.route.operation, message.route.resource);
@@ -259,7 +269,9 @@ impl Pump {
             }
             Action::Transmit(message) => {
                 tracing::trace!(target: "hub", "> {} {}", message.route.operation, message.route.resource);
-                self.queue(Frame::Text(message.encode().into()));
+                let text = message.encode();
+                SENT_BYTES.add(text.len() as u64);
+                self.queue(Frame::Text(text.into()));
             }
             Action::Ping => self.queue(Frame::Ping(bytes::Bytes::new())),
             Action::Store(message) => self.disk.push(Write::Apply(message)),
@@ -285,6 +297,7 @@ impl Pump {
             Action::Up => {
                 tracing::info!(target: "hub", "connected to the cloud at {}", self.hub.endpoint.server);
                 self.last_down.clear();
+                CONNECTS.add(1);
                 self.hub.handle.state.send_replace(LinkState::Connected);
                 let carries_streams = self.socket.as_ref().is_some_and(|socket| socket.streams().is_some());
                 self.hub.handle.streams.send_replace(Some(carries_streams));

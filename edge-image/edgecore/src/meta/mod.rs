@@ -52,6 +52,12 @@ struct Metadata {
     resource_version: String,
 }
 
+static RECORDS: rt::Gauge =
+    rt::Gauge::new("kinglet_store_records", "Objects and records in the node's store.");
+static LOG_BYTES: rt::Gauge = rt::Gauge::new("kinglet_store_log_bytes", "Size of the store's log.");
+static WRITTEN_BYTES: rt::Gauge =
+    rt::Gauge::new("kinglet_store_written_bytes_total", "Written to flash by the store since the start.");
+
 impl MetaStore {
     /// Opens the store below `dir`. Blocks while it is read.
     pub fn open(dir: &Path, cloud_id: &str) -> Result<MetaStore, OpenError> {
@@ -116,8 +122,17 @@ impl MetaStore {
         Ok(Applied::Deleted)
     }
 
+    fn show(&self) {
+        let stats = self.store.stats();
+        RECORDS.set(stats.records as u64);
+        LOG_BYTES.set(stats.log_len);
+        WRITTEN_BYTES.set(stats.bytes_written);
+    }
+
     async fn commit(&self, op: store::Op, durability: Durability) -> Result<(), MetaError> {
-        match self.store.commit(vec![op], durability).await {
+        let committed = self.store.commit(vec![op], durability).await;
+        self.show();
+        match committed {
             Ok(_) | Err(CommitError::Absent { .. }) => Ok(()),
             Err(error) => Err(MetaError::Store(error.into())),
         }

@@ -409,8 +409,16 @@ pub async fn own(server: Arc<Node>) -> Answer {
         Some(f64::from(u8::from(runtime_up))),
     );
     for (name, help, value) in rt::gauges() {
-        gauge(name, Gauge, help, Some(value as f64));
+        let kind = if name.ends_with("_total") { Counter } else { Gauge };
+        gauge(name, kind, help, Some(value as f64));
     }
+    let waiting = server.handles.meta.list_local("outbox").len();
+    gauge(
+        "kinglet_outbox_messages",
+        Gauge,
+        "Reports kept on disk until the cloud answers them.",
+        Some(waiting as f64),
+    );
 
     running(&server, &mut out).await;
     let node: &str = &server.handles.node_name;

@@ -159,6 +159,30 @@ fn exec_attach_and_port_forward() {
         };
         stream(&server, "/portForward/default/web?port=8080", forwarded).await;
 
+        // SPDY is passed on too; the runtime picks the version of the stream protocol.
+        let (mut ours, theirs) = tokio::io::duplex(16 * 1024);
+        let spdy = async {
+            let head = format!(
+                "POST {} HTTP/1.1\r\nHost: node\r\nContent-Length: 0\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\
+                 X-Stream-Protocol-Version: v4.channel.k8s.io\r\nX-Stream-Protocol-Version: v3.channel.k8s.io\r\n\r\n",
+                exec("command=env&output=1")
+            );
+            ours.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\n") {
+                answer.push(ours.read_u8().await.unwrap());
+            }
+            drop(ours);
+            String::from_utf8(answer).unwrap().to_ascii_lowercase()
+        };
+        let (answer, ()) = tokio::join!(spdy, server.serve(Box::new(theirs)));
+        assert!(answer.starts_with("http/1.1 101 "), "{answer}");
+        for line in
+            ["upgrade: spdy/3.1", "connection: upgrade", "x-stream-protocol-version: v4.channel.k8s.io"]
+        {
+            assert!(answer.contains(&format!("\r\n{line}\r\n")), "{line}: {answer}");
+        }
+
         for (path, status, words) in [
             ("/exec/default/web/c?command=x", 400, "you must specify at least 1 of stdin, stdout, stderr"),
             ("/exec/default/web/x?command=x&output=1", 404, "container not found (\"x\")"),
