@@ -125,8 +125,9 @@ pub struct Manager {
     places: BTreeSet<(String, String)>,
     /// The desired state was read and applied.
     reconciled: bool,
-    /// Bind running pods of the same name and spec to new uids: after `join --adopt`, and only then.
-    pub adopt: bool,
+    /// Identity of the cloud whose pods are wanted. A pod of another one, which can only be from before `join --adopt`, is bound to
+    /// the new uid of its name if its spec is the same.
+    cloud: String,
     ticket: Ticket,
     observed: Option<Observed>,
     /// What probes found before the agent restarted, by container id, until the first observation.
@@ -147,7 +148,7 @@ impl Manager {
             waiting: None,
             places: BTreeSet::new(),
             reconciled: false,
-            adopt: false,
+            cloud: String::new(),
             ticket: 0,
             observed: None,
             known: BTreeMap::new(),
@@ -157,6 +158,14 @@ impl Manager {
     /// What probes found before the agent restarted, by container id: the first status must not show less.
     pub fn remember(&mut self, known: BTreeMap<String, Health>) {
         self.known = known;
+    }
+
+    /// Whose pods are wanted from now on; to be called before the first input.
+    pub fn set_cloud(&mut self, cloud: &str) {
+        self.cloud = cloud.into();
+        for worker in self.workers.values_mut() {
+            worker.record.cloud.get_or_insert_with(|| cloud.into());
+        }
     }
 
     pub fn node(&self) -> &NodeFacts {
@@ -283,6 +292,12 @@ impl Manager {
         self.reconciled = true;
         let uids: BTreeSet<&str> = wanted.iter().map(|w| w.uid.as_str()).collect();
         self.refused.retain(|uid, _| uids.contains(uid.as_str()));
+        // Before anything is stopped: a pod of the cloud before goes on under its new uid.
+        for wanted in &wanted {
+            if let Ok(pod) = &wanted.pod {
+                self.rebind(pod, &uids);
+            }
+        }
         for worker in self.workers.values_mut().filter(|w| !uids.contains(w.record.uid.as_str())) {
             harden(worker, None, actions);
         }
@@ -322,9 +337,6 @@ impl Manager {
             return self.refuse(wanted, "OutOfpods", message);
         }
         self.refused.remove(&wanted.uid);
-        if self.adopt && self.rebind(&pod) {
-            return;
-        }
         let unrecorded = self.unrecorded(&wanted.uid).map(|sandbox| sandbox.incarnation.clone());
         let is_new = unrecorded.is_none() && !wanted.deleting;
         let incarnation = unrecorded.unwrap_or_else(|| wanted.uid.clone());
@@ -333,6 +345,7 @@ impl Manager {
             namespace: wanted.namespace,
             name: wanted.name,
             uid: wanted.uid,
+            cloud: Some(self.cloud.clone()),
             grace_s: pod.grace().as_secs(),
             ended: ended(&pod.status.phase),
             ..Record::default()
@@ -393,18 +406,27 @@ impl Manager {
         sandboxes.iter().find(|s| s.uid == uid && !self.workers.contains_key(&s.incarnation))
     }
 
-    fn rebind(&mut self, pod: &Arc<Pod>) -> bool {
+    fn rebind(&mut self, pod: &Arc<Pod>, wanted: &BTreeSet<&str>) {
+        if pod.metadata.deletion_timestamp.is_some()
+            || self.workers.values().any(|w| w.record.uid == pod.metadata.uid)
+        {
+            return;
+        }
+        let (name, hash) = (pod.full_name(), pod.spec_hash());
         let same = |worker: &&mut Worker| {
             let record = &worker.record;
-            worker.desired.is_none()
-                && record.full_name() == pod.full_name()
-                && record.spec_hash == pod.spec_hash()
+            let foreign = record.cloud.as_ref().is_some_and(|cloud| *cloud != self.cloud);
+            foreign
+                && !wanted.contains(record.uid.as_str())
+                && record.full_name() == name
+                && record.spec_hash == hash
         };
-        let Some(worker) = self.workers.values_mut().find(same) else { return false };
+        let Some(worker) = self.workers.values_mut().find(same) else { return };
+        tracing::info!("pod {name} goes on under the uid that its new cloud gave it, {}", pod.metadata.uid);
+        worker.record.cloud = Some(self.cloud.clone());
         worker.rebind(pod.clone());
         // Under the new uid nothing was told yet.
         self.told.remove(&worker.record.incarnation);
-        true
     }
 
     /// Sandboxes without a record stay, unless they hold the place of a wanted pod or hold nothing: a killed agent's last call may

@@ -78,6 +78,8 @@ pub struct Settings {
     /// Empty: the address of the default route.
     pub node_ip: String,
     pub report_events: bool,
+    /// Identity of the cloud that this node joined; empty: a stock cloud, which has none.
+    pub cloud_id: String,
     pub images: images::ImageSettings,
     pub policy: policy::NodePolicy,
 }
@@ -102,6 +104,7 @@ impl Settings {
             preload_dir: config.kinglet.preload_dir.clone(),
             node_ip: edged.node_ip.clone(),
             report_events: edged.report_event,
+            cloud_id: config.kinglet.cloud_id.clone(),
             images: images::ImageSettings::from_config(config),
             policy: policy::NodePolicy::new(config),
         }

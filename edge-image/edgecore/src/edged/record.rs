@@ -22,6 +22,9 @@ pub struct Record {
     pub namespace: String,
     pub name: String,
     pub uid: String,
+    /// Identity of the cloud whose pod this is; `None`: written before records had one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cloud: Option<String>,
     pub spec_hash: String,
     pub grace_s: u64,
     /// Unix seconds.

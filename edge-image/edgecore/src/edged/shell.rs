@@ -112,6 +112,7 @@ impl Shell {
         let mut manager = Manager::new(records(&handles));
         let executor = Arc::new(Executor::new(cri, images, handles.clone(), settings.clone()));
         let probes = probes::Probes::new(Memory::load(settings.run_dir.join("probes")));
+        manager.set_cloud(&settings.cloud_id);
         manager.remember(probes.known());
         let doorman = Doorman::new(&handles, &settings, &mut manager);
         let statics = Statics::new(&handles, settings.policy.static_pods.clone());

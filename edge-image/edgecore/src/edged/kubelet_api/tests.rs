@@ -23,6 +23,7 @@ fn settings(dir: &std::path::Path) -> Settings {
         preload_dir: dir.join("images"),
         node_ip: String::new(),
         report_events: false,
+        cloud_id: String::new(),
         images: Default::default(),
     }
 }

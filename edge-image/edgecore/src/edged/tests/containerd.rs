@@ -206,6 +206,7 @@ pub(super) fn settings(dir: &Path, endpoint: &str, archives: &Path) -> Settings 
         preload_dir: archives.to_owned(),
         node_ip: "10.77.0.1".into(),
         report_events: true,
+        cloud_id: "cloud-1".into(),
         images: Default::default(),
         policy: policy(dir),
     }

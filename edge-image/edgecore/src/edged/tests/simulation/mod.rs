@@ -64,6 +64,7 @@ struct World {
     failed_probes: BTreeSet<String>,
     given_up: BTreeSet<String>,
     uids: u64,
+    cloud: &'static str,
     /// Of the agent.
     deaths: u32,
     faults: bool,
@@ -73,19 +74,22 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> World {
+        let mut manager = Manager::new(Vec::new());
+        manager.set_cloud("cloud-1");
         World {
             random: Random(seed),
             now: Now { mono: Duration::from_secs(1), unix: 1_795_000_000 },
             runtime: Runtime::default(),
             records: BTreeMap::new(),
             objects: BTreeMap::new(),
-            manager: Manager::new(Vec::new()),
+            manager,
             pending: Vec::new(),
             stray: Vec::new(),
             told: Told::default(),
             failed_probes: BTreeSet::new(),
             given_up: BTreeSet::new(),
             uids: 0,
+            cloud: "cloud-1",
             deaths: 0,
             faults: true,
             verbose: std::env::var("SEED").is_ok(),
@@ -251,6 +255,7 @@ impl World {
         }
         self.failed_probes.clear();
         self.manager = Manager::new(self.records.values().cloned().collect());
+        self.manager.set_cloud(self.cloud);
         self.now.mono = Duration::from_secs(1);
         self.input(Input::Desired(self.wanted()));
     }
@@ -545,12 +550,16 @@ fn after_join_adopt_a_pod_of_the_same_name_and_spec_gets_its_new_uid_without_a_r
     let name = *world.objects.keys().next().unwrap();
     let before = world.runtime.seen.clone();
     world.objects.get_mut(name).unwrap().metadata.uid = "from-another-cloud".into();
+    world.cloud = "cloud-2";
     world.kill_agent();
-    world.manager.adopt = true;
     world.settle();
     assert_eq!(world.runtime.seen, before, "nothing moved");
-    assert_eq!(
-        world.records.values().map(|record| record.uid.as_str()).collect::<Vec<_>>(),
-        ["from-another-cloud"]
-    );
+    let uids = |world: &World| world.records.values().map(|r| r.uid.clone()).collect::<Vec<_>>();
+    assert_eq!(uids(&world), ["from-another-cloud"]);
+    // The same cloud gives a new uid to a new pod.
+    world.objects.get_mut(name).unwrap().metadata.uid = "made-anew".into();
+    world.input(Input::Desired(world.wanted()));
+    world.settle();
+    assert_eq!(uids(&world), ["made-anew"]);
+    assert!(world.runtime.seen.containers.iter().all(|c| before.containers.iter().all(|old| old.id != c.id)));
 }
