@@ -179,6 +179,13 @@ pub struct DeviceCount {
     pub allocatable: u64,
 }
 
+/// An image that the runtime has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeImage {
+    pub names: Vec<String>,
+    pub size_bytes: u64,
+}
+
 /// By resource name (`example.com/gpu`). `edged` sends it, `node` puts it into the Node's status.
 pub type DeviceCounts = BTreeMap<String, DeviceCount>;
 
@@ -234,6 +241,8 @@ pub struct Handles {
     pub runtime: watch::Sender<RuntimeStatus>,
     /// Written by `edged` only; read with `subscribe`.
     pub devices: watch::Sender<DeviceCounts>,
+    /// As many as `nodeStatusMaxImages` lets be shown. Written by `edged` only.
+    pub images: watch::Sender<Vec<NodeImage>>,
     pub node_name: Arc<str>,
     pub meta: Arc<dyn Meta>,
     pub uplink: Arc<dyn Uplink>,

@@ -113,6 +113,7 @@ async fn run_configured(
         node_name: node_name.as_str().into(),
         runtime,
         devices: watch::Sender::default(),
+        images: watch::Sender::default(),
         meta: Arc::new(Front::new(memory.meta.clone(), uplink.clone())),
         uplink,
         bus: bus::start(cfg, drain.child()).map_err(RunError::Bus)?,

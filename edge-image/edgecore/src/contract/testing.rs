@@ -312,6 +312,7 @@ impl Bench {
             node_name: "edge-1".into(),
             runtime: watch::Sender::default(),
             devices: watch::Sender::default(),
+            images: watch::Sender::default(),
             meta: meta.clone(),
             uplink: uplink.clone(),
             bus: bus.clone(),

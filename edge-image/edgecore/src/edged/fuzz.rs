@@ -41,6 +41,8 @@ pub fn fuzz_volumes(data: &[u8]) {
 }
 
 /// What is kept of a pod, and what its containers leave behind.
+pub use super::{device_plugin::fuzz_device_plugin, static_pods::fuzz_static_pod};
+
 pub fn fuzz_record(data: &[u8]) {
     let _ = serde_json::from_slice::<Record>(data);
     last_words::fuzz_last_words(data);

@@ -160,3 +160,9 @@ pub const STATIC_POD_BYTES_MAX: u64 = 256 * 1024;
 pub const STATIC_PODS_POLL: Duration = Duration::from_secs(5);
 /// A mirror that did not come is asked for again.
 pub const MIRROR_RETRY: Duration = Duration::from_secs(60);
+
+/// Images in the Node's status, the largest first, and names of each (kubelet's bound); more are not shown.
+pub const NODE_IMAGES_MAX: usize = 100;
+pub const NODE_IMAGE_NAMES_MAX: usize = 5;
+/// Between looks at the images for the Node's status.
+pub const NODE_IMAGES_POLL: Duration = Duration::from_secs(300);

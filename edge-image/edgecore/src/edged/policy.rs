@@ -19,6 +19,8 @@ pub struct NodePolicy {
     pub seccomp_default: bool,
     /// Labels from the configuration; the Node object may have more.
     pub labels: BTreeMap<String, String>,
+    /// Images that the Node's status shows.
+    pub images_max: usize,
     /// Empty: no static pods.
     pub static_pods: PathBuf,
 }
@@ -44,6 +46,10 @@ impl NodePolicy {
             allowed_unsafe_sysctls: kubelet.allowed_unsafe_sysctls.clone(),
             seccomp_default: kubelet.seccomp_default,
             labels: edged.node_labels.clone(),
+            images_max: match usize::try_from(kubelet.node_status_max_images) {
+                Ok(most) => most.min(super::limits::NODE_IMAGES_MAX),
+                Err(_) => super::limits::NODE_IMAGES_MAX,
+            },
             static_pods: kubelet.static_pod_path.clone(),
         }
     }

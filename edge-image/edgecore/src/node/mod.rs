@@ -19,9 +19,9 @@ use wire::{Message, Operation, source};
 
 pub use conditions::ConditionBoard;
 pub use facts::{Facts, Machine, ProcMachine};
-pub use status::{KUBELET_VERSION, Status};
+pub use status::{Has, KUBELET_VERSION, Status};
 
-use crate::contract::{Condition, DeviceCounts, Handles, LinkState, RuntimeStatus, UplinkError};
+use crate::contract::{Condition, Handles, LinkState, RuntimeStatus, UplinkError};
 
 /// How long the cloud may take to answer a request of this module; KubeEdge's edge waits 60 s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -73,6 +73,7 @@ pub async fn run(
     let mut runtime = handles.runtime.subscribe();
     let mut link = handles.uplink.state();
     let mut devices = handles.devices.subscribe();
+    let mut images = handles.images.subscribe();
     let mut agent = Agent {
         status: Status::new(&handles.node_name),
         lease: lease::Lease::new(&handles.node_name),
@@ -83,11 +84,12 @@ pub async fn run(
         // The sources are only looked at once per round: a condition that flaps within a round costs one patch.
         let runtime_now = runtime.borrow_and_update().clone();
         let raised_now = raised.borrow_and_update().clone();
-        let devices_now = devices.borrow_and_update().clone();
+        let has =
+            Has { devices: devices.borrow_and_update().clone(), images: images.borrow_and_update().clone() };
         let connected = *link.borrow_and_update() == LinkState::Connected;
         if connected {
             let facts = machine.facts(&agent.cfg).await;
-            agent.round(&facts, &runtime_now, &raised_now, &devices_now).await;
+            agent.round(&facts, &runtime_now, &raised_now, &has).await;
         } else {
             agent.disconnected();
         }
@@ -98,6 +100,7 @@ pub async fn run(
             changed = raised.changed() => changed.is_err(),
             changed = link.changed() => changed.is_err(),
             changed = devices.changed() => changed.is_err(),
+            changed = images.changed() => changed.is_err(),
         };
         if closed {
             return;
@@ -123,15 +126,9 @@ impl Agent {
         self.cfg.update_every.min(self.lease.pause(Instant::now(), self.cfg.lease_seconds))
     }
 
-    async fn round(
-        &mut self,
-        facts: &Facts,
-        runtime: &RuntimeStatus,
-        raised: &[Condition],
-        devices: &DeviceCounts,
-    ) {
+    async fn round(&mut self, facts: &Facts, runtime: &RuntimeStatus, raised: &[Condition], has: &Has) {
         let now = jiff::Timestamp::now();
-        self.status.measure(&self.cfg, facts, runtime, raised, devices, now);
+        self.status.measure(&self.cfg, facts, runtime, raised, has, now);
         let outcome = async {
             if self.cfg.register && !self.status.is_registered() {
                 self.register(facts).await?;

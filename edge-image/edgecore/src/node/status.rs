@@ -9,7 +9,7 @@ use super::{Facts, NodeConfig};
 use crate::{
     capacity::Capacity,
     config::node_labels,
-    contract::{Condition, DeviceCounts, RuntimeStatus},
+    contract::{Condition, DeviceCounts, NodeImage, RuntimeStatus},
 };
 
 /// What a stock scheduler reads as the kubelet's version, and ours behind it.
@@ -22,6 +22,13 @@ const MEMORY_AVAILABLE_MIN_KIB: u64 = 100 * 1024;
 const DISK_AVAILABLE_MIN_PERCENT: u64 = 10;
 /// Above this share of process ids in use the node says PIDPressure.
 const PIDS_USED_MAX_PERCENT: u64 = 90;
+
+/// What `edged` tells of the node.
+#[derive(Clone, Debug, Default)]
+pub struct Has {
+    pub devices: DeviceCounts,
+    pub images: Vec<NodeImage>,
+}
 
 /// A patch and what it says, for [`Status::accepted`].
 #[derive(Clone, Debug)]
@@ -86,13 +93,13 @@ impl Status {
         facts: &Facts,
         runtime: &RuntimeStatus,
         raised: &[Condition],
-        devices: &DeviceCounts,
+        has: &Has,
         now: jiff::Timestamp,
     ) {
         for condition in pressures(facts).into_iter().chain([ready(runtime)]).chain(raised.iter().cloned()) {
             self.show(condition, now);
         }
-        self.current = render(cfg, facts, runtime, devices, &self.node);
+        self.current = render(cfg, facts, runtime, has, &self.node);
     }
 
     fn show(&mut self, condition: Condition, now: jiff::Timestamp) {
@@ -189,21 +196,17 @@ fn amounts(of: &Capacity, pods: u32, devices: impl Iterator<Item = (String, u64)
     list
 }
 
-fn render(
-    cfg: &NodeConfig,
-    facts: &Facts,
-    runtime: &RuntimeStatus,
-    devices: &DeviceCounts,
-    node: &str,
-) -> Value {
+fn render(cfg: &NodeConfig, facts: &Facts, runtime: &RuntimeStatus, has: &Has, node: &str) -> Value {
     let capacity = Capacity {
         cpu_milli: facts.cpus * 1000,
         memory_bytes: facts.memory_total_kib * 1024,
         disk_bytes: facts.disk_total_bytes,
         huge: facts.huge.clone(),
     };
-    let whole = devices.iter().map(|(name, count)| (name.clone(), count.capacity));
-    let usable = devices.iter().map(|(name, count)| (name.clone(), count.allocatable));
+    let image = |image: &NodeImage| json!({"names": image.names, "sizeBytes": image.size_bytes});
+    let images: Vec<Value> = has.images.iter().map(image).collect();
+    let whole = has.devices.iter().map(|(name, count)| (name.clone(), count.capacity));
+    let usable = has.devices.iter().map(|(name, count)| (name.clone(), count.allocatable));
     let mut addresses = Vec::new();
     if let Some(address) = &facts.address {
         addresses.push(json!({"type": "InternalIP", "address": address}));
@@ -217,6 +220,7 @@ fn render(
         "capacity": amounts(&capacity, cfg.kubelet.max_pods, whole),
         "allocatable": amounts(&capacity.allocatable(&cfg.kubelet), cfg.kubelet.max_pods, usable),
         "addresses": addresses,
+        "images": images,
         "nodeInfo": {
             "machineID": facts.machine_id,
             "systemUUID": facts.system_uuid,

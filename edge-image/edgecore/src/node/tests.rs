@@ -4,7 +4,7 @@ use wire::Resource;
 
 use super::*;
 use crate::contract::{
-    BoxFuture, Conditions, DeviceCount, Report, Uplink,
+    BoxFuture, Conditions, DeviceCount, NodeImage, Report, Uplink,
     testing::{Bench, FakeUplink},
 };
 
@@ -42,7 +42,7 @@ fn ready() -> RuntimeStatus {
 
 fn measured(runtime: &RuntimeStatus, facts: &Facts) -> Status {
     let mut status = Status::new("edge-1");
-    status.measure(&config(), facts, runtime, &[], &DeviceCounts::new(), jiff::Timestamp::UNIX_EPOCH);
+    status.measure(&config(), facts, runtime, &[], &Has::default(), jiff::Timestamp::UNIX_EPOCH);
     status
 }
 
@@ -103,10 +103,13 @@ fn the_object_has_what_a_stock_node_has_and_true_numbers() {
 fn devices_and_huge_pages_are_shown_with_what_of_them_is_usable() {
     let mut status = Status::new("edge-1");
     let devices = [("example.com/gpu".to_string(), DeviceCount { capacity: 3, allocatable: 2 })].into();
-    status.measure(&config(), &facts(), &ready(), &[], &devices, jiff::Timestamp::UNIX_EPOCH);
+    let images = vec![NodeImage { names: vec!["i:1".into()], size_bytes: 7 }];
+    let has = Has { devices, images };
+    status.measure(&config(), &facts(), &ready(), &[], &has, jiff::Timestamp::UNIX_EPOCH);
     let object = status.object(&config(), &facts());
     assert_eq!(object["status"]["capacity"]["example.com/gpu"], "3");
     assert_eq!(object["status"]["allocatable"]["example.com/gpu"], "2");
+    assert_eq!(object["status"]["images"], json!([{"names": ["i:1"], "sizeBytes": 7}]));
     assert_eq!(object["status"]["allocatable"]["hugepages-2Mi"], "8192Ki");
     let without: u64 = 316_153 - 8192;
     assert_eq!(object["status"]["allocatable"]["memory"], format!("{without}Ki"));
@@ -149,7 +152,7 @@ fn a_patch_goes_out_on_change_and_after_the_report_interval_and_not_otherwise() 
     status.accepted(patch, start);
     let later = start + Duration::from_secs(299);
     let busier = Facts { memory_available_kib: 200_000, pids: 150, ..facts() };
-    status.measure(&config(), &busier, &ready(), &[], &DeviceCounts::new(), jiff::Timestamp::MAX);
+    status.measure(&config(), &busier, &ready(), &[], &Has::default(), jiff::Timestamp::MAX);
     assert!(status.patch(later, every).is_none(), "what moves all the time is not a change");
     assert!(status.patch(start + every, every).is_some(), "a heartbeat");
 
@@ -159,7 +162,7 @@ fn a_patch_goes_out_on_change_and_after_the_report_interval_and_not_otherwise() 
         reason: "WriteFailed".into(),
         message: "full".into(),
     }];
-    status.measure(&config(), &facts(), &ready(), &raised, &DeviceCounts::new(), jiff::Timestamp::UNIX_EPOCH);
+    status.measure(&config(), &facts(), &ready(), &raised, &Has::default(), jiff::Timestamp::UNIX_EPOCH);
     let patch = status.patch(later, every).unwrap();
     assert_eq!(condition(&patch.text, "StoreUnwritable")["status"], "True");
     status.accepted(patch, later);
@@ -171,10 +174,10 @@ fn a_patch_goes_out_on_change_and_after_the_report_interval_and_not_otherwise() 
 fn transition_times_move_only_with_the_status() {
     let mut status = measured(&ready(), &facts());
     let later: jiff::Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
-    status.measure(&config(), &facts(), &ready(), &[], &DeviceCounts::new(), later);
+    status.measure(&config(), &facts(), &ready(), &[], &Has::default(), later);
     let object = status.object(&config(), &facts());
     assert_eq!(condition(&object, "Ready")["lastTransitionTime"], "1970-01-01T00:00:00Z");
-    status.measure(&config(), &facts(), &RuntimeStatus::Unknown, &[], &DeviceCounts::new(), later);
+    status.measure(&config(), &facts(), &RuntimeStatus::Unknown, &[], &Has::default(), later);
     let object = status.object(&config(), &facts());
     assert_eq!(condition(&object, "Ready")["lastTransitionTime"], "2026-01-02T03:04:05Z");
 }

@@ -38,7 +38,7 @@ fn distance(missing: &Amounts, pod: &Pod) -> f64 {
 }
 
 /// The fewest of one class that free what is missing; of two alike the one that asks for less.
-fn fewest<'a>(mut pool: Vec<&'a Pod>, missing: Amounts) -> Result<Vec<&'a Pod>, String> {
+fn fewest(mut pool: Vec<&Pod>, missing: Amounts) -> Result<Vec<&Pod>, String> {
     let (mut missing, mut chosen) = (missing, Vec::new());
     while !missing.is_empty() {
         let size = |pod: &Pod| (share(pod, "memory"), share(pod, "cpu"));

@@ -164,8 +164,9 @@ pub fn hierarchies(mount: &Path) -> Vec<PathBuf> {
 /// Removes a group with the empty ones in it, in all hierarchies. A group with processes stays: only empty ones can be removed,
 /// so this cannot hurt a pod that runs. True when nothing is left.
 pub fn remove(mount: &Path, group: &Path) -> bool {
-    let removed = hierarchies(mount).into_iter().map(|tree| remove_tree(&tree.join(group), 0));
-    removed.fold(true, |all, gone| all && gone)
+    // In every hierarchy, whatever the others say.
+    let trees = hierarchies(mount);
+    trees.iter().filter(|tree| !remove_tree(&tree.join(group), 0)).count() == 0
 }
 
 fn remove_tree(folder: &Path, depth: usize) -> bool {

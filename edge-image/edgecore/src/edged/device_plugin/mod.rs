@@ -120,7 +120,6 @@ fn add(to: &mut Devices, answer: ContainerAllocateResponse) {
                 host_path: mount.host_path,
                 readonly: mount.read_only,
                 propagation: cri::MountPropagation::Private.into(),
-                ..cri::Mount::default()
             });
         }
     }

@@ -296,7 +296,13 @@ impl Scripted {
             }
         });
         let plugin = Scripted { devices, calls, answer, server };
-        plugin.register(dir, endpoint, GPU).await.unwrap();
+        // The socket's file is there a moment before somebody listens.
+        let begun = std::time::Instant::now();
+        while let Err(error) = plugin.register(dir, endpoint, GPU).await {
+            let soon = error.starts_with("Unavailable") && begun.elapsed() < Duration::from_secs(20);
+            assert!(soon, "cannot register: {error}");
+            tokio::task::yield_now().await;
+        }
         plugin
     }
 

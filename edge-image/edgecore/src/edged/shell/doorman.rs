@@ -8,10 +8,11 @@ use tokio::sync::mpsc;
 use super::{Happening, Shell};
 use crate::{
     config,
-    contract::{Condition, Handles},
+    contract::{Condition, Handles, NodeImage},
     edged::{
         Settings,
         admission::NodeView,
+        cri::images::Image,
         device_plugin::{
             self,
             book::{Book, Claim, News},
@@ -30,6 +31,8 @@ pub(super) enum GateNews {
     /// The plugins' preferences: claims by their place in the list.
     Preferred(String, Vec<(usize, Vec<String>)>),
     Allocated(String, Result<(), String>),
+    /// What the Node's status shows; `None`: the runtime did not say.
+    Images(Option<Vec<NodeImage>>),
 }
 
 pub(super) struct Doorman {
@@ -112,6 +115,18 @@ impl Doorman {
     }
 }
 
+/// The largest images, as kubelet shows them: digests first, at most so many names.
+fn shown(images: Vec<Image>, most: usize) -> Vec<NodeImage> {
+    let shown = |image: Image| {
+        let names = image.repo_digests.into_iter().chain(image.repo_tags);
+        NodeImage { names: names.take(limits::NODE_IMAGE_NAMES_MAX).collect(), size_bytes: image.size }
+    };
+    let mut images: Vec<NodeImage> = images.into_iter().map(shown).collect();
+    images.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.names.cmp(&b.names)));
+    images.truncate(most);
+    images
+}
+
 /// As kubelet looks for it.
 fn has_apparmor(parameter: &Path) -> bool {
     fs::read_to_string(parameter).is_ok_and(|text| text.starts_with('Y'))
@@ -138,6 +153,23 @@ impl Shell {
             Happening::Nothing
         }));
         self.hear(receiver);
+        self.watch_images(false);
+    }
+
+    /// Lists the images for the Node's status, now and then again.
+    fn watch_images(&mut self, wait: bool) {
+        let most = self.settings.policy.images_max;
+        if most == 0 {
+            return;
+        }
+        let executor = self.executor.clone();
+        self.work.push(Box::pin(async move {
+            if wait {
+                tokio::time::sleep(limits::NODE_IMAGES_POLL).await;
+            }
+            let images = executor.cri.list_images().await.ok().map(|images| shown(images, most));
+            Happening::Gate(GateNews::Images(images))
+        }));
     }
 
     fn hear(&mut self, mut receiver: mpsc::Receiver<News>) {
@@ -158,6 +190,16 @@ impl Shell {
             GateNews::Preferred(incarnation, preferred) => {
                 let claims = self.manager.gate.devices.settle(&incarnation, &preferred);
                 self.ask_plugins(incarnation, claims);
+            }
+            GateNews::Images(images) => {
+                if let Some(images) = images {
+                    self.handles.images.send_if_modified(|told| {
+                        let changed = *told != images;
+                        *told = images;
+                        changed
+                    });
+                }
+                self.watch_images(true);
             }
             GateNews::Allocated(incarnation, result) => self.handle(Input::Allocated { incarnation, result }),
         }
@@ -208,5 +250,23 @@ impl Shell {
             }
             Happening::Nothing
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_images_are_shown_by_few_names() {
+        let image = |name: &str, size: u64| Image {
+            repo_tags: (0..9).map(|n| format!("{name}:{n}")).collect(),
+            repo_digests: vec![format!("{name}@sha256:1")],
+            size,
+            ..Image::default()
+        };
+        let shown = shown(vec![image("small", 1), image("large", 3), image("middle", 2)], 2);
+        assert_eq!(shown.iter().map(|image| image.size_bytes).collect::<Vec<_>>(), [3, 2]);
+        assert_eq!(shown[0].names, ["large@sha256:1", "large:0", "large:1", "large:2", "large:3"]);
     }
 }

@@ -197,7 +197,7 @@ fn mirrors_are_made_told_made_again_and_removed() {
     assert_eq!(mirrors.uid_of(pod.uid()), None);
     mirrors.set([mirror_of(&pod, "m1", false)]);
     let tell = Action::Tell { uid: pod.uid().into() };
-    assert_eq!(mirrors.follow(now, pods(), true, node), [tell.clone()]);
+    assert_eq!(mirrors.follow(now, pods(), true, node), std::slice::from_ref(&tell));
     assert_eq!(mirrors.uid_of(pod.uid()), Some("m1"));
     assert!(mirrors.follow(now, pods(), true, node).is_empty(), "told once");
 

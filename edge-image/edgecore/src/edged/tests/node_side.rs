@@ -210,6 +210,7 @@ fn a_pod_gets_the_device_that_a_plugin_gives_it() {
     drop(end);
     wait_counts(&node, 2, 0);
     node.kill_agent();
+    fs::remove_file(dir.join("kubelet.sock")).unwrap();
     node.start_agent();
     node.wait_running("user");
     wait_for("the socket again", || dir.join("kubelet.sock").exists().then_some(()), String::new);
