@@ -64,6 +64,8 @@ impl Drop for Relay {
 }
 
 fn pipe(inner: TcpStream, outer: TcpStream) {
+    // It must not add delays of its own.
+    let _ = (inner.set_nodelay(true), outer.set_nodelay(true));
     let (Ok(inner_too), Ok(outer_too)) = (inner.try_clone(), outer.try_clone()) else { return };
     thread::spawn(move || copy(inner, outer));
     thread::spawn(move || copy(outer_too, inner_too));

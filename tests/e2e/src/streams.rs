@@ -97,7 +97,7 @@ fn story(cloud: &mut Cloud, node: &Node, story: &Story<'_>, steps: &mut Steps) -
     }
     steps.step("debug: a container beside the others", || story.debug())?;
     steps.step("the log of the time without a cloud", || {
-        same(&story.text(true, &["exec", "streams", "--", "sh", "-c", SPEAK_LATER], "")?, "")?;
+        same(&story.text(true, &["exec", "streams", "-c", "main", "--", "sh", "-c", SPEAK_LATER], "")?, "")?;
         cloud.kill();
         wait_for(SOON, "the line on the node's disk", || {
             Ok(logged(node, "said while nobody heard")?.then_some(()))
@@ -105,7 +105,7 @@ fn story(cloud: &mut Cloud, node: &Node, story: &Story<'_>, steps: &mut Steps) -
         cloud.start()?;
         kubectl.fresh_lease(NODE, READY)?;
         wait_for(SOON, "the line", || {
-            let text = kubectl.run(&["logs", "streams"])?;
+            let text = kubectl.run(&["logs", "streams", "-c", "main"])?;
             Ok(text.contains("said while nobody heard").then_some(()))
         })
     })?;
