@@ -94,6 +94,8 @@ impl Hub {
                     continue;
                 }
             };
+            // Streams: small frames must not wait for the acknowledgement of those before.
+            let _ = stream.set_nodelay(true);
             let (hub, link_drain) = (self.clone(), drain.clone());
             let link = async move {
                 hub.link(stream, address, permit, link_drain).await;

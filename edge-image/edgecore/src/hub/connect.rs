@@ -66,6 +66,8 @@ async fn dial(endpoint: &Endpoint) -> Result<Socket, ConnectError> {
         reason: error.to_string(),
     };
     let tcp = TcpStream::connect(server.as_str()).await.map_err(unreachable)?;
+    // Streams: a key that was typed must not wait for the acknowledgement of the one before.
+    let _ = tcp.set_nodelay(true);
     streams::tune(&tcp).map_err(unreachable)?;
     let (tcp, progress) = Counted::new(tcp);
     let tls_error =
