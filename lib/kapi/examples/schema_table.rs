@@ -11,7 +11,22 @@ use std::path::Path;
 
 /// What the table starts from; everything reachable from these is added.
 const ROOTS: &[(&str, &[&str])] = &[
-    ("core/v1", &["Namespace", "Node", "Pod", "ConfigMap", "Secret", "Event", "ServiceAccount", "Binding"]),
+    (
+        "core/v1",
+        &[
+            "Namespace",
+            "Node",
+            "Pod",
+            "ConfigMap",
+            "Secret",
+            "Event",
+            "ServiceAccount",
+            "Binding",
+            "PersistentVolume",
+            "PersistentVolumeClaim",
+        ],
+    ),
+    ("storage/v1", &["StorageClass"]),
     ("coordination/v1", &["Lease"]),
     ("authentication/v1", &["TokenRequest", "SelfSubjectReview"]),
     ("authorization/v1", &["SelfSubjectAccessReview", "SelfSubjectRulesReview"]),
@@ -167,9 +182,9 @@ fn resolve(packages: &BTreeMap<String, Package>, package: &str, go: &str) -> Res
         _ => {}
     }
     let (target_package, name) = match go.split_once('.') {
-        Some(("metav1" | "v1", name)) if package != "core/v1" || go.starts_with("metav1") => {
-            ("meta/v1", name)
-        }
+        // What the authentication and authorization packages call v1 is meta, what storage calls so is core.
+        Some(("metav1", name)) => ("meta/v1", name),
+        Some(("v1", name)) if !matches!(package, "core/v1" | "storage/v1") => ("meta/v1", name),
         Some(("v1", name)) => ("core/v1", name),
         Some((other, name)) => panic!("unknown package {other} of {name} in {package}"),
         None => (package, go),

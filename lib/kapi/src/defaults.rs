@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use serde_json::{Map, Value, json};
 
-use crate::{Kind, meta};
+use crate::{Kind, meta, storage};
 
 /// Fills in an object that is created or changed. Idempotent.
 pub fn apply(kind: &Kind, object: &mut Value) {
@@ -11,7 +11,9 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         "Pod" => pod(object),
         "Namespace" => namespace(object),
         "Secret" => secret(object),
-        "ServiceAccount" | "ConfigMap" => {}
+        "PersistentVolume" | "PersistentVolumeClaim" | "StorageClass" => {
+            storage::apply_defaults(kind.kind, object);
+        }
         _ => {}
     }
 }
@@ -21,6 +23,8 @@ pub fn initial_status(kind: &Kind, object: &mut Value) {
     let status = match kind.kind {
         "Pod" => json!({"phase": "Pending", "qosClass": qos(object)}),
         "Namespace" => json!({"phase": "Active"}),
+        "PersistentVolume" => storage::start(object, storage::VOLUME_PROTECTION),
+        "PersistentVolumeClaim" => storage::start(object, storage::CLAIM_PROTECTION),
         // Nodes are made with their status by the agent that registers them.
         "Node" => return,
         _ if kind.has_status && !kind.status_in_main => {

@@ -187,6 +187,25 @@ pub static KINDS: &[Kind] = &[
         ..CORE
     },
     Kind {
+        plural: "persistentvolumeclaims",
+        singular: "persistentvolumeclaim",
+        kind: "PersistentVolumeClaim",
+        short: &["pvc"],
+        has_status: true,
+        schema: &schema::CORE_V1_PERSISTENT_VOLUME_CLAIM,
+        ..CORE
+    },
+    Kind {
+        plural: "persistentvolumes",
+        singular: "persistentvolume",
+        kind: "PersistentVolume",
+        short: &["pv"],
+        namespaced: false,
+        has_status: true,
+        schema: &schema::CORE_V1_PERSISTENT_VOLUME,
+        ..CORE
+    },
+    Kind {
         plural: "pods",
         singular: "pod",
         kind: "Pod",
@@ -231,6 +250,16 @@ pub static KINDS: &[Kind] = &[
         kind: "Lease",
         durability: Durability::Lazy,
         schema: &schema::COORDINATION_V1_LEASE,
+        ..CORE
+    },
+    Kind {
+        group: "storage.k8s.io",
+        plural: "storageclasses",
+        singular: "storageclass",
+        kind: "StorageClass",
+        short: &["sc"],
+        namespaced: false,
+        schema: &schema::STORAGE_V1_STORAGE_CLASS,
         ..CORE
     },
     Kind {

@@ -22,6 +22,7 @@ pub mod openapi;
 pub mod patch;
 pub mod protobuf;
 pub mod selector;
+pub mod storage;
 pub mod table;
 pub mod time;
 pub mod validate;

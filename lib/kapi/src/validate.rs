@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::limits::{ANNOTATIONS_BYTES_MAX, DATA_BYTES_MAX};
-use crate::{Cause, Kind, meta, selector};
+use crate::{Cause, Kind, meta, selector, storage};
 
 /// Lower case letters, digits and `-`, at most 63, starting and ending with a letter or digit.
 pub fn is_dns_label(text: &str) -> bool {
@@ -36,7 +36,7 @@ pub fn object(kind: &Kind, object: &Value) -> Vec<Cause> {
         "ConfigMap" | "Secret" => data(object, &mut causes),
         "Device" => device(object, &mut causes),
         "DeviceModel" => device_model(object, &mut causes),
-        _ => {}
+        other => storage::object(other, object, &mut causes),
     }
     causes
 }
@@ -70,7 +70,7 @@ pub fn change(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
             meta::text(new, "type"),
             "field is immutable",
         )),
-        _ => {}
+        other => storage::change(other, old, new, &mut causes),
     }
     causes
 }
@@ -93,7 +93,7 @@ fn pod_spec_frozen(pod: &Value) -> Value {
     spec
 }
 
-fn invalid(field: &str, value: &str, why: &str) -> Cause {
+pub(crate) fn invalid(field: &str, value: &str, why: &str) -> Cause {
     Cause {
         reason: "FieldValueInvalid",
         message: format!("Invalid value: \"{value}\": {why}"),
@@ -101,12 +101,12 @@ fn invalid(field: &str, value: &str, why: &str) -> Cause {
     }
 }
 
-fn required(field: impl Into<String>, why: &str) -> Cause {
+pub(crate) fn required(field: impl Into<String>, why: &str) -> Cause {
     let message = if why.is_empty() { "Required value".into() } else { format!("Required value: {why}") };
     Cause { reason: "FieldValueRequired", message, field: field.into() }
 }
 
-fn unsupported(field: String, value: &str, known: &[&str]) -> Cause {
+pub(crate) fn unsupported(field: String, value: &str, known: &[&str]) -> Cause {
     let known: Vec<String> = known.iter().map(|word| format!("\"{word}\"")).collect();
     Cause {
         reason: "FieldValueNotSupported",

@@ -253,6 +253,16 @@ pub static CORE_V1_AZURE_DISK_VOLUME_SOURCE: Message = Message {
     ],
 };
 
+pub static CORE_V1_AZURE_FILE_PERSISTENT_VOLUME_SOURCE: Message = Message {
+    name: "io.k8s.api.core.v1.AzureFilePersistentVolumeSource",
+    fields: &[
+        Field::new("secretName", 1, One, String, Atomic).required(),
+        Field::new("shareName", 2, One, String, Atomic).required(),
+        Field::new("readOnly", 3, One, Bool, Atomic),
+        Field::new("secretNamespace", 4, One, String, Atomic).pointer().required(),
+    ],
+};
+
 pub static CORE_V1_AZURE_FILE_VOLUME_SOURCE: Message = Message {
     name: "io.k8s.api.core.v1.AzureFileVolumeSource",
     fields: &[
@@ -267,6 +277,23 @@ pub static CORE_V1_BINDING: Message = Message {
     fields: &[
         Field::new("metadata", 1, One, Message(&META_V1_OBJECT_META), Atomic),
         Field::new("target", 2, One, Message(&CORE_V1_OBJECT_REFERENCE), Atomic).required(),
+    ],
+};
+
+pub static CORE_V1_CSIPERSISTENT_VOLUME_SOURCE: Message = Message {
+    name: "io.k8s.api.core.v1.CSIPersistentVolumeSource",
+    fields: &[
+        Field::new("driver", 1, One, String, Atomic).required(),
+        Field::new("volumeHandle", 2, One, String, Atomic).required(),
+        Field::new("readOnly", 3, One, Bool, Atomic),
+        Field::new("fsType", 4, One, String, Atomic),
+        Field::new("volumeAttributes", 5, Map, String, Atomic),
+        Field::new("controllerPublishSecretRef", 6, One, Message(&CORE_V1_SECRET_REFERENCE), Atomic)
+            .pointer(),
+        Field::new("nodeStageSecretRef", 7, One, Message(&CORE_V1_SECRET_REFERENCE), Atomic).pointer(),
+        Field::new("nodePublishSecretRef", 8, One, Message(&CORE_V1_SECRET_REFERENCE), Atomic).pointer(),
+        Field::new("controllerExpandSecretRef", 9, One, Message(&CORE_V1_SECRET_REFERENCE), Atomic).pointer(),
+        Field::new("nodeExpandSecretRef", 10, One, Message(&CORE_V1_SECRET_REFERENCE), Atomic).pointer(),
     ],
 };
 
@@ -287,6 +314,18 @@ pub static CORE_V1_CAPABILITIES: Message = Message {
     fields: &[Field::new("add", 1, List, String, Atomic), Field::new("drop", 2, List, String, Atomic)],
 };
 
+pub static CORE_V1_CEPH_FSPERSISTENT_VOLUME_SOURCE: Message = Message {
+    name: "io.k8s.api.core.v1.CephFSPersistentVolumeSource",
+    fields: &[
+        Field::new("monitors", 1, List, String, Atomic).required(),
+        Field::new("path", 2, One, String, Atomic),
+        Field::new("user", 3, One, String, Atomic),
+        Field::new("secretFile", 4, One, String, Atomic),
+        Field::new("secretRef", 5, One, Message(&CORE_V1_SECRET_REFERENCE), Atomic).pointer(),
+        Field::new("readOnly", 6, One, Bool, Atomic),
+    ],
+};
+
 pub static CORE_V1_CEPH_FSVOLUME_SOURCE: Message = Message {
     name: "io.k8s.api.core.v1.CephFSVolumeSource",
     fields: &[
@@ -296,6 +335,16 @@ pub static CORE_V1_CEPH_FSVOLUME_SOURCE: Message = Message {
         Field::new("secretFile", 4, One, String, Atomic),
         Field::new("secretRef", 5, One, Message(&CORE_V1_LOCAL_OBJECT_REFERENCE), Atomic).pointer(),
         Field::new("readOnly", 6, One, Bool, Atomic),
+    ],
+};
+
+pub static CORE_V1_CINDER_PERSISTENT_VOLUME_SOURCE: Message = Message {
+    name: "io.k8s.api.core.v1.CinderPersistentVolumeSource",
+    fields: &[
+        Field::new("volumeID", 1, One, String, Atomic).required(),
+        Field::new("fsType", 2, One, String, Atomic),
+        Field::new("readOnly", 3, One, Bool, Atomic),
+        Field::new("secretRef", 4, One, Message(&CORE_V1_SECRET_REFERENCE), Atomic).pointer(),
     ],
 };
 
@@ -706,6 +755,17 @@ pub static CORE_V1_FILE_KEY_SELECTOR: Message = Message {
     ],
 };
 
+pub static CORE_V1_FLEX_PERSISTENT_VOLUME_SOURCE: Message = Message {
+    name: "io.k8s.api.core.v1.FlexPersistentVolumeSource",
+    fields: &[
+        Field::new("driver", 1, One, String, Atomic).required(),
+        Field::new("fsType", 2, One, String, Atomic),
+        Field::new("secretRef", 3, One, Message(&CORE_V1_SECRET_REFERENCE), Atomic).pointer(),
+        Field::new("readOnly", 4, One, Bool, Atomic),
+        Field::new("options", 5, Map, String, Atomic),
+    ],
+};
+
 pub static CORE_V1_FLEX_VOLUME_SOURCE: Message = Message {
     name: "io.k8s.api.core.v1.FlexVolumeSource",
     fields: &[
@@ -750,6 +810,16 @@ pub static CORE_V1_GIT_REPO_VOLUME_SOURCE: Message = Message {
         Field::new("repository", 1, One, String, Atomic).required(),
         Field::new("revision", 2, One, String, Atomic),
         Field::new("directory", 3, One, String, Atomic),
+    ],
+};
+
+pub static CORE_V1_GLUSTERFS_PERSISTENT_VOLUME_SOURCE: Message = Message {
+    name: "io.k8s.api.core.v1.GlusterfsPersistentVolumeSource",
+    fields: &[
+        Field::new("endpoints", 1, One, String, Atomic).required(),
+        Field::new("path", 2, One, String, Atomic).required(),
+        Field::new("readOnly", 3, One, Bool, Atomic),
+        Field::new("endpointsNamespace", 4, One, String, Atomic).pointer(),
     ],
 };
 
@@ -800,6 +870,23 @@ pub static CORE_V1_HOST_PATH_VOLUME_SOURCE: Message = Message {
     fields: &[
         Field::new("path", 1, One, String, Atomic).required(),
         Field::new("type", 2, One, String, Atomic).pointer(),
+    ],
+};
+
+pub static CORE_V1_ISCSIPERSISTENT_VOLUME_SOURCE: Message = Message {
+    name: "io.k8s.api.core.v1.ISCSIPersistentVolumeSource",
+    fields: &[
+        Field::new("targetPortal", 1, One, String, Atomic).required(),
+        Field::new("iqn", 2, One, String, Atomic).required(),
+        Field::new("lun", 3, One, Int, Atomic).required(),
+        Field::new("iscsiInterface", 4, One, String, Atomic),
+        Field::new("fsType", 5, One, String, Atomic),
+        Field::new("readOnly", 6, One, Bool, Atomic),
+        Field::new("portals", 7, List, String, Atomic),
+        Field::new("chapAuthDiscovery", 8, One, Bool, Atomic),
+        Field::new("chapAuthSession", 11, One, Bool, Atomic),
+        Field::new("secretRef", 10, One, Message(&CORE_V1_SECRET_REFERENCE), Atomic).pointer(),
+        Field::new("initiatorName", 12, One, String, Atomic).pointer(),
     ],
 };
 
@@ -874,6 +961,22 @@ pub static CORE_V1_LINUX_CONTAINER_USER: Message = Message {
 pub static CORE_V1_LOCAL_OBJECT_REFERENCE: Message = Message {
     name: "io.k8s.api.core.v1.LocalObjectReference",
     fields: &[Field::new("name", 1, One, String, Atomic)],
+};
+
+pub static CORE_V1_LOCAL_VOLUME_SOURCE: Message = Message {
+    name: "io.k8s.api.core.v1.LocalVolumeSource",
+    fields: &[
+        Field::new("path", 1, One, String, Atomic).required(),
+        Field::new("fsType", 2, One, String, Atomic).pointer(),
+    ],
+};
+
+pub static CORE_V1_MODIFY_VOLUME_STATUS: Message = Message {
+    name: "io.k8s.api.core.v1.ModifyVolumeStatus",
+    fields: &[
+        Field::new("targetVolumeAttributesClassName", 1, One, String, Atomic),
+        Field::new("status", 2, One, String, Atomic).required(),
+    ],
 };
 
 pub static CORE_V1_NFSVOLUME_SOURCE: Message = Message {
@@ -1145,6 +1248,36 @@ pub static CORE_V1_OBJECT_REFERENCE: Message = Message {
     ],
 };
 
+pub static CORE_V1_PERSISTENT_VOLUME: Message = Message {
+    name: "io.k8s.api.core.v1.PersistentVolume",
+    fields: &[
+        Field::new("metadata", 1, One, Message(&META_V1_OBJECT_META), Atomic),
+        Field::new("spec", 2, One, Message(&CORE_V1_PERSISTENT_VOLUME_SPEC), Atomic),
+        Field::new("status", 3, One, Message(&CORE_V1_PERSISTENT_VOLUME_STATUS), Atomic),
+    ],
+};
+
+pub static CORE_V1_PERSISTENT_VOLUME_CLAIM: Message = Message {
+    name: "io.k8s.api.core.v1.PersistentVolumeClaim",
+    fields: &[
+        Field::new("metadata", 1, One, Message(&META_V1_OBJECT_META), Atomic),
+        Field::new("spec", 2, One, Message(&CORE_V1_PERSISTENT_VOLUME_CLAIM_SPEC), Atomic),
+        Field::new("status", 3, One, Message(&CORE_V1_PERSISTENT_VOLUME_CLAIM_STATUS), Atomic),
+    ],
+};
+
+pub static CORE_V1_PERSISTENT_VOLUME_CLAIM_CONDITION: Message = Message {
+    name: "io.k8s.api.core.v1.PersistentVolumeClaimCondition",
+    fields: &[
+        Field::new("type", 1, One, String, Atomic).required(),
+        Field::new("status", 2, One, String, Atomic).required(),
+        Field::new("lastProbeTime", 3, One, Time, Atomic),
+        Field::new("lastTransitionTime", 4, One, Time, Atomic),
+        Field::new("reason", 5, One, String, Atomic),
+        Field::new("message", 6, One, String, Atomic),
+    ],
+};
+
 pub static CORE_V1_PERSISTENT_VOLUME_CLAIM_SPEC: Message = Message {
     name: "io.k8s.api.core.v1.PersistentVolumeClaimSpec",
     fields: &[
@@ -1157,6 +1290,21 @@ pub static CORE_V1_PERSISTENT_VOLUME_CLAIM_SPEC: Message = Message {
         Field::new("dataSource", 7, One, Message(&CORE_V1_TYPED_LOCAL_OBJECT_REFERENCE), Atomic).pointer(),
         Field::new("dataSourceRef", 8, One, Message(&CORE_V1_TYPED_OBJECT_REFERENCE), Atomic).pointer(),
         Field::new("volumeAttributesClassName", 9, One, String, Atomic).pointer(),
+    ],
+};
+
+pub static CORE_V1_PERSISTENT_VOLUME_CLAIM_STATUS: Message = Message {
+    name: "io.k8s.api.core.v1.PersistentVolumeClaimStatus",
+    fields: &[
+        Field::new("phase", 1, One, String, Atomic),
+        Field::new("accessModes", 2, List, String, Atomic),
+        Field::new("capacity", 3, Map, Quantity, Atomic),
+        Field::new("conditions", 4, List, Message(&CORE_V1_PERSISTENT_VOLUME_CLAIM_CONDITION), Key("type")),
+        Field::new("allocatedResources", 5, Map, Quantity, Atomic),
+        Field::new("allocatedResourceStatuses", 7, Map, String, Atomic),
+        Field::new("currentVolumeAttributesClassName", 8, One, String, Atomic).pointer(),
+        Field::new("modifyVolumeStatus", 9, One, Message(&CORE_V1_MODIFY_VOLUME_STATUS), Atomic).pointer(),
+        Field::new("healthStatus", 10, One, Message(&CORE_V1_VOLUME_HEALTH_STATUS), Atomic).pointer(),
     ],
 };
 
@@ -1173,6 +1321,80 @@ pub static CORE_V1_PERSISTENT_VOLUME_CLAIM_VOLUME_SOURCE: Message = Message {
     fields: &[
         Field::new("claimName", 1, One, String, Atomic).required(),
         Field::new("readOnly", 2, One, Bool, Atomic),
+    ],
+};
+
+pub static CORE_V1_PERSISTENT_VOLUME_SOURCE: Message = Message {
+    name: "io.k8s.api.core.v1.PersistentVolumeSource",
+    fields: &[
+        Field::new("gcePersistentDisk", 1, One, Message(&CORE_V1_GCEPERSISTENT_DISK_VOLUME_SOURCE), Atomic)
+            .pointer(),
+        Field::new(
+            "awsElasticBlockStore",
+            2,
+            One,
+            Message(&CORE_V1_AWSELASTIC_BLOCK_STORE_VOLUME_SOURCE),
+            Atomic,
+        )
+        .pointer(),
+        Field::new("hostPath", 3, One, Message(&CORE_V1_HOST_PATH_VOLUME_SOURCE), Atomic).pointer(),
+        Field::new("glusterfs", 4, One, Message(&CORE_V1_GLUSTERFS_PERSISTENT_VOLUME_SOURCE), Atomic)
+            .pointer(),
+        Field::new("nfs", 5, One, Message(&CORE_V1_NFSVOLUME_SOURCE), Atomic).pointer(),
+        Field::new("rbd", 6, One, Message(&CORE_V1_RBDPERSISTENT_VOLUME_SOURCE), Atomic).pointer(),
+        Field::new("iscsi", 7, One, Message(&CORE_V1_ISCSIPERSISTENT_VOLUME_SOURCE), Atomic).pointer(),
+        Field::new("cinder", 8, One, Message(&CORE_V1_CINDER_PERSISTENT_VOLUME_SOURCE), Atomic).pointer(),
+        Field::new("cephfs", 9, One, Message(&CORE_V1_CEPH_FSPERSISTENT_VOLUME_SOURCE), Atomic).pointer(),
+        Field::new("fc", 10, One, Message(&CORE_V1_FCVOLUME_SOURCE), Atomic).pointer(),
+        Field::new("flocker", 11, One, Message(&CORE_V1_FLOCKER_VOLUME_SOURCE), Atomic).pointer(),
+        Field::new("flexVolume", 12, One, Message(&CORE_V1_FLEX_PERSISTENT_VOLUME_SOURCE), Atomic).pointer(),
+        Field::new("azureFile", 13, One, Message(&CORE_V1_AZURE_FILE_PERSISTENT_VOLUME_SOURCE), Atomic)
+            .pointer(),
+        Field::new("vsphereVolume", 14, One, Message(&CORE_V1_VSPHERE_VIRTUAL_DISK_VOLUME_SOURCE), Atomic)
+            .pointer(),
+        Field::new("quobyte", 15, One, Message(&CORE_V1_QUOBYTE_VOLUME_SOURCE), Atomic).pointer(),
+        Field::new("azureDisk", 16, One, Message(&CORE_V1_AZURE_DISK_VOLUME_SOURCE), Atomic).pointer(),
+        Field::new(
+            "photonPersistentDisk",
+            17,
+            One,
+            Message(&CORE_V1_PHOTON_PERSISTENT_DISK_VOLUME_SOURCE),
+            Atomic,
+        )
+        .pointer(),
+        Field::new("portworxVolume", 18, One, Message(&CORE_V1_PORTWORX_VOLUME_SOURCE), Atomic).pointer(),
+        Field::new("scaleIO", 19, One, Message(&CORE_V1_SCALE_IOPERSISTENT_VOLUME_SOURCE), Atomic).pointer(),
+        Field::new("local", 20, One, Message(&CORE_V1_LOCAL_VOLUME_SOURCE), Atomic).pointer(),
+        Field::new("storageos", 21, One, Message(&CORE_V1_STORAGE_OSPERSISTENT_VOLUME_SOURCE), Atomic)
+            .pointer(),
+        Field::new("csi", 22, One, Message(&CORE_V1_CSIPERSISTENT_VOLUME_SOURCE), Atomic).pointer(),
+    ],
+};
+
+pub static CORE_V1_PERSISTENT_VOLUME_SPEC: Message = Message {
+    name: "io.k8s.api.core.v1.PersistentVolumeSpec",
+    fields: &[
+        Field::new("capacity", 1, Map, Quantity, Atomic),
+        Field::new("persistentVolumeSource", 2, One, Message(&CORE_V1_PERSISTENT_VOLUME_SOURCE), Atomic)
+            .inline(),
+        Field::new("accessModes", 3, List, String, Atomic),
+        Field::new("claimRef", 4, One, Message(&CORE_V1_OBJECT_REFERENCE), Atomic).pointer(),
+        Field::new("persistentVolumeReclaimPolicy", 5, One, String, Atomic),
+        Field::new("storageClassName", 6, One, String, Atomic),
+        Field::new("mountOptions", 7, List, String, Atomic),
+        Field::new("volumeMode", 8, One, String, Atomic).pointer(),
+        Field::new("nodeAffinity", 9, One, Message(&CORE_V1_VOLUME_NODE_AFFINITY), Atomic).pointer(),
+        Field::new("volumeAttributesClassName", 10, One, String, Atomic).pointer(),
+    ],
+};
+
+pub static CORE_V1_PERSISTENT_VOLUME_STATUS: Message = Message {
+    name: "io.k8s.api.core.v1.PersistentVolumeStatus",
+    fields: &[
+        Field::new("phase", 1, One, String, Atomic),
+        Field::new("message", 2, One, String, Atomic),
+        Field::new("reason", 3, One, String, Atomic),
+        Field::new("lastPhaseTransitionTime", 4, One, Time, Atomic).pointer(),
     ],
 };
 
@@ -1534,6 +1756,20 @@ pub static CORE_V1_QUOBYTE_VOLUME_SOURCE: Message = Message {
     ],
 };
 
+pub static CORE_V1_RBDPERSISTENT_VOLUME_SOURCE: Message = Message {
+    name: "io.k8s.api.core.v1.RBDPersistentVolumeSource",
+    fields: &[
+        Field::new("monitors", 1, List, String, Atomic).required(),
+        Field::new("image", 2, One, String, Atomic).required(),
+        Field::new("fsType", 3, One, String, Atomic),
+        Field::new("pool", 4, One, String, Atomic),
+        Field::new("user", 5, One, String, Atomic),
+        Field::new("keyring", 6, One, String, Atomic),
+        Field::new("secretRef", 7, One, Message(&CORE_V1_SECRET_REFERENCE), Atomic).pointer(),
+        Field::new("readOnly", 8, One, Bool, Atomic),
+    ],
+};
+
 pub static CORE_V1_RBDVOLUME_SOURCE: Message = Message {
     name: "io.k8s.api.core.v1.RBDVolumeSource",
     fields: &[
@@ -1601,6 +1837,22 @@ pub static CORE_V1_SELINUX_OPTIONS: Message = Message {
     ],
 };
 
+pub static CORE_V1_SCALE_IOPERSISTENT_VOLUME_SOURCE: Message = Message {
+    name: "io.k8s.api.core.v1.ScaleIOPersistentVolumeSource",
+    fields: &[
+        Field::new("gateway", 1, One, String, Atomic).required(),
+        Field::new("system", 2, One, String, Atomic).required(),
+        Field::new("secretRef", 3, One, Message(&CORE_V1_SECRET_REFERENCE), Atomic).pointer().required(),
+        Field::new("sslEnabled", 4, One, Bool, Atomic),
+        Field::new("protectionDomain", 5, One, String, Atomic),
+        Field::new("storagePool", 6, One, String, Atomic),
+        Field::new("storageMode", 7, One, String, Atomic),
+        Field::new("volumeName", 8, One, String, Atomic),
+        Field::new("fsType", 9, One, String, Atomic),
+        Field::new("readOnly", 10, One, Bool, Atomic),
+    ],
+};
+
 pub static CORE_V1_SCALE_IOVOLUME_SOURCE: Message = Message {
     name: "io.k8s.api.core.v1.ScaleIOVolumeSource",
     fields: &[
@@ -1664,6 +1916,11 @@ pub static CORE_V1_SECRET_PROJECTION: Message = Message {
     ],
 };
 
+pub static CORE_V1_SECRET_REFERENCE: Message = Message {
+    name: "io.k8s.api.core.v1.SecretReference",
+    fields: &[Field::new("name", 1, One, String, Atomic), Field::new("namespace", 2, One, String, Atomic)],
+};
+
 pub static CORE_V1_SECRET_VOLUME_SOURCE: Message = Message {
     name: "io.k8s.api.core.v1.SecretVolumeSource",
     fields: &[
@@ -1719,6 +1976,17 @@ pub static CORE_V1_SLEEP_ACTION: Message = Message {
     fields: &[Field::new("seconds", 1, One, Int, Atomic).required()],
 };
 
+pub static CORE_V1_STORAGE_OSPERSISTENT_VOLUME_SOURCE: Message = Message {
+    name: "io.k8s.api.core.v1.StorageOSPersistentVolumeSource",
+    fields: &[
+        Field::new("volumeName", 1, One, String, Atomic),
+        Field::new("volumeNamespace", 2, One, String, Atomic),
+        Field::new("fsType", 3, One, String, Atomic),
+        Field::new("readOnly", 4, One, Bool, Atomic),
+        Field::new("secretRef", 5, One, Message(&CORE_V1_OBJECT_REFERENCE), Atomic).pointer(),
+    ],
+};
+
 pub static CORE_V1_STORAGE_OSVOLUME_SOURCE: Message = Message {
     name: "io.k8s.api.core.v1.StorageOSVolumeSource",
     fields: &[
@@ -1765,6 +2033,25 @@ pub static CORE_V1_TOLERATION: Message = Message {
         Field::new("effect", 4, One, String, Atomic),
         Field::new("tolerationSeconds", 5, One, Int, Atomic).pointer(),
     ],
+};
+
+pub static CORE_V1_TOPOLOGY_SELECTOR_LABEL_REQUIREMENT: Message = Message {
+    name: "io.k8s.api.core.v1.TopologySelectorLabelRequirement",
+    fields: &[
+        Field::new("key", 1, One, String, Atomic).required(),
+        Field::new("values", 2, List, String, Atomic).required(),
+    ],
+};
+
+pub static CORE_V1_TOPOLOGY_SELECTOR_TERM: Message = Message {
+    name: "io.k8s.api.core.v1.TopologySelectorTerm",
+    fields: &[Field::new(
+        "matchLabelExpressions",
+        1,
+        List,
+        Message(&CORE_V1_TOPOLOGY_SELECTOR_LABEL_REQUIREMENT),
+        Atomic,
+    )],
 };
 
 pub static CORE_V1_TOPOLOGY_SPREAD_CONSTRAINT: Message = Message {
@@ -1825,6 +2112,14 @@ pub static CORE_V1_VOLUME_HEALTH_CONDITION: Message = Message {
     ],
 };
 
+pub static CORE_V1_VOLUME_HEALTH_STATUS: Message = Message {
+    name: "io.k8s.api.core.v1.VolumeHealthStatus",
+    fields: &[
+        Field::new("healthConditions", 1, List, Message(&CORE_V1_VOLUME_HEALTH_CONDITION), Key("status")),
+        Field::new("lastTransitionTime", 2, One, Time, Atomic),
+    ],
+};
+
 pub static CORE_V1_VOLUME_MOUNT: Message = Message {
     name: "io.k8s.api.core.v1.VolumeMount",
     fields: &[
@@ -1848,6 +2143,11 @@ pub static CORE_V1_VOLUME_MOUNT_STATUS: Message = Message {
         Field::new("recursiveReadOnly", 4, One, String, Atomic).pointer(),
         Field::new("volumeStatus", 5, One, Message(&CORE_V1_VOLUME_STATUS), Atomic).pointer(),
     ],
+};
+
+pub static CORE_V1_VOLUME_NODE_AFFINITY: Message = Message {
+    name: "io.k8s.api.core.v1.VolumeNodeAffinity",
+    fields: &[Field::new("required", 1, One, Message(&CORE_V1_NODE_SELECTOR), Atomic).pointer()],
 };
 
 pub static CORE_V1_VOLUME_PROJECTION: Message = Message {
@@ -2077,5 +2377,19 @@ pub static POLICY_V1_EVICTION: Message = Message {
     fields: &[
         Field::new("metadata", 1, One, Message(&META_V1_OBJECT_META), Atomic),
         Field::new("deleteOptions", 2, One, Message(&META_V1_DELETE_OPTIONS), Atomic).pointer(),
+    ],
+};
+
+pub static STORAGE_V1_STORAGE_CLASS: Message = Message {
+    name: "io.k8s.api.storage.v1.StorageClass",
+    fields: &[
+        Field::new("metadata", 1, One, Message(&META_V1_OBJECT_META), Atomic),
+        Field::new("provisioner", 2, One, String, Atomic).required(),
+        Field::new("parameters", 3, Map, String, Atomic),
+        Field::new("reclaimPolicy", 4, One, String, Atomic).pointer(),
+        Field::new("mountOptions", 5, List, String, Atomic),
+        Field::new("allowVolumeExpansion", 6, One, Bool, Atomic).pointer(),
+        Field::new("volumeBindingMode", 7, One, String, Atomic).pointer(),
+        Field::new("allowedTopologies", 8, List, Message(&CORE_V1_TOPOLOGY_SELECTOR_TERM), Atomic),
     ],
 };

@@ -2,6 +2,7 @@
 
 mod node;
 mod pod;
+mod storage;
 
 use serde_json::{Value, json};
 
@@ -52,6 +53,9 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
     match kind.kind {
         "Pod" => pod::COLUMNS,
         "Node" => node::COLUMNS,
+        "PersistentVolume" => storage::VOLUME_COLUMNS,
+        "PersistentVolumeClaim" => storage::CLAIM_COLUMNS,
+        "StorageClass" => storage::CLASS_COLUMNS,
         "Namespace" => const { &[NAME, column("Status", "string"), AGE] },
         "ConfigMap" => const { &[NAME, column("Data", "integer"), AGE] },
         "Secret" => const { &[NAME, column("Type", "string"), column("Data", "integer"), AGE] },
@@ -116,6 +120,9 @@ fn cells(kind: &Kind, object: &Value, now: i64) -> Vec<Value> {
     match kind.kind {
         "Pod" => pod::cells(object, now),
         "Node" => node::cells(object, now),
+        "PersistentVolume" => storage::volume(object, now),
+        "PersistentVolumeClaim" => storage::claim(object, now),
+        "StorageClass" => storage::class(object, now),
         "Namespace" => vec![name(), text("status.phase"), created()],
         "ConfigMap" => vec![name(), (count("data") + count("binaryData")).into(), created()],
         "Secret" => vec![name(), text("type"), count("data").into(), created()],
