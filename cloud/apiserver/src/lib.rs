@@ -87,6 +87,7 @@ impl Api {
         let streams = options.nodes.map(|dialer| Arc::new(streams::Streams::new(dialer)));
         let server_options = kserve::Options {
             tokens: Some(Box::new(tokens)),
+            service_accounts: true,
             nodes: streams.clone().map(|streams| -> Arc<dyn NodeCalls> { streams }),
             ..kserve::Options::default()
         };

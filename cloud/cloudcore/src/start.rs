@@ -238,6 +238,11 @@ impl StreamPorts {
 /// nodes to us.
 fn cluster(supervisor: &mut Supervisor, api: &Api, lease_grace: Option<Duration>) -> Placements {
     let (changes_tx, changes) = mpsc::channel(CLUSTER_QUEUE_LEN);
+    if lease_grace.is_none() {
+        // Classes are for binding claims, which a cluster does itself.
+        let none = informer::Change::Listed(Kind::StorageClass, Vec::new());
+        changes_tx.try_send(none).expect("the queue is new");
+    }
     let (subscribe_tx, subscriptions) = mpsc::channel(CLUSTER_QUEUE_LEN);
     let duties = lease_grace.map(|grace| {
         let (writes, rx) = mpsc::channel(WRITE_QUEUE_LEN);
@@ -247,7 +252,8 @@ fn cluster(supervisor: &mut Supervisor, api: &Api, lease_grace: Option<Duration>
         });
         Duties::new(writes, grace)
     });
-    for kind in Kind::ALL {
+    let watched = |kind: &Kind| lease_grace.is_some() || *kind != Kind::StorageClass;
+    for kind in Kind::ALL.into_iter().filter(watched) {
         let (api, tx) = (api.clone(), changes_tx.clone());
         let name = format!("watch {}", kind.name());
         supervisor.spawn(&name, Policy::Restart(RestartPolicy::default()), move |drain| {

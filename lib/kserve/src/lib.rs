@@ -17,6 +17,7 @@ pub mod server;
 pub mod service;
 pub mod tokens;
 
+mod admission;
 mod body;
 mod connect;
 mod delete;

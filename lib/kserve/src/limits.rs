@@ -28,5 +28,10 @@ pub const PORTS_MAX: usize = 32;
 pub const TOKEN_LIFE_S_DEFAULT: i64 = 3600;
 /// Less is refused with 422, as upstream.
 pub const TOKEN_LIFE_S_MIN: i64 = 600;
-/// More is cut to this.
-pub const TOKEN_LIFE_S_MAX: i64 = 24 * 3600;
+/// More is cut to this; the answer says what it is. More than 2^32 is refused with 422, as upstream.
+pub const TOKEN_LIFE_S_MAX: i64 = 365 * 24 * 3600;
+/// What the token of a pod's automatic volume is good for, though its renewal is due within the hour: a node may be offline for
+/// long, and upstream does the same (`service-account-extend-token-expiration`).
+pub const TOKEN_LIFE_S_EXTENDED: i64 = 365 * 24 * 3600;
+/// Audiences of one token: 422.
+pub const TOKEN_AUDIENCES_MAX: usize = 32;

@@ -27,6 +27,9 @@ pub struct Options {
     pub authorizer: Box<dyn Authorize>,
     /// Without it there are no service-account tokens.
     pub tokens: Option<Box<dyn Tokens>>,
+    /// Pods get what their service account gives them, and must name one that is there. Somebody has to make the account
+    /// `default` in every namespace.
+    pub service_accounts: bool,
     /// Without it pods have no `log`, `exec`, `attach` and `portforward`, and nodes no `proxy`.
     pub nodes: Option<Arc<dyn NodeCalls>>,
     /// Seconds since the epoch, for timestamps in objects and ages in tables.
@@ -44,6 +47,7 @@ impl Default for Options {
         Options {
             authorizer: Box::new(MastersOnly),
             tokens: None,
+            service_accounts: false,
             nodes: None,
             now: || {
                 let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

@@ -1,6 +1,7 @@
 //! Service-account tokens: `serviceaccounts/<name>/token` makes them, `Authorization: Bearer` shows them.
 //!
-//! A token names the account (and a pod, if bound to one) by uid: it is worth nothing once they are gone, whatever its time.
+//! A token names the account (and the pod or node it is bound to) by uid: it is worth nothing once they are gone, whatever its
+//! time. A token that is bound to a pod is of the account that the pod runs as.
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
@@ -8,11 +9,14 @@ use kapi::decode::{self, Findings};
 use kapi::{ApiError, kinds, meta, schema, time};
 use serde_json::{Value, json};
 
+use crate::admission::TOKEN_SECONDS;
 use crate::auth::Identity;
 use crate::backend::Backend;
 use crate::body::json as json_response;
-use crate::limits::{TOKEN_LIFE_S_DEFAULT, TOKEN_LIFE_S_MAX, TOKEN_LIFE_S_MIN};
-use crate::object::{key, read_any};
+use crate::limits::{
+    TOKEN_AUDIENCES_MAX, TOKEN_LIFE_S_DEFAULT, TOKEN_LIFE_S_EXTENDED, TOKEN_LIFE_S_MAX, TOKEN_LIFE_S_MIN,
+};
+use crate::object::{key, parse, read_any};
 use crate::server::{Answer, Call, Server};
 
 /// Signs and checks claims; knows the key.
@@ -36,28 +40,33 @@ impl<B: Backend> Server<B> {
         decode::conform_to(message, "TokenRequest", "authentication.k8s.io/v1", &mut request, &mut findings)?;
         let account = self.inner.backend.get(&self.key(call.target));
         let account = account.ok_or_else(|| ApiError::not_found(kind, name))?;
-        let asked = meta::at(&request, "spec.expirationSeconds").and_then(Value::as_i64);
-        let life = asked.unwrap_or(TOKEN_LIFE_S_DEFAULT);
-        if life < TOKEN_LIFE_S_MIN {
-            return Err(ApiError::unprocessable(format!(
-                "TokenRequest.authentication.k8s.io \"\" is invalid: spec.expirationSeconds: Invalid value: {life}: may not \
-                 specify a duration less than 10 minutes"
-            )));
-        }
-        let (now, life) = (self.now(), life.min(TOKEN_LIFE_S_MAX));
+        let life = lifetime(&request)?;
+        let now = self.now();
         let audiences = match meta::at(&request, "spec.audiences") {
+            Some(Value::Array(list)) if list.len() > TOKEN_AUDIENCES_MAX => {
+                return Err(invalid(&format!(
+                    "spec.audiences: Too many: {}: must have at most {TOKEN_AUDIENCES_MAX} items",
+                    list.len()
+                )));
+            }
             Some(Value::Array(list)) if !list.is_empty() => list.clone(),
             _ => vec![ISSUER.into()],
         };
         let mut private = json!({
             "namespace": call.target.namespace(), "serviceaccount": {"name": name, "uid": account.uid},
         });
-        if let Some(pod) = self.bound_pod(call, &request)? {
-            private["pod"] = pod;
+        for (part, claim) in self.bound_to(call, &request)? {
+            private[part] = claim;
+        }
+        let for_us_only = audiences == [Value::from(ISSUER)];
+        let mut expires = now + life;
+        if life == TOKEN_SECONDS && private.get("pod").is_some() && for_us_only {
+            private["warnafter"] = expires.into();
+            expires = now + TOKEN_LIFE_S_EXTENDED;
         }
         let claims = json!({
             "iss": ISSUER, "sub": format!("system:serviceaccount:{}:{name}", call.target.namespace()),
-            "aud": audiences, "iat": now, "nbf": now, "exp": now + life, "jti": (self.inner.options.uid)(),
+            "aud": audiences, "iat": now, "nbf": now, "exp": expires, "jti": (self.inner.options.uid)(),
             "kubernetes.io": private,
         });
         let token = tokens.sign(&claims).map_err(ApiError::internal)?;
@@ -70,22 +79,55 @@ impl<B: Backend> Server<B> {
         Ok(json_response(StatusCode::CREATED, &request))
     }
 
-    /// The pod that the token is bound to, which must be there.
-    fn bound_pod(&self, call: &Call<'_>, request: &Value) -> Result<Option<Value>, ApiError> {
-        let Some(bound) = meta::at(request, "spec.boundObjectRef") else { return Ok(None) };
-        let pods = kinds::by_path("", "v1", "pods").expect("the table has pods");
+    /// What the token is bound to, as claims. It must be there.
+    fn bound_to(&self, call: &Call<'_>, request: &Value) -> Result<Vec<(&'static str, Value)>, ApiError> {
+        let Some(bound) = meta::at(request, "spec.boundObjectRef") else { return Ok(Vec::new()) };
         let (name, uid) = (meta::text(bound, "name"), meta::text(bound, "uid"));
-        if meta::text(bound, "kind") != "Pod" {
-            return Err(ApiError::bad_request("spec.boundObjectRef: only pods can be bound to"));
+        let (plural, part) = match (meta::text(bound, "kind"), meta::text(bound, "apiVersion")) {
+            ("Pod", "" | "v1") => ("pods", "pod"),
+            ("Node", "" | "v1") => ("nodes", "node"),
+            ("Secret", "" | "v1") => ("secrets", "secret"),
+            (kind, version) => {
+                return Err(ApiError::bad_request(format!(
+                    "cannot bind token to object of type {version}, Kind={kind}; pods, nodes and secrets can be bound to"
+                )));
+            }
+        };
+        let kind = kinds::by_path("", "v1", plural).expect("the table has the kinds above");
+        let namespace = if kind.namespaced { call.target.namespace() } else { "" };
+        let record = self.inner.backend.get(&key(kind, namespace, name));
+        let record = record.ok_or_else(|| ApiError::not_found(kind, name))?;
+        if !uid.is_empty() && uid != record.uid {
+            let found = &record.uid;
+            let why = format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been \
+                 deleted and then recreated ({found})"
+            );
+            return Err(ApiError::conflict(kind, name, why));
         }
-        let pod = self.inner.backend.get(&key(pods, call.target.namespace(), name));
-        let pod = pod.ok_or_else(|| ApiError::not_found(pods, name))?;
-        if !uid.is_empty() && uid != pod.uid {
-            let why =
-                format!("the UID in the bound object reference ({uid}) does not match the UID in record");
-            return Err(ApiError::conflict(pods, name, why));
+        let mut claims = vec![(part, json!({"name": name, "uid": record.uid}))];
+        if part == "pod" {
+            let pod = parse(&record)?;
+            let account = match meta::text(&pod, "spec.serviceAccountName") {
+                "" => "default",
+                account => account,
+            };
+            if account != call.target.name() {
+                return Err(ApiError::bad_request(format!(
+                    "cannot bind token for serviceaccount \"{}\" to pod running with different serviceaccount name.",
+                    call.target.name()
+                )));
+            }
+            claims.extend(self.node_claim(meta::text(&pod, "spec.nodeName")));
         }
-        Ok(Some(json!({"name": name, "uid": pod.uid})))
+        Ok(claims)
+    }
+
+    /// Where a bound pod runs: told with its token, and not checked later (the pod is).
+    fn node_claim(&self, node: &str) -> Option<(&'static str, Value)> {
+        let nodes = kinds::by_path("", "v1", "nodes").expect("the table has nodes");
+        let record = self.inner.backend.get(&key(nodes, "", node)).filter(|_| !node.is_empty())?;
+        Some(("node", json!({"name": node, "uid": record.uid})))
     }
 
     /// Whom a request's bearer token names. `None`: it shows none. Refused: it shows one that is worth nothing.
@@ -108,13 +150,16 @@ impl<B: Backend> Server<B> {
         let namespace = meta::text(private, "namespace");
         let is_there = |plural: &str, part: &str| {
             let kind = kinds::by_path("", "v1", plural)?;
+            let namespace = if kind.namespaced { namespace } else { "" };
             let record =
                 self.inner.backend.get(&key(kind, namespace, meta::text(private.get(part)?, "name")))?;
             (record.uid == meta::text(private.get(part)?, "uid")).then_some(())
         };
         is_there("serviceaccounts", "serviceaccount")?;
-        if private.get("pod").is_some() {
-            is_there("pods", "pod")?;
+        let bound = [("pods", "pod"), ("secrets", "secret"), ("nodes", "node")];
+        // Of a pod's token the node is only told: the pod is what it hangs on.
+        if let Some((plural, part)) = bound.into_iter().find(|(_, part)| private.get(*part).is_some()) {
+            is_there(plural, part)?;
         }
         let name = meta::text(private, "serviceaccount.name");
         Some(Identity {
@@ -126,4 +171,20 @@ impl<B: Backend> Server<B> {
             ],
         })
     }
+}
+
+/// The seconds that a request asks for, within bounds.
+fn lifetime(request: &Value) -> Result<i64, ApiError> {
+    let asked = meta::at(request, "spec.expirationSeconds").and_then(Value::as_i64);
+    let life = asked.unwrap_or(TOKEN_LIFE_S_DEFAULT);
+    let refused = |why: &str| invalid(&format!("spec.expirationSeconds: Invalid value: {life}: {why}"));
+    match life {
+        i64::MIN..TOKEN_LIFE_S_MIN => Err(refused("may not specify a duration less than 10 minutes")),
+        life if life > 1 << 32 => Err(refused("may not specify a duration larger than 2^32 seconds")),
+        life => Ok(life.min(TOKEN_LIFE_S_MAX)),
+    }
+}
+
+fn invalid(why: &str) -> ApiError {
+    ApiError::unprocessable(format!("TokenRequest.authentication.k8s.io \"\" is invalid: {why}"))
 }

@@ -39,6 +39,9 @@ impl<B: Backend> Server<B> {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
         self.check_namespace(kind, &object)?;
+        if kind.kind == "Pod" {
+            self.admit_pod(kind, &mut object).await?;
+        }
         let generated = meta::text(&object, "metadata.name").is_empty()
             && !meta::text(&object, "metadata.generateName").is_empty();
         let attempts = if generated { GENERATE_NAME_ATTEMPTS_MAX } else { 1 };
@@ -277,7 +280,7 @@ impl<B: Backend> Server<B> {
 }
 
 /// `prefix` and five characters that spell no words.
-fn generated_name(prefix: &str, uid: &str) -> String {
+pub(crate) fn generated_name(prefix: &str, uid: &str) -> String {
     const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     const PREFIX_LEN_MAX: usize = 58;
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;

@@ -37,6 +37,10 @@ pub async fn run(api: Api, kind: Kind, tx: mpsc::Sender<Change>) {
                 if !matches!(error, ApiError::Broken(_)) {
                     version = None;
                 }
+                // Nothing else may wait for a kind that this cluster keeps to itself.
+                if kind.is_optional() && matches!(error, ApiError::Refused { code: 403 | 404, .. }) {
+                    drop(tx.send(Change::Listed(kind, Vec::new())).await);
+                }
                 tokio::time::sleep(WATCH_RETRY).await;
             }
         }

@@ -6,6 +6,9 @@ pub enum Kind {
     Node,
     Secret,
     ConfigMap,
+    PersistentVolume,
+    PersistentVolumeClaim,
+    StorageClass,
     DeviceModel,
     Device,
     Pod,
@@ -13,8 +16,23 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 7] =
-        [Kind::Node, Kind::Secret, Kind::ConfigMap, Kind::DeviceModel, Kind::Device, Kind::Pod, Kind::Lease];
+    pub const ALL: [Kind; 10] = [
+        Kind::Node,
+        Kind::Secret,
+        Kind::ConfigMap,
+        Kind::PersistentVolume,
+        Kind::PersistentVolumeClaim,
+        Kind::StorageClass,
+        Kind::DeviceModel,
+        Kind::Device,
+        Kind::Pod,
+        Kind::Lease,
+    ];
+
+    /// A cluster may keep these from us; then no pod here has a claim, and everything else works.
+    pub fn is_optional(self) -> bool {
+        matches!(self, Kind::PersistentVolume | Kind::PersistentVolumeClaim)
+    }
 
     /// KubeEdge's word for the kind in a message's resource.
     pub fn word(self) -> &'static str {
@@ -22,6 +40,9 @@ impl Kind {
             Kind::Node => "node",
             Kind::Secret => "secret",
             Kind::ConfigMap => "configmap",
+            Kind::PersistentVolume => "persistentvolume",
+            Kind::PersistentVolumeClaim => "persistentvolumeclaim",
+            Kind::StorageClass => "storageclass",
             Kind::DeviceModel => "devicemodel",
             Kind::Device => "device",
             Kind::Pod => "pod",
@@ -45,6 +66,7 @@ impl Kind {
         match self {
             Kind::Device | Kind::DeviceModel => "devices.kubeedge.io/v1beta1",
             Kind::Lease => "coordination.k8s.io/v1",
+            Kind::StorageClass => "storage.k8s.io/v1",
             _ => "v1",
         }
     }
@@ -54,6 +76,9 @@ impl Kind {
             Kind::Node => "Node",
             Kind::Secret => "Secret",
             Kind::ConfigMap => "ConfigMap",
+            Kind::PersistentVolume => "PersistentVolume",
+            Kind::PersistentVolumeClaim => "PersistentVolumeClaim",
+            Kind::StorageClass => "StorageClass",
             Kind::DeviceModel => "DeviceModel",
             Kind::Device => "Device",
             Kind::Pod => "Pod",
@@ -89,6 +114,9 @@ impl Kind {
             Kind::Node => "nodes",
             Kind::Secret => "secrets",
             Kind::ConfigMap => "configmaps",
+            Kind::PersistentVolume => "persistentvolumes",
+            Kind::PersistentVolumeClaim => "persistentvolumeclaims",
+            Kind::StorageClass => "storageclasses",
             Kind::DeviceModel => "devicemodels",
             Kind::Device => "devices",
             Kind::Pod => "pods",

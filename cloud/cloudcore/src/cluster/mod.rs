@@ -8,6 +8,7 @@ pub mod informer;
 pub mod kind;
 pub mod placement;
 pub mod scheduler;
+pub mod storage;
 pub mod views;
 pub mod writer;
 
@@ -23,11 +24,14 @@ use crate::limits::FAILED_SCHEDULING_REPEAT;
 use informer::Change;
 use placement::{Affected, Placement};
 use scheduler::{Candidate, Decision, Lifecycle, Verdict, decide};
+use storage::schedule::Needs;
 use views::{Detail, Kind, View};
 use writer::{PodRef, Write};
 
 /// How often leases are judged and pods without a node are looked at again.
 const TICK: Duration = Duration::from_secs(1);
+/// When a write of the binder that did not show is made again.
+const STORAGE_RETRY: Duration = Duration::from_secs(5);
 
 pub struct Cluster {
     placement: Placement,
@@ -47,6 +51,9 @@ pub struct Duties {
     /// Bindings that the watch has not shown yet, by pod uid.
     assumed: HashMap<String, (String, Instant)>,
     refused: HashMap<String, (String, Instant)>,
+    /// Writes of the binder that the watch has not shown yet.
+    issued: storage::Issued,
+    issued_since: Instant,
 }
 
 impl Duties {
@@ -58,6 +65,8 @@ impl Duties {
             started: Instant::now(),
             assumed: HashMap::new(),
             refused: HashMap::new(),
+            issued: storage::Issued::default(),
+            issued_since: Instant::now(),
         }
     }
 }
@@ -81,6 +90,7 @@ impl Cluster {
                     let Some(change) = change else { return };
                     let affected = self.apply_waiting(change);
                     self.publish(affected);
+                    self.bind_storage();
                     self.schedule();
                 }
                 request = self.subscriptions.recv() => {
@@ -89,6 +99,7 @@ impl Cluster {
                 }
                 _ = tick.tick() => {
                     self.published.retain(|_, sender| sender.receiver_count() > 0);
+                    self.bind_storage();
                     self.schedule();
                     self.judge();
                 }
@@ -141,6 +152,20 @@ impl Cluster {
         drop(request.reply.send(sender.subscribe()));
     }
 
+    fn bind_storage(&mut self) {
+        let Some(duties) = self.duties.as_mut().filter(|_| self.placement.is_complete()) else { return };
+        if duties.issued_since.elapsed() >= STORAGE_RETRY {
+            duties.issued.forget();
+            duties.issued_since = Instant::now();
+        }
+        for action in storage::plan(&self.placement) {
+            // Full: planned again at the next tick.
+            if duties.issued.is_new(&action) && duties.writes.try_send(Write::Storage(action)).is_err() {
+                return duties.issued.forget();
+            }
+        }
+    }
+
     fn schedule(&mut self) {
         let Some(duties) = self.duties.as_mut().filter(|_| self.placement.is_complete()) else { return };
         let now = Instant::now();
@@ -161,6 +186,7 @@ impl Cluster {
             return;
         }
         let mut loads = loads(&self.placement, duties);
+        let mut taken = BTreeSet::new();
         for (view, pod) in pending {
             if duties.assumed.contains_key(&view.meta.uid) {
                 continue;
@@ -173,14 +199,35 @@ impl Cluster {
                 uid: view.meta.uid.clone(),
             };
             let uid = view.meta.uid.clone();
-            match decide(pod, &candidates) {
-                Decision::Bind(node) => {
+            let needs = Needs::of(&self.placement, &view.meta.namespace, pod);
+            let decision = match &needs {
+                Ok(needs) => decide(pod, &candidates, |node| {
+                    needs.obstacle(&self.placement, &taken, node.name, node.labels)
+                }),
+                Err(reason) => {
+                    Decision::Refused(format!("0/{} nodes are available: {reason}.", candidates.len()))
+                }
+            };
+            match (decision, needs) {
+                // The binder is at it; the next look binds the pod.
+                (Decision::Bind(_), Ok(needs)) if needs.unfinished => {}
+                (Decision::Bind(node), Ok(needs)) if needs.binds() => {
+                    let labels = candidates.iter().find(|candidate| candidate.name == node);
+                    let labels = labels.and_then(|candidate| candidate.labels);
+                    let chosen = needs.choose(&self.placement, &taken, &node, labels).unwrap_or_default();
+                    for action in needs.take(&chosen, &mut taken) {
+                        if duties.issued.is_new(&action) {
+                            drop(duties.writes.try_send(Write::Storage(action)));
+                        }
+                    }
+                }
+                (Decision::Bind(node), _) => {
                     if duties.writes.try_send(Write::Bind { pod: pod_ref, node: node.clone() }).is_ok() {
                         *loads.entry(node.clone()).or_default() += 1;
                         duties.assumed.insert(uid, (node, now));
                     }
                 }
-                Decision::Refused(message) => {
+                (Decision::Refused(message), _) => {
                     let told = duties.refused.get(&uid);
                     if told.is_some_and(|(text, at)| *text == message && now - *at < FAILED_SCHEDULING_REPEAT)
                     {

@@ -92,12 +92,18 @@ impl Placement {
     fn nodes_of(&self, kind: Kind, name: &Name) -> BTreeSet<String> {
         match kind {
             Kind::Node => BTreeSet::from([name.1.clone()]),
-            Kind::Lease => BTreeSet::new(),
+            Kind::Lease | Kind::StorageClass => BTreeSet::new(),
+            // A volume goes where its claim goes.
+            Kind::PersistentVolume => {
+                let claims = self.objects.get(&Kind::PersistentVolumeClaim).into_iter().flatten();
+                let claims = claims.filter(|(_, view)| volume_name(view) == Some(&name.1));
+                claims.flat_map(|(claim, _)| self.nodes_of(Kind::PersistentVolumeClaim, claim)).collect()
+            }
             Kind::Pod | Kind::Device => {
                 let view = self.objects.get(&kind).and_then(|views| views.get(name));
                 view.and_then(node_of).map(str::to_owned).into_iter().collect()
             }
-            Kind::ConfigMap | Kind::Secret | Kind::DeviceModel => {
+            Kind::ConfigMap | Kind::Secret | Kind::DeviceModel | Kind::PersistentVolumeClaim => {
                 let refers = |members: &BTreeSet<(Kind, Name)>| {
                     members.iter().any(|member| self.member_refers(member, kind, name))
                 };
@@ -137,11 +143,31 @@ impl Placement {
                         name: name.into(),
                     });
                 }
-                wanted.insert((kind, (namespace, name.into())));
+                let claimed = (namespace, name.to_owned());
+                if kind == Kind::PersistentVolumeClaim
+                    && let Some(volume) = self.volume_of_claim(&claimed)
+                {
+                    desired.references.insert(Reference {
+                        kind: Kind::PersistentVolume.word(),
+                        namespace: "null".into(),
+                        name: volume.into(),
+                    });
+                    wanted.insert((Kind::PersistentVolume, (String::new(), volume.into())));
+                }
+                wanted.insert((kind, claimed));
             }
         }
         desired.targets = wanted.iter().filter_map(|(kind, name)| self.target(*kind, name)).collect();
         desired
+    }
+
+    /// The volume that a claim is bound to, from both sides: naming a volume in a claim of one's own gives nobody access to it.
+    fn volume_of_claim(&self, claim: &Name) -> Option<&str> {
+        let view = self.objects.get(&Kind::PersistentVolumeClaim)?.get(claim)?;
+        let name = volume_name(view)?;
+        let Detail::Volume(volume) = &self.get(Kind::PersistentVolume, "", name)?.detail else { return None };
+        let bound = volume.claim.as_ref().is_some_and(|reference| reference.uid == view.meta.uid);
+        bound.then_some(name)
     }
 
     fn target(&self, kind: Kind, name: &Name) -> Option<Target> {
@@ -158,6 +184,13 @@ impl Placement {
 
 fn name_of(view: &View) -> Name {
     (view.meta.namespace.clone(), view.meta.name.clone())
+}
+
+fn volume_name(view: &View) -> Option<&str> {
+    match &view.detail {
+        Detail::Claim(claim) if !claim.volume.is_empty() => Some(&claim.volume),
+        _ => None,
+    }
 }
 
 fn node_of(view: &View) -> Option<&str> {
@@ -179,7 +212,9 @@ fn references(view: &View) -> impl Iterator<Item = (Kind, &str)> {
     let config_maps =
         pod.into_iter().flat_map(|pod| &pod.config_maps).map(|name| (Kind::ConfigMap, name.as_str()));
     let secrets = pod.into_iter().flat_map(|pod| &pod.secrets).map(|name| (Kind::Secret, name.as_str()));
-    config_maps.chain(secrets).chain(model.map(|name| (Kind::DeviceModel, name)))
+    let claims =
+        pod.into_iter().flat_map(|pod| &pod.claims).map(|name| (Kind::PersistentVolumeClaim, name.as_str()));
+    config_maps.chain(secrets).chain(claims).chain(model.map(|name| (Kind::DeviceModel, name)))
 }
 
 #[cfg(test)]

@@ -24,14 +24,16 @@ pub enum Decision {
 }
 
 /// The node with the fewest pods among those that fit; the first by name when equal.
-pub fn decide(pod: &PodDetail, nodes: &[Candidate]) -> Decision {
+///
+/// `more`: further obstacles, for example of the pod's volumes.
+pub fn decide(pod: &PodDetail, nodes: &[Candidate], more: impl Fn(&Candidate) -> Option<String>) -> Decision {
     if nodes.is_empty() {
         return Decision::Refused("no nodes available to schedule pods".into());
     }
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     let mut best: Option<&Candidate> = None;
     for node in nodes {
-        match obstacle(pod, node) {
+        match obstacle(pod, node).or_else(|| more(node)) {
             Some(reason) => *reasons.entry(reason).or_default() += 1,
             None if best.is_none_or(|best| (node.pods, node.name) < (best.pods, best.name)) => {
                 best = Some(node)
@@ -136,6 +138,10 @@ impl Lifecycle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn decide(pod: &PodDetail, nodes: &[Candidate]) -> Decision {
+        super::decide(pod, nodes, |_| None)
+    }
 
     fn ready() -> NodeDetail {
         NodeDetail { ready: "True".into(), ..NodeDetail::default() }

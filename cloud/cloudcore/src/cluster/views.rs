@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 pub use super::kind::Kind;
+use super::storage::{self, view as storage_view};
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -40,6 +41,9 @@ pub enum Detail {
     Lease {
         renew_time: String,
     },
+    Claim(Box<storage::Claim>),
+    Volume(Box<storage::Volume>),
+    Class(storage::Class),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -63,6 +67,8 @@ pub struct PodDetail {
     pub finished: bool,
     pub config_maps: Vec<String>,
     pub secrets: Vec<String>,
+    /// PersistentVolumeClaims.
+    pub claims: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -109,6 +115,15 @@ pub fn parse(kind: Kind, object: &RawValue) -> Result<View, serde_json::Error> {
             let spec: LeaseSpec = part(envelope.spec)?;
             Detail::Lease { renew_time: spec.renew_time.unwrap_or_default() }
         }
+        Kind::PersistentVolumeClaim => {
+            let claim = storage_view::claim(envelope.metadata, envelope.spec, envelope.status)?;
+            Detail::Claim(Box::new(claim))
+        }
+        Kind::PersistentVolume => {
+            let volume = storage_view::volume(envelope.metadata, envelope.spec, envelope.status)?;
+            Detail::Volume(Box::new(volume))
+        }
+        Kind::StorageClass => Detail::Class(storage_view::class(object)?),
         Kind::Secret | Kind::ConfigMap | Kind::DeviceModel => Detail::None,
     };
     Ok(View { meta, version, detail })
@@ -206,6 +221,13 @@ struct Volume {
     config_map: Option<NamedRef>,
     secret: Option<SecretRef>,
     projected: Option<Projected>,
+    persistent_volume_claim: Option<ClaimVolume>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct ClaimVolume {
+    claim_name: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -269,6 +291,7 @@ fn pod(envelope: &Envelope) -> Result<PodDetail, serde_json::Error> {
     let named =
         |names: &mut Vec<String>, reference: Option<NamedRef>| names.extend(reference.map(|r| r.name));
     for volume in spec.volumes.into_iter().flatten() {
+        detail.claims.extend(volume.persistent_volume_claim.map(|claim| claim.claim_name));
         named(config_maps, volume.config_map);
         secrets.extend(volume.secret.map(|secret| secret.secret_name));
         for source in volume.projected.and_then(|projected| projected.sources).into_iter().flatten() {
@@ -288,7 +311,7 @@ fn pod(envelope: &Envelope) -> Result<PodDetail, serde_json::Error> {
         }
     }
     secrets.extend(spec.image_pull_secrets.into_iter().flatten().map(|reference| reference.name));
-    for names in [config_maps, secrets] {
+    for names in [config_maps, secrets, &mut detail.claims] {
         names.retain(|name| !name.is_empty());
         names.sort();
         names.dedup();

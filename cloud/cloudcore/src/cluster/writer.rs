@@ -4,7 +4,8 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::scheduler::AUTONOMOUS;
-use crate::api::{Api, ApiError, STRATEGIC_PATCH};
+use super::storage;
+use crate::api::{Api, ApiError, MERGE_PATCH, STRATEGIC_PATCH};
 
 #[derive(Debug)]
 pub struct PodRef {
@@ -15,10 +16,23 @@ pub struct PodRef {
 
 #[derive(Debug)]
 pub enum Write {
-    Bind { pod: PodRef, node: String },
-    Unschedulable { pod: PodRef, message: String },
-    NodeSilent { node: String, renew_time: String },
-    NodeBack { node: String },
+    Bind {
+        pod: PodRef,
+        node: String,
+    },
+    Unschedulable {
+        pod: PodRef,
+        message: String,
+    },
+    NodeSilent {
+        node: String,
+        renew_time: String,
+    },
+    NodeBack {
+        node: String,
+    },
+    /// Of a claim or a volume.
+    Storage(storage::Action),
 }
 
 /// Runs until the cluster task has ended. A write that fails is not repeated here: its reason is found again.
@@ -61,9 +75,33 @@ async fn carry_out(api: &Api, write: &Write) -> Result<(), ApiError> {
             )
             .await
         }
+        Write::Storage(action) => carry_out_storage(api, action).await,
         Write::NodeBack { node } => {
             let text = "the node renews its lease".to_owned();
             conditions(api, node, [(AUTONOMOUS, "False", "InContact", text)]).await
+        }
+    }
+}
+
+async fn carry_out_storage(api: &Api, action: &storage::Action) -> Result<(), ApiError> {
+    match action {
+        storage::Action::Patch { object, status, patch } => {
+            let path = object.kind.path(&object.namespace, &object.name);
+            let path = if *status { format!("{path}/status") } else { path };
+            let mut patch = patch.clone();
+            patch["metadata"]["resourceVersion"] = object.version.clone().into();
+            patch["metadata"]["uid"] = object.uid.clone().into();
+            api.patch(&path, MERGE_PATCH, patch.to_string()).await?;
+            Ok(())
+        }
+        storage::Action::Event { object, event_type, reason, message } => {
+            let involved = Involved {
+                kind: object.kind.name(),
+                namespace: &object.namespace,
+                name: &object.name,
+                uid: &object.uid,
+            };
+            event_of(api, involved, event_type, reason, message).await
         }
     }
 }
@@ -106,16 +144,37 @@ async fn event(
     reason: &str,
     message: &str,
 ) -> Result<(), ApiError> {
+    let involved = Involved { kind: "Pod", namespace: &pod.namespace, name: &pod.name, uid: &pod.uid };
+    event_of(api, involved, event_type, reason, message).await
+}
+
+/// What an event is about.
+struct Involved<'a> {
+    kind: &'static str,
+    namespace: &'a str,
+    name: &'a str,
+    uid: &'a str,
+}
+
+async fn event_of(
+    api: &Api,
+    about: Involved<'_>,
+    event_type: &str,
+    reason: &str,
+    message: &str,
+) -> Result<(), ApiError> {
     let now = now_rfc3339();
+    // Events of what has no namespace stand in the default one.
+    let namespace = if about.namespace.is_empty() { "default" } else { about.namespace };
     let event = json!({
         "apiVersion": "v1", "kind": "Event",
-        "metadata": {"generateName": format!("{}.", pod.name), "namespace": pod.namespace},
-        "involvedObject": {"apiVersion": "v1", "kind": "Pod", "name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
+        "metadata": {"generateName": format!("{}.", about.name), "namespace": namespace},
+        "involvedObject": {"apiVersion": "v1", "kind": about.kind, "name": about.name, "namespace": about.namespace, "uid": about.uid},
         "type": event_type, "reason": reason, "message": message, "count": 1,
         "firstTimestamp": now, "lastTimestamp": now,
         "source": {"component": "cloudcore"}, "reportingComponent": "cloudcore", "reportingInstance": "",
     });
-    api.post(&format!("/api/v1/namespaces/{}/events", pod.namespace), event.to_string()).await?;
+    api.post(&format!("/api/v1/namespaces/{namespace}/events"), event.to_string()).await?;
     Ok(())
 }
 

@@ -91,7 +91,7 @@ impl Upstream {
                 self.delete_pod(node, &Kind::Pod.path(&pod.namespace, &pod.name), message).await
             }
             Request::Query(reference) => {
-                let kind = Kind::from_word(reference.kind).expect("references are config maps and secrets");
+                let kind = Kind::from_word(reference.kind).expect("references are of kinds that are watched");
                 if !desired.is_some_and(|desired| desired.references.contains(reference)) {
                     let (word, name) = (reference.kind, &reference.name);
                     return Err(Failure::Denied(format!(
@@ -210,7 +210,7 @@ impl Upstream {
     }
 
     /// The pod is on this node and, when a uid is given, has it.
-    async fn check_pod(&self, node: &str, path: &str, uid: Option<&str>) -> Result<(), Failure> {
+    async fn check_pod(&self, node: &str, path: &str, uid: Option<&str>) -> Result<Value, Failure> {
         let body = self.api.get(path).await.map_err(at_api)?;
         let pod: Value =
             serde_json::from_slice(&body).map_err(|error| Failure::Api(ApiError::Json(error)))?;
@@ -222,14 +222,14 @@ impl Upstream {
             Some(uid) if at("/metadata/uid") != Some(uid) => {
                 Err(Failure::Denied(format!("{path} is another pod than {uid}")))
             }
-            _ => Ok(()),
+            _ => Ok(pod),
         }
     }
 
     async fn delete_pod(&self, node: &str, path: &str, message: &Message) -> Result<Answer, Failure> {
         let options = objects::delete_options(message).map_err(|e| Failure::Content("delete options", e))?;
         match self.check_pod(node, path, Some(&options.uid)).await {
-            Ok(()) => {}
+            Ok(_) => {}
             // Gone already, or another pod has the name: what the node wants is so.
             Err(Failure::Api(error)) if error.is_not_found() => return Ok(Answer::Ok),
             Err(Failure::Denied(reason)) => {
@@ -261,7 +261,14 @@ impl Upstream {
                 "a token for {namespace}/{account} must be bound to a pod of node {node}"
             )));
         }
-        self.check_pod(node, &Kind::Pod.path(namespace, &pod), uid.as_deref()).await?;
+        let found = self.check_pod(node, &Kind::Pod.path(namespace, &pod), uid.as_deref()).await?;
+        // Nor does a node get a token of another account than the pod's own.
+        let own = found.pointer("/spec/serviceAccountName").and_then(Value::as_str).unwrap_or("default");
+        if own != account {
+            return Err(Failure::Denied(format!(
+                "pod {namespace}/{pod} runs as service account {own}, not as {account}: node {node} gets no token for that"
+            )));
+        }
         body["apiVersion"] = "authentication.k8s.io/v1".into();
         body["kind"] = "TokenRequest".into();
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");

@@ -30,7 +30,7 @@ pub enum Request {
     PodInsert(Resource),
     /// The node has stopped the pod: it may go.
     PodDelete(Resource),
-    /// Config map or secret.
+    /// Config map, secret, claim or volume.
     Query(Reference),
     Token {
         namespace: String,
@@ -124,6 +124,13 @@ pub fn parse(node: &str, message: &Message) -> Result<Request, RequestError> {
         ("pod", Operation::DELETE) => Request::PodDelete(resource),
         ("configmap", Operation::QUERY) => Request::Query(Reference { kind: "configmap", namespace, name }),
         ("secret", Operation::QUERY) => Request::Query(Reference { kind: "secret", namespace, name }),
+        ("persistentvolumeclaim", Operation::QUERY) => {
+            Request::Query(Reference { kind: "persistentvolumeclaim", namespace, name })
+        }
+        // Of the whole cluster, whatever namespace the node writes.
+        ("persistentvolume", Operation::QUERY) => {
+            Request::Query(Reference { kind: "persistentvolume", namespace: "null".into(), name })
+        }
         ("serviceaccounttoken", Operation::QUERY) => Request::Token { namespace, account: name },
         ("event", Operation::INSERT) => Request::EventInsert { namespace },
         ("event", Operation::UPDATE) => Request::EventUpdate { namespace, name },
