@@ -6,3 +6,4 @@ mod images;
 mod node_side;
 mod probes;
 mod simulation;
+mod sources;
