@@ -70,7 +70,9 @@ async fn pods_get_what_their_service_account_gives_them() {
 
     // A namespace of a moment ago: its account is waited for.
     cloud.create("/api/v1/namespaces", json!({"metadata": {"name": "fresh"}})).await;
-    let fresh = cloud.create("/api/v1/namespaces/fresh/pods", pod("first", linux())).await;
+    let mut first = pod("first", linux());
+    first["metadata"]["namespace"] = json!("fresh");
+    let fresh = cloud.create("/api/v1/namespaces/fresh/pods", first).await;
     assert_eq!(fresh["spec"]["serviceAccountName"], "default");
 
     let accounts = "/api/v1/namespaces/default/serviceaccounts";
