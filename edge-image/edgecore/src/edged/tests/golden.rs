@@ -182,7 +182,7 @@ fn a_pod_that_ended() {
     assert_eq!(scene.reported["phase"], "Running", "its end is written down before it is told");
     scene.work = None;
     scene.done(Ok(()));
-    assert_eq!((&scene.reported["phase"], &scene.work), (&json!("Succeeded"), &None));
+    assert_eq!((&scene.reported["phase"], &scene.work), (&json!("Succeeded"), &Some(Work::CleanUp)));
     assert_eq!(
         conditions(&scene.reported),
         [

@@ -3,6 +3,7 @@
 mod containerd;
 mod golden;
 mod images;
+mod life;
 mod node_side;
 mod probes;
 mod simulation;

@@ -152,6 +152,8 @@ pub struct Worker {
     end_stored: bool,
     prepared: bool,
     cleaned: bool,
+    /// The volumes of a pod that ended were removed.
+    emptied: bool,
     forgotten: bool,
     /// Something happened since the last look at what to do and to tell.
     touched: bool,
@@ -181,6 +183,7 @@ impl Worker {
             end_stored: stored && ended,
             prepared: false,
             cleaned: false,
+            emptied: false,
             forgotten: false,
             touched: true,
             look_at: None,
@@ -279,7 +282,11 @@ impl Worker {
             }
             Work::PrepareVolumes => self.prepared = true,
             Work::RetireSandbox { .. } => self.prepared = false,
-            Work::CleanUp => self.cleaned = true,
+            Work::CleanUp => {
+                self.emptied = true;
+                let nothing = |seen: &Observed| seen.sandboxes.is_empty();
+                self.cleaned = self.is_deleting() && self.seen.as_ref().is_some_and(nothing);
+            }
             Work::Forget => self.forgotten = true,
             _ => {}
         }

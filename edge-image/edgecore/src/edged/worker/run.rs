@@ -35,7 +35,9 @@ impl Worker {
             return Some(Work::Persist(self.record.clone()));
         }
         if outcome.is_some() {
-            return self.take_down(seen, current.as_ref());
+            // Its volumes go, as a kubelet's do: a memory volume of a finished job is memory. Logs and exit codes stay.
+            let empty = (current.is_none() && !self.emptied).then_some(Work::CleanUp);
+            return self.take_down(seen, current.as_ref()).or(empty);
         }
         if let Some(old) = old {
             if current.is_none() {
