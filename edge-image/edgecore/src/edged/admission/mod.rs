@@ -31,7 +31,8 @@ pub struct NodeView {
     /// cpu in thousandths, everything else in whole units. A core resource that is missing here is not checked.
     pub allocatable: Amounts,
     pub pods_max: u64,
-    pub labels: BTreeMap<String, String>,
+    /// `None`: the cloud has not said, and somebody may have added any.
+    pub labels: Option<BTreeMap<String, String>>,
     pub taints: Vec<Taint>,
     pub allowed_unsafe_sysctls: Vec<String>,
     /// The kernel enforces AppArmor profiles.
@@ -45,7 +46,7 @@ impl Default for NodeView {
             name: String::new(),
             allocatable: Amounts::new(),
             pods_max: super::limits::PODS_MAX as u64,
-            labels: BTreeMap::new(),
+            labels: None,
             taints: Vec::new(),
             allowed_unsafe_sysctls: Vec::new(),
             apparmor: false,
@@ -216,14 +217,15 @@ fn misfits(pod: &Pod, others: &[&Pod], node: &NodeView) -> Vec<Rejection> {
 }
 
 fn selects(pod: &Pod, node: &NodeView) -> bool {
-    let selector = pod.spec.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value));
+    let Some(labels) = &node.labels else { return true };
+    let selector = pod.spec.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value));
     let required = pod.spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref()?.required.as_ref());
     let fields = BTreeMap::from([("metadata.name".to_string(), node.name.clone())]);
     let affine = required.is_none_or(|selector| {
         selector.node_selector_terms.iter().any(|term| {
             let empty = term.match_expressions.is_empty() && term.match_fields.is_empty();
             !empty
-                && term.match_expressions.iter().all(|requirement| requirement.matches(&node.labels))
+                && term.match_expressions.iter().all(|requirement| requirement.matches(labels))
                 && term.match_fields.iter().all(|requirement| requirement.matches(&fields))
         })
     });

@@ -33,7 +33,9 @@ fn node() -> NodeView {
         name: "edge-1".into(),
         allocatable: allocatable.map(|(name, amount)| (name.to_string(), amount)).into(),
         pods_max: 3,
-        labels: [("site".to_string(), "hall-3".to_string()), ("cores".to_string(), "4".to_string())].into(),
+        labels: Some(
+            [("site".to_string(), "hall-3".to_string()), ("cores".to_string(), "4".to_string())].into(),
+        ),
         ..NodeView::default()
     }
 }
@@ -85,6 +87,9 @@ fn places_that_do_not_fit() {
             "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into()
         )
     );
+    let unsaid = NodeView { labels: None, ..node() };
+    let selects = pod("new", json!({ "nodeSelector": { "site": "hall-4" } }));
+    assert_eq!(admit(&selects, &[], &unsaid), Verdict::Admit, "labels that nobody told refuse nobody");
     assert_eq!(reason(json!({ "nodeName": "edge-2" })).0, "NodeName");
     assert_eq!(reason(json!({ "os": { "name": "windows" } })).0, "PodOSNotSupported");
     let affine = |terms: Value| {

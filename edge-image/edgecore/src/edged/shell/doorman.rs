@@ -25,6 +25,8 @@ use crate::{
 
 const PLUGINS: &str = "DevicePluginsUnavailable";
 
+const LINK_TAINTS: [&str; 2] = ["node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"];
+
 /// What a future for the gate ended with.
 pub(super) enum GateNews {
     Plugin(mpsc::Receiver<News>, Option<News>),
@@ -37,6 +39,8 @@ pub(super) enum GateNews {
 
 pub(super) struct Doorman {
     view: NodeView,
+    /// What the node has of itself, whatever the cloud says.
+    labels: BTreeMap<String, String>,
     /// Resources that the store knows of.
     remembered: Vec<String>,
 }
@@ -82,11 +86,12 @@ impl Doorman {
                 name: handles.node_name.to_string(),
                 allocatable,
                 pods_max: policy.pods_max as u64,
-                labels: config::node_labels(&handles.node_name, config::architecture(), &policy.labels),
+                labels: None,
                 taints: Vec::new(),
                 allowed_unsafe_sysctls: policy.allowed_unsafe_sysctls.clone(),
                 apparmor: has_apparmor(Path::new("/sys/module/apparmor/parameters/enabled")),
             },
+            labels: config::node_labels(&handles.node_name, config::architecture(), &policy.labels),
             remembered,
         }
     }
@@ -98,8 +103,13 @@ impl Doorman {
         let object = handles.meta.get(&resource);
         if let Some(node) = object.and_then(|object| serde_json::from_slice::<NodeObject>(&object.body).ok())
         {
-            view.labels.extend(node.metadata.labels);
+            let mut labels = self.labels.clone();
+            labels.extend(node.metadata.labels);
+            view.labels = Some(labels);
+            // What the cloud thinks of the link is over when it can say so; kept from before a cut it would refuse every newcomer.
+            let of_link = |taint: &Taint| LINK_TAINTS.contains(&taint.key.as_str());
             view.taints = node.spec.taints.unwrap_or_default();
+            view.taints.retain(|taint| !of_link(taint));
         }
         manager.gate.node = view;
     }

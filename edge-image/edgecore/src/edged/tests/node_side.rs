@@ -108,6 +108,7 @@ fn pods_that_cannot_be_admitted_are_failed_for_good() {
     let mut node = Node::start();
     node.apply(&web("first", 8090));
     node.wait_running("first");
+    node.bench.meta.put_object("null/node/edge-1", json!({ "metadata": { "uid": "n", "labels": {} } }));
     let mut greedy = pod("greedy", json!({ "resources": { "requests": { "cpu": "4000" } } }), json!({}));
     node.apply(&greedy);
     node.apply(&web("second", 8090));
