@@ -27,7 +27,7 @@ const BOUNDS_US: [u64; 14] = [
 ];
 
 /// The runtime's calls, as CRI and as a kubelet's `operation_type` name them. What is not in the list is not counted.
-const OPERATIONS: [(&str, &str); 24] = [
+const OPERATIONS: [(&str, &str); 25] = [
     ("Version", "version"),
     ("Status", "status"),
     ("RunPodSandbox", "run_podsandbox"),
@@ -41,6 +41,7 @@ const OPERATIONS: [(&str, &str); 24] = [
     ("RemoveContainer", "remove_container"),
     ("ListContainers", "list_containers"),
     ("ContainerStatus", "container_status"),
+    ("ListContainerStats", "list_container_stats"),
     ("ReopenContainerLog", "reopen_container_log"),
     ("UpdateContainerResources", "update_container"),
     ("ExecSync", "exec_sync"),

@@ -25,16 +25,17 @@ struct Names {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Spec {
-    containers: Vec<Named>,
-    init_containers: Vec<Named>,
-    ephemeral_containers: Vec<Named>,
+    // `null` is as good as nothing.
+    containers: Option<Vec<Named>>,
+    init_containers: Option<Vec<Named>>,
+    ephemeral_containers: Option<Vec<Named>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Named {
     name: String,
-    tty: bool,
+    tty: Option<bool>,
 }
 
 impl Node {
@@ -80,8 +81,9 @@ impl Node {
 pub fn tty_of(pod: &Object, name: &str) -> Option<bool> {
     let names: Names = serde_json::from_slice(&pod.body).unwrap_or_default();
     let spec = names.spec;
-    let mut all = [spec.containers, spec.init_containers, spec.ephemeral_containers].into_iter().flatten();
-    all.find(|container| container.name == name).map(|container| container.tty)
+    let lists = [spec.containers, spec.init_containers, spec.ephemeral_containers];
+    let mut all = lists.into_iter().flatten().flatten();
+    all.find(|container| container.name == name).map(|container| container.tty.unwrap_or(false))
 }
 
 /// The entry of a container in a pod's status.

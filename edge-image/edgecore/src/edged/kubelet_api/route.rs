@@ -32,6 +32,10 @@ impl Route {
     pub fn parse(path: &str) -> Option<Route> {
         let parts: Vec<String> =
             path.split('/').filter(|part| !part.is_empty()).map(|part| decode(part, false)).collect();
+        // Names become parts of file names; none of Kubernetes' has these.
+        if parts.iter().any(|part| part.contains(['/', '\0']) || matches!(part.as_str(), "." | "..")) {
+            return None;
+        }
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let target = |namespace: &str, pod: &str, container: &str| Target {
             namespace: namespace.into(),
@@ -148,6 +152,11 @@ mod tests {
         assert_eq!(Route::parse("/runningpods/"), Some(Route::RunningPods));
         assert_eq!(Route::parse("/"), None);
         assert_eq!(Route::parse("/containerLogs/ns/web"), None);
+        for path in
+            ["/containerLogs/ns/web/..%2f..", "/containerLogs/ns/%2e%2e/c", "/containerLogs/ns/web/a%00b"]
+        {
+            assert_eq!(Route::parse(path), None, "{path}");
+        }
         assert!(Route::Summary.is_public() && !Route::Logs(target("c")).is_public());
     }
 

@@ -58,7 +58,7 @@ async fn what_has_no_log_says_why() {
     bench.meta.put_object(
         "default/pod/web",
         json!({ "metadata": { "name": "web", "namespace": "default", "uid": "u", "resourceVersion": "1" },
-                "spec": { "containers": [{ "name": "c" }], "initContainers": [{ "name": "first" }] } }),
+                "spec": { "containers": [{ "name": "c", "tty": null }], "ephemeralContainers": null, "initContainers": [{ "name": "first" }] } }),
     );
     assert_eq!(
         ask(&server, full, "/containerLogs/default/web/x").await,
