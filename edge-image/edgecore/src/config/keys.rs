@@ -15,6 +15,7 @@ const HONOURED: &[&str] = &[
     "database.dataSource",
     "kinglet.cloudID",
     "kinglet.importDirs",
+    "kinglet.linkStreams",
     "kinglet.preloadDir",
     "kinglet.runDir",
     "modules.deviceTwin.dmiSockPath",

@@ -65,7 +65,7 @@ impl Hub {
             credentials: Credentials::new(hub),
             cloud_id: cfg.kinglet.cloud_id.clone(),
             store_id: store_id.into(),
-            streams: true,
+            streams: cfg.kinglet.link_streams,
             handshake_timeout: Duration::from_secs(u64::from(hub.websocket.handshake_timeout.max(1))),
             write_timeout: Duration::from_secs(u64::from(hub.websocket.write_deadline.max(1))),
         }
