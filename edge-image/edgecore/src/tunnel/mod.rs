@@ -90,8 +90,9 @@ pub async fn run(
                 };
                 session.run(&mut carries_streams, settings.silence_max, &drain).await
             }
-            Err(error) => rt::error_chain(&error),
+            Err(error) => Some(rt::error_chain(&error)),
         };
+        let Some(why) = why else { continue };
         if why != last {
             tracing::warn!(target: "tunnel", "no tunnel to {}: {why}", settings.server);
             last = why;
@@ -110,13 +111,13 @@ pub(crate) struct Session<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
-    /// Runs to the tunnel's end; why it ended.
+    /// Runs to the tunnel's end; why it broke, or `None` when it is not needed any more.
     pub async fn run(
         mut self,
         carries_streams: &mut watch::Receiver<Option<bool>>,
         silence_max: Duration,
         drain: &Drain,
-    ) -> String {
+    ) -> Option<String> {
         let mut heard = Instant::now();
         let mut beat_at = heard;
         loop {
@@ -128,13 +129,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     match event {
                         Ok(TunnelEvent::Connect { id, kind, data }) => self.connect(id, kind, &data),
                         Ok(TunnelEvent::Request { .. } | TunnelEvent::Heard) => {}
-                        Err(TunnelEnded::Refused(why)) => return format!("the cloud closed it: {why}"),
-                        Err(error) => return rt::error_chain(&error),
+                        Err(TunnelEnded::Refused(why)) => return Some(format!("the cloud closed it: {why}")),
+                        Err(error) => return Some(rt::error_chain(&error)),
                     }
                 }
                 () = tokio::time::sleep_until(beat_at) => {
                     if heard.elapsed() > silence_max {
-                        return format!("the cloud was silent for {} s", heard.elapsed().as_secs());
+                        return Some(format!("the cloud was silent for {} s", heard.elapsed().as_secs()));
                     }
                     self.tunnel.ping();
                     self.tunnel.expire_blocked();
@@ -143,7 +144,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
         }
         self.tunnel.close("the node ended the tunnel", LINK_CLOSE_TIME_MAX).await;
-        "it is not needed any more".into()
+        None
     }
 
     /// A request of the cloud to the kubelet API. What cannot be served is over at once.

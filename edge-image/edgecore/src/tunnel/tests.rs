@@ -59,7 +59,7 @@ impl KubeletApi for Kubelet {
 struct Cloud {
     ws: WebSocketStream<Relabelled<DuplexStream>>,
     requests: Arc<Mutex<Vec<String>>>,
-    task: tokio::task::JoinHandle<String>,
+    task: tokio::task::JoinHandle<Option<String>>,
     carries: watch::Sender<Option<bool>>,
 }
 
@@ -172,7 +172,7 @@ async fn what_cannot_be_served_is_over_at_once() {
 
     cloud.send(0, kind::CLOSE_CONNECT, b"failed to Update KubeletEndpoint Port").await;
     let why = tokio::time::timeout(PATIENCE, cloud.task).await.unwrap().unwrap();
-    assert_eq!(why, "the cloud closed it: failed to Update KubeletEndpoint Port");
+    assert_eq!(why.as_deref(), Some("the cloud closed it: failed to Update KubeletEndpoint Port"));
 }
 
 #[tokio::test]
@@ -180,5 +180,6 @@ async fn a_link_that_carries_streams_ends_the_tunnel() {
     let cloud = start().await;
     cloud.carries.send_replace(None);
     cloud.carries.send_replace(Some(true));
-    tokio::time::timeout(PATIENCE, cloud.task).await.unwrap().unwrap();
+    let why = tokio::time::timeout(PATIENCE, cloud.task).await.unwrap().unwrap();
+    assert_eq!(why, None);
 }
