@@ -173,9 +173,7 @@ pub(crate) fn change(kind: &str, old: &Value, new: &Value, causes: &mut Vec<Caus
         "PersistentVolume" => {
             let source = |object: &Value| {
                 let spec = object.get("spec").and_then(Value::as_object);
-                let found =
-                    spec.and_then(|spec| SOURCES.iter().find_map(|s| Some((*s, spec.get(*s)?.clone()))));
-                found.map(|(name, value)| (name, value))
+                spec.and_then(|spec| SOURCES.iter().find_map(|s| Some((*s, spec.get(*s)?.clone()))))
             };
             if source(old) != source(new) {
                 let field = "spec.persistentvolumesource";
