@@ -53,13 +53,12 @@ fn beside(metric: &str, unit: &'static str, ours: f64, peer: f64, peer_name: &'s
 pub fn pods(programs: &Programs, dir: &Path, shim: Option<&Path>, steps: &mut Steps) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
     {
-        let containerd = Containerd::start_in(&dir.join("containerd"))?;
-        let bench = Bench::start(programs, &dir.join("go"), containerd, steps)?;
+        let bench = Bench::start(programs, &dir.join("go"), Containerd::start_in, steps)?;
         bench.measure(&mut lines, steps)?;
     }
     if let Some(shim) = shim {
-        let containerd = Containerd::start_with_shim(&dir.join("containerd-rs"), shim)?;
-        let bench = Bench::start(programs, &dir.join("rs"), containerd, steps)?;
+        let start = |dir: &Path| Containerd::start_with_shim(dir, shim);
+        let bench = Bench::start(programs, &dir.join("rs"), start, steps)?;
         let per_pod = bench.node_memory_per_pod("rs", steps)?;
         if let Some(go) = lines.iter_mut().find(|line| line.metric.starts_with("node memory per pod")) {
             *go = beside(&go.metric, go.unit, per_pod, go.ours, "Debian's Go shim");
@@ -76,11 +75,16 @@ struct Bench {
 }
 
 impl Bench {
-    fn start(programs: &Programs, dir: &Path, containerd: Containerd, steps: &mut Steps) -> Result<Bench> {
+    fn start(
+        programs: &Programs,
+        dir: &Path,
+        containerd: impl Fn(&Path) -> Result<Containerd>,
+        steps: &mut Steps,
+    ) -> Result<Bench> {
         fs::create_dir_all(dir)?;
         let mut cloud = Cloud::new(&programs.cloudcore, &dir.join("cloud"), &["127.0.0.1"])?;
         let kubectl = cloud.kubectl(&programs.kubectl);
-        let mut node = Node::with_containerd(programs, dir, containerd)?;
+        let mut node = Node::on(programs, dir, containerd)?;
         steps.step("cloudcore and edgecore start, node Ready", || {
             cloud.start()?;
             node.join(&cloud, &cloud.token(&[])?, NODE)?;

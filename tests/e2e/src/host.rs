@@ -19,6 +19,7 @@ use crate::{
     process::{Process, tail},
     relay::Relay,
     serial_line::SerialLine,
+    shared::SharedFolder,
     steps::{Steps, wait_for, wait_until},
 };
 
@@ -50,22 +51,28 @@ pub struct Node {
     uplink: Option<Relay>,
     pub edgecore: Option<Process>,
     pub mapper: Option<Process>,
+    /// Ends after all that uses it.
+    _shared: SharedFolder,
 }
 
 impl Node {
     pub fn new(programs: &Programs, dir: &Path) -> Result<Node> {
-        Node::with_containerd(programs, dir, Containerd::start_in(&dir.join("containerd"))?)
+        Node::on(programs, dir, Containerd::start_in)
     }
 
-    pub fn with_containerd(programs: &Programs, dir: &Path, containerd: Containerd) -> Result<Node> {
+    /// As [`Node::new`], on the containerd that `start` gives for a folder.
+    pub fn on(programs: &Programs, dir: &Path, start: impl Fn(&Path) -> Result<Containerd>) -> Result<Node> {
         let root = dir.join("node");
         std::fs::create_dir_all(&root)?;
+        let shared = SharedFolder::new(dir)?;
+        let containerd = start(&dir.join("containerd"))?;
         let (port, read_only_port) = (free_port()?, free_port()?);
         Ok(Node {
             programs: programs.clone(),
             root,
             port,
             read_only_port,
+            _shared: shared,
             containerd,
             cloud: Vec::new(),
             uplink: None,

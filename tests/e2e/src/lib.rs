@@ -23,6 +23,7 @@ pub mod relay;
 pub mod report;
 pub mod rpi;
 pub mod serial_line;
+pub mod shared;
 pub mod steps;
 pub mod streams;
 pub mod watch;
