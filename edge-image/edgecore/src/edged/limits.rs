@@ -95,6 +95,17 @@ pub const CNI_CACHE_FILES_MAX: usize = 4096;
 /// A larger one is not theirs.
 pub const CNI_CACHE_BYTES_MAX: u64 = 1024 * 1024;
 
+/// Between two collections of images (kubelet's interval).
+pub const COLLECT_EVERY: Duration = Duration::from_secs(300);
+/// Between two looks at what the node has left (kubelet's interval).
+pub const PRESSURE_CHECK: Duration = Duration::from_secs(10);
+/// How long an evicted pod holds up the next eviction.
+pub const EVICTION_WAIT: Duration = Duration::from_secs(30);
+/// What a pod gets that goes because of a hard threshold.
+pub const EVICTION_GRACE_HARD: Duration = Duration::from_secs(1);
+/// Files looked at for what one log or volume holds; the rest is not counted.
+pub const USAGE_FILES_MAX: usize = 100_000;
+
 /// index.json, manifest and config of an image. Larger ones are refused.
 pub const IMAGE_JSON_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub const IMAGE_LAYERS_MAX: usize = 128;

@@ -22,6 +22,7 @@ use super::{
     limits,
     observed::{Observed, Sandbox},
     pod::{Pod, PodError},
+    pressure::{NodeCondition, refuses},
     record::{Ended, Record},
     status::{self, NodeFacts, Transitions},
     worker::{Health, Now, Outcome, Ticket, Turn, Work, WorkError, Worker},
@@ -131,6 +132,8 @@ pub struct Manager {
     /// Identity of the cloud whose pods are wanted. A pod of another one, which can only be from before `join --adopt`, is bound to
     /// the new uid of its name if its spec is the same.
     cloud: String,
+    /// What the node is short of: such pods are not taken as would make it worse.
+    pub pressure: Vec<NodeCondition>,
     ticket: Ticket,
     observed: Option<Observed>,
     /// What probes found before the agent restarted, by container id, until the first observation.
@@ -152,6 +155,7 @@ impl Manager {
             places: BTreeSet::new(),
             reconciled: false,
             cloud: String::new(),
+            pressure: Vec::new(),
             ticket: 0,
             observed: None,
             known: BTreeMap::new(),
@@ -367,6 +371,9 @@ impl Manager {
     /// A newcomer is admitted, for a critical one others are ended, or it is Failed before it ran.
     fn enter(&mut self, newcomer: &mut Worker, actions: &mut Vec<Action>) {
         let Some(pod) = newcomer.desired.clone() else { return };
+        if let Some(message) = refuses(&pod, &self.pressure) {
+            return reject(newcomer, &Rejection::new("Evicted", message), actions);
+        }
         let incarnation = newcomer.record.incarnation.clone();
         let has_place = |worker: &&Worker| worker.record.ended.is_none() && worker.record.failing.is_none();
         let placed = self.workers.values().filter(has_place);

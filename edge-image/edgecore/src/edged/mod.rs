@@ -37,6 +37,7 @@ pub mod logs;
 pub mod node_side;
 pub mod observe;
 mod prepare;
+pub mod pressure;
 pub mod probe;
 pub mod render;
 mod shell;
@@ -81,6 +82,7 @@ pub struct Settings {
     /// Identity of the cloud that this node joined; empty: a stock cloud, which has none.
     pub cloud_id: String,
     pub images: images::ImageSettings,
+    pub pressure: pressure::settings::PressureSettings,
     pub policy: policy::NodePolicy,
 }
 
@@ -106,6 +108,7 @@ impl Settings {
             report_events: edged.report_event,
             cloud_id: config.kinglet.cloud_id.clone(),
             images: images::ImageSettings::from_config(config),
+            pressure: pressure::settings::PressureSettings::from_config(config),
             policy: policy::NodePolicy::new(config),
         }
     }

@@ -28,6 +28,7 @@ use wire::{Message, Operation};
 use super::{
     Settings, cni_cache,
     cri::{self, Cri, CriError},
+    events::Event,
     execute::{Executor, Job},
     figures,
     images::{Images, RuntimeFacts, suspects::Suspects},
@@ -37,6 +38,7 @@ use super::{
     observe::{Look, Observer},
     observed::State,
     pod::{CONFIG_SOURCE, Pod, PodError},
+    pressure,
     probe::{self, Memory, machine::Ticket as ProbeTicket},
     record::{KIND, Record},
     static_pods::Reading,
@@ -65,6 +67,10 @@ enum Happening {
     Refreshed(String),
     Gate(GateNews),
     Folder(std::io::Result<Reading>),
+    /// The node and its pods were looked at.
+    Pressed(pressure::watch::Look),
+    /// Room was made, as far as it goes without pods.
+    Relieved(Box<pressure::watch::Relief>),
     Nothing,
 }
 
@@ -95,6 +101,8 @@ pub struct Shell {
     slow_looks: u32,
     logs_checked: Instant,
     suspects: Suspects,
+    pressure: pressure::machine::Machine,
+    collected: Instant,
     node_side: NodeSide,
     upkeep: upkeep::Upkeep,
     probes: probes::Probes,
@@ -117,6 +125,7 @@ impl Shell {
         let doorman = Doorman::new(&handles, &settings, &mut manager);
         let statics = Statics::new(&handles, settings.policy.static_pods.clone());
         let now = Instant::now();
+        let pressure = pressure::machine::Machine::new(settings.pressure.clone());
         Shell {
             handles,
             settings,
@@ -138,6 +147,8 @@ impl Shell {
             slow_looks: 0,
             logs_checked: now,
             suspects: Suspects::default(),
+            pressure,
+            collected: now,
             node_side: NodeSide::default(),
             upkeep: upkeep::Upkeep::new(now),
             probes,
@@ -153,6 +164,7 @@ impl Shell {
         self.watch_statics(false);
         self.desired();
         self.bring_up();
+        self.watch_pressure();
         loop {
             let (next, probe) = (self.next_look(), self.next_probe());
             tokio::select! {
@@ -245,6 +257,8 @@ impl Shell {
             Happening::Refreshed(incarnation) => self.refreshed(incarnation),
             Happening::Gate(news) => self.gate_news(news),
             Happening::Folder(reading) => self.folder_read(reading),
+            Happening::Pressed(look) => self.pressed(look),
+            Happening::Relieved(relief) => self.relieved(*relief),
             Happening::Nothing => {}
         }
     }
@@ -260,6 +274,83 @@ impl Shell {
                 tracing::warn!("{} was cut off by a power cut; removed", path.display());
             }
         }
+    }
+
+    // --- pressure ---
+
+    fn watch_pressure(&mut self) {
+        let executor = self.executor.clone();
+        let places = pressure::watch::places(&self.manager, &executor);
+        let collect = self.up && self.collected.elapsed() >= limits::COLLECT_EVERY;
+        if collect {
+            self.collected = Instant::now();
+        }
+        self.work.push(Box::pin(async move {
+            if collect {
+                executor.images.collect(&executor.events).await;
+            }
+            tokio::time::sleep(limits::PRESSURE_CHECK).await;
+            Happening::Pressed(pressure::watch::look(executor, places).await)
+        }));
+    }
+
+    fn pressed(&mut self, look: pressure::watch::Look) {
+        let crossed = self.observe_pressure(&look.readings);
+        for (uid, message) in look.over {
+            self.evict(&uid, message, limits::EVICTION_GRACE_HARD);
+        }
+        let Some(crossed) = crossed else { return self.watch_pressure() };
+        let text = format!("Attempting to reclaim {}", crossed.signal.resource());
+        self.executor.events.node(Event::warning("EvictionThresholdMet", text));
+        let executor = self.executor.clone();
+        let places = pressure::watch::places(&self.manager, &executor);
+        self.work.push(Box::pin(async move {
+            let relief = pressure::watch::relieve(executor, crossed, places).await;
+            Happening::Relieved(Box::new(relief))
+        }));
+    }
+
+    fn relieved(&mut self, relief: pressure::watch::Relief) {
+        let still = self.observe_pressure(&relief.readings).filter(|now| now.signal == relief.crossed.signal);
+        if let Some(crossed) = still {
+            match pressure::rank::choose(&crossed, &relief.candidates) {
+                Some((victim, message)) => {
+                    self.pressure.evicting(self.now().mono, &victim.uid);
+                    self.evict(&victim.uid.clone(), message, crossed.grace);
+                }
+                None => tracing::warn!(
+                    "the node is low on {}, and no pod may be evicted",
+                    crossed.signal.resource()
+                ),
+            }
+        }
+        self.watch_pressure();
+    }
+
+    fn observe_pressure(&mut self, readings: &pressure::Readings) -> Option<pressure::machine::Crossed> {
+        let workers: Vec<_> = self.manager.workers().filter(|w| w.record.ended.is_none()).collect();
+        let there = |uid: &str| workers.iter().any(|worker| worker.record.uid == uid);
+        let crossed = self.pressure.observe(self.start.elapsed(), readings, there);
+        let conditions = self.pressure.conditions();
+        for condition in pressure::NodeCondition::ALL {
+            let status = conditions.contains(&condition);
+            let (reason, message) = if status { condition.words() } else { condition.words_over() };
+            self.handles.conditions.set(Condition {
+                condition_type: condition.name().into(),
+                status,
+                reason: reason.into(),
+                message: message.into(),
+            });
+        }
+        self.manager.pressure = conditions;
+        crossed
+    }
+
+    fn evict(&mut self, uid: &str, message: String, grace: Duration) {
+        let Some(worker) = self.manager.workers().find(|worker| worker.record.uid == uid) else { return };
+        self.executor.events.pod(&worker.record, Event::warning("Evicted", message.clone()));
+        let (uid, reason) = (uid.to_string(), "Evicted".to_string());
+        self.handle(Input::Fail { uid, reason, message, grace: Some(grace) });
     }
 
     // --- the runtime ---

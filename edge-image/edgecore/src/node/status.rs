@@ -16,13 +16,6 @@ use crate::{
 pub const KUBELET_VERSION: &str = concat!("v1.32.10-kinglet-v", env!("CARGO_PKG_VERSION"));
 const KUBE_PROXY_VERSION: &str = "v1.32.10";
 
-/// Below this much available memory the node says MemoryPressure (Kubernetes' `memory.available` default).
-const MEMORY_AVAILABLE_MIN_KIB: u64 = 100 * 1024;
-/// Below this share of free disk the node says DiskPressure (Kubernetes' `nodefs.available` default).
-const DISK_AVAILABLE_MIN_PERCENT: u64 = 10;
-/// Above this share of process ids in use the node says PIDPressure.
-const PIDS_USED_MAX_PERCENT: u64 = 90;
-
 /// What `edged` tells of the node.
 #[derive(Clone, Debug, Default)]
 pub struct Has {
@@ -96,7 +89,10 @@ impl Status {
         has: &Has,
         now: jiff::Timestamp,
     ) {
-        for condition in pressures(facts).into_iter().chain([ready(runtime)]).chain(raised.iter().cloned()) {
+        let unsaid =
+            |condition: &Condition| !raised.iter().any(|r| r.condition_type == condition.condition_type);
+        let usual = sufficient().into_iter().filter(unsaid).chain([ready(runtime)]);
+        for condition in usual.chain(raised.iter().cloned()) {
             self.show(condition, now);
         }
         self.current = render(cfg, facts, runtime, has, &self.node);
@@ -247,40 +243,17 @@ fn ready(runtime: &RuntimeStatus) -> Condition {
     condition("Ready", status, reason, message)
 }
 
-fn pressures(facts: &Facts) -> [Condition; 3] {
-    let memory = facts.memory_available_kib < MEMORY_AVAILABLE_MIN_KIB.min(facts.memory_total_kib / 8);
-    let disk = facts.disk_available_bytes < facts.disk_total_bytes / 100 * DISK_AVAILABLE_MIN_PERCENT;
-    let pids = facts.pids > facts.pids_max / 100 * PIDS_USED_MAX_PERCENT;
+/// What the node is not short of. `edged` raises the opposite; it alone knows the thresholds.
+fn sufficient() -> [Condition; 3] {
     [
-        match memory {
-            true => condition(
-                "MemoryPressure",
-                true,
-                "KubeletHasInsufficientMemory",
-                "little memory is available",
-            ),
-            false => condition(
-                "MemoryPressure",
-                false,
-                "KubeletHasSufficientMemory",
-                "sufficient memory is available",
-            ),
-        },
-        match disk {
-            true => condition(
-                "DiskPressure",
-                true,
-                "KubeletHasDiskPressure",
-                "less than a tenth of the disk is free",
-            ),
-            false => condition("DiskPressure", false, "KubeletHasNoDiskPressure", "the disk has room"),
-        },
-        match pids {
-            true => condition("PIDPressure", true, "KubeletHasInsufficientPID", "few process ids are left"),
-            false => {
-                condition("PIDPressure", false, "KubeletHasSufficientPID", "sufficient process ids are left")
-            }
-        },
+        condition(
+            "MemoryPressure",
+            false,
+            "KubeletHasSufficientMemory",
+            "kubelet has sufficient memory available",
+        ),
+        condition("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        condition("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
     ]
 }
 

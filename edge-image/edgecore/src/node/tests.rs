@@ -128,17 +128,27 @@ fn ready_needs_a_container_runtime() {
 }
 
 #[test]
-fn pressures_follow_the_measurements() {
-    let tight =
-        Facts { memory_available_kib: 40_000, disk_available_bytes: 1 << 30, pids: 4_000_000, ..facts() };
-    let object = measured(&ready(), &tight).object(&config(), &tight);
-    for name in ["MemoryPressure", "DiskPressure", "PIDPressure"] {
-        assert_eq!(condition(&object, name)["status"], "True", "{name}");
-    }
+fn pressures_are_what_edged_raises() {
     let easy = measured(&ready(), &facts()).object(&config(), &facts());
     for name in ["MemoryPressure", "DiskPressure", "PIDPressure"] {
         assert_eq!(condition(&easy, name)["status"], "False", "{name}");
     }
+    let raised = [Condition {
+        condition_type: "DiskPressure".into(),
+        status: true,
+        reason: "KubeletHasDiskPressure".into(),
+        message: "kubelet has disk pressure".into(),
+    }];
+    let mut status = Status::new("edge-1");
+    let times = ["2026-11-21T10:00:00Z", "2026-11-21T10:05:00Z"];
+    for time in times {
+        status.measure(&config(), &facts(), &ready(), &raised, &Has::default(), time.parse().unwrap());
+    }
+    let tight = status.object(&config(), &facts());
+    let disk = condition(&tight, "DiskPressure");
+    assert_eq!((&disk["status"], &disk["reason"]), (&json!("True"), &json!("KubeletHasDiskPressure")));
+    assert_eq!(disk["lastTransitionTime"], times[0], "said once, not at every look");
+    assert_eq!(condition(&tight, "MemoryPressure")["status"], "False");
 }
 
 #[test]

@@ -25,6 +25,8 @@ use crate::edged::limits::{CONTENT_CHUNK_BYTES, IMPORT_LEASE};
 pub const NAMESPACE: &str = "k8s.io";
 /// CRI lists images that carry it without asking further.
 const MANAGED: (&str, &str) = ("io.cri-containerd.image", "managed");
+/// What came from an archive stays: CRI of containerd 1.7 tells it on, and kubelets keep such images as well.
+const PINNED: (&str, &str) = ("io.cri-containerd.pinned", "pinned");
 
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
@@ -84,6 +86,15 @@ where
     .await;
     importer.close_lease().await;
     result
+}
+
+/// Names of images that came from archives; none when containerd does not answer.
+pub async fn pinned_names(channel: Channel) -> Vec<String> {
+    let filter = format!("labels.\"{}\"=={}", PINNED.0, PINNED.1);
+    let list = request(api::ListImagesRequest { filters: vec![filter] }, "");
+    let listed = api::images_client::ImagesClient::new(channel).list(list).await;
+    listed
+        .map_or(Vec::new(), |answer| answer.into_inner().images.into_iter().map(|image| image.name).collect())
 }
 
 /// True when name, content and their lengths are what the archive says.
@@ -356,11 +367,16 @@ impl Importer<'_> {
         }
     }
 
+    fn labels(&self) -> HashMap<String, String> {
+        let from_archive = self.image.path.is_absolute().then_some(PINNED);
+        [MANAGED].into_iter().chain(from_archive).map(|(key, value)| (key.into(), value.into())).collect()
+    }
+
     pub(super) async fn name(&self, name: &str) -> Result<(), ImportError> {
         let manifest = &self.image.manifest;
         let image = api::Image {
             name: name.to_string(),
-            labels: HashMap::from([(MANAGED.0.to_string(), MANAGED.1.to_string())]),
+            labels: self.labels(),
             target: Some(types::Descriptor {
                 media_type: manifest.media_type.clone(),
                 digest: manifest.digest.clone(),
@@ -377,6 +393,12 @@ impl Importer<'_> {
             Err(status) if status.code() == Code::AlreadyExists => {}
             Err(status) => return Err(self.failed("keep the name", &status)),
         }
+        // Whoever marked it before meant it.
+        let get = self.request(api::GetImageRequest { name: name.to_string() });
+        let known = images.get(get).await.ok().and_then(|answer| answer.into_inner().image);
+        let mut image = image;
+        image.labels =
+            known.map_or(HashMap::new(), |known| known.labels).into_iter().chain(image.labels).collect();
         let update =
             api::UpdateImageRequest { image: Some(image), update_mask: None, source_date_epoch: None };
         images

@@ -4,6 +4,7 @@
 //! lengths its archive says, and its files are synced; a broken archive stops only its own images.
 
 pub mod archive;
+pub mod collect;
 pub mod credentials;
 pub mod import;
 pub mod name;
@@ -14,12 +15,14 @@ pub mod suspects;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
+    time::{Duration, Instant},
 };
 
 use archive::{ArchivedImage, qualified};
+use collect::{CollectSettings, Tracker};
 use import::{ImportError, Target};
 use name::{Policy, Reference};
 use pull::{Puller, Want};
@@ -30,8 +33,9 @@ use tonic::transport::Channel;
 
 use super::{
     cri::Cri,
-    events::Event,
+    events::{Event, Recorder},
     limits,
+    stats::disk::file_system,
     worker::{Retry, WorkError},
 };
 use crate::{config::Config, contract::Handles};
@@ -62,6 +66,9 @@ pub struct Images {
     puller: Puller,
     /// Repairs since the start, by image.
     healed: std::sync::Mutex<BTreeMap<String, u32>>,
+    settings: ImageSettings,
+    tracker: Mutex<Tracker>,
+    start: Instant,
 }
 
 /// What the configuration says about images.
@@ -69,6 +76,7 @@ pub struct Images {
 pub struct ImageSettings {
     /// `serializeImagePulls`, `maxParallelImagePulls`.
     pub pulls_max: usize,
+    pub collect: CollectSettings,
     /// `/var/lib/cni`; empty: not looked at.
     pub cni_dir: PathBuf,
 }
@@ -79,6 +87,12 @@ impl ImageSettings {
         let side_by_side = kubelet.max_parallel_image_pulls.map_or(limits::PULLS_MAX, |pulls| pulls as usize);
         ImageSettings {
             pulls_max: if kubelet.serialize_image_pulls { 1 } else { side_by_side },
+            collect: CollectSettings {
+                high_percent: u64::from(kubelet.image_gc_high_threshold_percent),
+                low_percent: u64::from(kubelet.image_gc_low_threshold_percent),
+                age_min: kubelet.image_minimum_gc_age.0,
+                age_max: kubelet.image_maximum_gc_age.0,
+            },
             cni_dir: "/var/lib/cni".into(),
         }
     }
@@ -86,7 +100,7 @@ impl ImageSettings {
 
 impl Default for ImageSettings {
     fn default() -> ImageSettings {
-        ImageSettings { pulls_max: 1, cni_dir: PathBuf::new() }
+        ImageSettings { pulls_max: 1, collect: CollectSettings::default(), cni_dir: PathBuf::new() }
     }
 }
 
@@ -101,6 +115,9 @@ impl Images {
             preloaded: RwLock::default(),
             importing: Mutex::default(),
             healed: std::sync::Mutex::default(),
+            settings: settings.clone(),
+            tracker: Mutex::default(),
+            start: Instant::now(),
         }
     }
 
@@ -217,6 +234,77 @@ impl Images {
             Some(archived) => self.import(&archived).await.map_err(|error| import_failed(&error)),
             None => Ok(()),
         }
+    }
+
+    /// The folder that the runtime keeps content and layers in.
+    pub async fn root_dir(&self) -> Option<PathBuf> {
+        self.facts.read().await.root_dir.clone()
+    }
+
+    /// What no collection may remove, by name.
+    async fn pinned(&self) -> BTreeSet<String> {
+        let mut pinned: BTreeSet<String> = self.preloaded.read().await.keys().cloned().collect();
+        pinned.extend(self.sandbox_image().await.map(|image| qualified(&image)));
+        pinned.extend(import::pinned_names(self.channel.clone()).await);
+        pinned
+    }
+
+    /// Removes images as the thresholds of the disk and their age ask for.
+    pub async fn collect(&self, events: &Recorder) {
+        let root = self.root_dir().await;
+        let disk = rt::blocking(move || root.and_then(|root| file_system(&root))).await;
+        let excess =
+            disk.and_then(|disk| self.settings.collect.excess(disk.available, disk.capacity)).unwrap_or(0);
+        let freed = self.collect_bytes(excess, &self.settings.collect).await;
+        if freed < excess {
+            let text = format!(
+                "Failed to garbage collect required amount of images. Attempted to free {excess} bytes, but only found {freed} bytes eligible to free."
+            );
+            events.node(Event::warning("FreeDiskSpaceFailed", text));
+        }
+    }
+
+    /// Removes every image that nobody uses, of any age: the disk is needed for pods.
+    pub async fn collect_all(&self, events: &Recorder) {
+        let settings = CollectSettings { age_min: Duration::ZERO, ..self.settings.collect.clone() };
+        let freed = self.collect_bytes(u64::MAX, &settings).await;
+        if freed > 0 {
+            events.node(Event::normal(
+                "ImageGCSucceeded",
+                format!("{freed} bytes of unused images were removed"),
+            ));
+        }
+    }
+
+    /// Returns how much went.
+    async fn collect_bytes(&self, bytes: u64, settings: &CollectSettings) -> u64 {
+        let listed = async {
+            Ok::<_, super::cri::CriError>((
+                self.cri.list_images().await?,
+                self.cri.list_containers(Default::default()).await?,
+            ))
+        };
+        let (images, containers) = match listed.await {
+            Ok(listed) => listed,
+            Err(error) => {
+                tracing::warn!("images are not collected: {error}");
+                return 0;
+            }
+        };
+        let pinned = self.pinned().await;
+        let now = self.start.elapsed();
+        let unused = self.tracker.lock().await.look(now, &images, &containers, &pinned);
+        let mut freed = 0;
+        for image in collect::choose(unused, now, bytes, settings) {
+            match self.cri.remove_image(&image.id).await {
+                Ok(()) => {
+                    tracing::info!("image {} removed, {} bytes", image.name, image.bytes);
+                    freed += image.bytes;
+                }
+                Err(error) => tracing::warn!("image {}: {error}", image.name),
+            }
+        }
+        freed
     }
 
     /// After the node's boot: images whose pull was cut off, and the small one that every pod needs, are made whole.

@@ -25,6 +25,7 @@ fn settings(dir: &std::path::Path) -> Settings {
         report_events: false,
         cloud_id: String::new(),
         images: Default::default(),
+        pressure: Default::default(),
     }
 }
 

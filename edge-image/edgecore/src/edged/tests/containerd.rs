@@ -19,7 +19,10 @@ use serde_json::{Value, json};
 use crate::{
     config::Config,
     contract::{RuntimeStatus, testing::Bench},
-    edged::{Settings, cri::Cri, logs::Rotation, policy::NodePolicy, run_with},
+    edged::{
+        Settings, cri::Cri, logs::Rotation, policy::NodePolicy, pressure::settings::PressureSettings,
+        run_with,
+    },
 };
 
 pub(super) const HELLO: &str = "docker.io/kinglet/hello:1";
@@ -165,6 +168,14 @@ impl Node {
         });
     }
 
+    /// How many images the runtime lists.
+    pub(super) fn images(&self) -> usize {
+        rt::runtime().unwrap().block_on(async {
+            let cri = Cri::new(crate::edged::cri::channel(&self.settings.endpoint));
+            cri.list_images().await.unwrap().len()
+        })
+    }
+
     /// What was told of a pod: `type reason message`, a line each.
     pub(super) fn events(&self, pod: &str) -> String {
         let mut lines = String::new();
@@ -208,6 +219,8 @@ pub(super) fn settings(dir: &Path, endpoint: &str, archives: &Path) -> Settings 
         report_events: true,
         cloud_id: "cloud-1".into(),
         images: Default::default(),
+        // Nothing of this machine's own troubles.
+        pressure: PressureSettings { thresholds: Vec::new(), ..PressureSettings::default() },
         policy: policy(dir),
     }
 }

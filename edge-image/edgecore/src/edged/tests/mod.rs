@@ -5,6 +5,7 @@ mod golden;
 mod images;
 mod life;
 mod node_side;
+mod pressure;
 mod probes;
 mod simulation;
 mod sources;
