@@ -23,7 +23,7 @@ use crate::contract::{NodeDesired, Subscribe};
 use crate::limits::FAILED_SCHEDULING_REPEAT;
 use informer::Change;
 use placement::{Affected, Placement};
-use scheduler::{Candidate, Decision, Lifecycle, Verdict, decide};
+use scheduler::{Candidate, Decision, Lifecycle, Verdict, decide, taints_due};
 use storage::schedule::Needs;
 use views::{Detail, Kind, View};
 use writer::{PodRef, Write};
@@ -256,6 +256,10 @@ impl Cluster {
                 Some(Detail::Lease { renew_time }) => renew_time.as_str(),
                 _ => "",
             };
+            let taints = taints_due(node);
+            if !taints.is_empty() {
+                drop(duties.writes.try_send(Write::NodeTaints { node: name.into(), taints }));
+            }
             let write = match duties.lifecycle.judge(now_ms, grace_ms, name, renew_time, &node.conditions) {
                 Some(Verdict::Silent(renew_time)) => Write::NodeSilent { node: name.into(), renew_time },
                 Some(Verdict::Back) => Write::NodeBack { node: name.into() },

@@ -84,6 +84,27 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     effect && key && (toleration.operator == "Exists" || toleration.value == taint.value)
 }
 
+/// Taints that follow from conditions of the node (Kubernetes' documentation, "Taint Nodes by Condition").
+const PRESSURES: [(&str, &str); 3] = [
+    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+];
+
+/// Which of the node's taints are to be set or taken away: key and whether it is to be there.
+pub fn taints_due(node: &NodeDetail) -> Vec<(&'static str, bool)> {
+    let is_set = |key: &str| node.taints.iter().any(|taint| taint.key == key && taint.effect == "NoSchedule");
+    let status =
+        |name: &str| node.conditions.iter().find(|c| c.condition_type == name).map(|c| c.status.as_str());
+    let due = PRESSURES.iter().filter_map(|(condition, key)| match (status(condition), is_set(key)) {
+        (Some("True"), false) => Some((*key, true)),
+        (Some("False"), true) => Some((*key, false)),
+        // What is not known is left as it was.
+        _ => None,
+    });
+    due.collect()
+}
+
 /// Since when every node's lease has not changed, by this process's own clock: the clocks of nodes are not trusted, and a
 /// restarted cloudcore gives every node the full time again.
 #[derive(Debug, Default)]
@@ -202,6 +223,29 @@ mod tests {
 
     fn condition(name: &str, status: &str) -> Condition {
         Condition { condition_type: name.into(), status: status.into() }
+    }
+
+    #[test]
+    fn taints_follow_the_conditions() {
+        let taint = |key: &str| Taint { key: key.into(), value: String::new(), effect: "NoSchedule".into() };
+        let node = NodeDetail {
+            conditions: vec![
+                condition("MemoryPressure", "True"),
+                condition("DiskPressure", "False"),
+                condition("PIDPressure", "Unknown"),
+            ],
+            taints: vec![
+                taint("node.kubernetes.io/disk-pressure"),
+                taint("node.kubernetes.io/pid-pressure"),
+                taint("dedicated"),
+            ],
+            ..ready()
+        };
+        assert_eq!(
+            taints_due(&node),
+            [("node.kubernetes.io/memory-pressure", true), ("node.kubernetes.io/disk-pressure", false)]
+        );
+        assert!(taints_due(&ready()).is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Carries out what the scheduler and the node lifecycle decided.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::scheduler::AUTONOMOUS;
@@ -33,6 +33,11 @@ pub enum Write {
     },
     /// Of a claim or a volume.
     Storage(storage::Action),
+    /// Keys of NoSchedule taints, and whether they are to be there.
+    NodeTaints {
+        node: String,
+        taints: Vec<(&'static str, bool)>,
+    },
 }
 
 /// Runs until the cluster task has ended. A write that fails is not repeated here: its reason is found again.
@@ -76,6 +81,7 @@ async fn carry_out(api: &Api, write: &Write) -> Result<(), ApiError> {
             .await
         }
         Write::Storage(action) => carry_out_storage(api, action).await,
+        Write::NodeTaints { node, taints } => set_taints(api, node, taints).await,
         Write::NodeBack { node } => {
             let text = "the node renews its lease".to_owned();
             conditions(api, node, [(AUTONOMOUS, "False", "InContact", text)]).await
@@ -104,6 +110,24 @@ async fn carry_out_storage(api: &Api, action: &storage::Action) -> Result<(), Ap
             event_of(api, involved, event_type, reason, message).await
         }
     }
+}
+
+/// The list is replaced as a whole, so it is read first and written only if nobody else wrote meanwhile.
+async fn set_taints(api: &Api, node: &str, changes: &[(&str, bool)]) -> Result<(), ApiError> {
+    let path = format!("/api/v1/nodes/{node}");
+    let body = api.get(&path).await?;
+    let object: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let mut taints = object["spec"]["taints"].as_array().cloned().unwrap_or_default();
+    for (key, there) in changes {
+        taints.retain(|taint| taint["key"] != *key || taint["effect"] != "NoSchedule");
+        if *there {
+            taints.push(json!({"key": key, "effect": "NoSchedule", "timeAdded": now_rfc3339()}));
+        }
+    }
+    let version = &object["metadata"]["resourceVersion"];
+    let patch = json!({"metadata": {"resourceVersion": version}, "spec": {"taints": taints}});
+    api.patch(&path, STRATEGIC_PATCH, patch.to_string()).await?;
+    Ok(())
 }
 
 async fn conditions<const N: usize>(

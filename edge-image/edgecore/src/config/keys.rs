@@ -135,6 +135,29 @@ pub const ACCEPTED: &[(&str, &str)] = &[
     ("modules.taskManager.**", "updates are done by the image's own updater"),
 ];
 
+#[cfg(test)]
+const IMAGES_AND_PRESSURE: &str = r#"
+## Images
+
+Pull secrets of a pod (`dockerconfigjson`, `dockercfg`) go to containerd with the pull. Mirrors and registries without TLS are containerd's own
+configuration, read at each pull, without a restart: `config_path = "/etc/containerd/certs.d"` below `plugins."io.containerd.grpc.v1.cri".registry`, and then
+for each registry a file such as `/etc/containerd/certs.d/docker.io/hosts.toml`:
+
+    server = "https://registry-1.docker.io"
+    [host."http://mirror.lan:5000"]
+      capabilities = ["pull", "resolve"]
+
+`kinglet.importDirs` lists folders (a USB stick's mount point, a share) that are looked at every 10 s. Archives in them (`*.tar`, OCI layout as `ctr`, `nerdctl`,
+`podman --format oci-archive` and Docker 25 and newer save it) are imported once they stopped growing; the event ImageImported or the condition
+ImportedImageUnusable says what became of them. What came from an archive is never collected, and stands for its registry with policy Always too.
+
+## Pressure
+
+Signals: `memory.available`, `nodefs.available`, `nodefs.inodesFree`, `imagefs.available`, `imagefs.inodesFree`, `pid.available`. Without `evictionHard`:
+memory 100Mi but at most an eighth of the memory (64Mi of 512Mi), nodefs 10% but at most 1Gi, imagefs 15% but at most 2Gi, inodes 5%. A key that is set is taken as it stands.
+Disk is made free by removing unused images before a pod is evicted. Critical and static pods are never evicted.
+"#;
+
 /// docs/config.md.
 #[cfg(test)]
 pub fn page() -> String {
@@ -150,5 +173,6 @@ pub fn page() -> String {
     for (key, why) in ACCEPTED {
         page.push_str(&format!("| `{key}` | {why} |\n"));
     }
+    page.push_str(IMAGES_AND_PRESSURE);
     page
 }

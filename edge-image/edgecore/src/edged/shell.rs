@@ -53,6 +53,7 @@ use crate::contract::{BoxFuture, Condition, Handles, Object, PodStatus, Report, 
 
 const UNAVAILABLE: &str = "ContainerRuntimeUnavailable";
 const PRELOAD: &str = "PreloadedImageUnusable";
+const IMPORT: &str = "ImportedImageUnusable";
 
 /// What a future in the set ended with.
 enum Happening {
@@ -288,6 +289,14 @@ impl Shell {
         self.work.push(Box::pin(async move {
             if collect {
                 executor.images.collect(&executor.events).await;
+            }
+            if let Some(problems) = executor.images.import_folders(&executor.events).await {
+                executor.handles.conditions.set(Condition {
+                    condition_type: IMPORT.into(),
+                    status: !problems.is_empty(),
+                    reason: if problems.is_empty() { "AllUsable" } else { "ArchiveUnusable" }.into(),
+                    message: problems.join("; "),
+                });
             }
             tokio::time::sleep(limits::PRESSURE_CHECK).await;
             Happening::Pressed(pressure::watch::look(executor, places).await)

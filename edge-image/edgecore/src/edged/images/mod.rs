@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod collect;
 pub mod credentials;
+pub mod folder;
 pub mod import;
 pub mod name;
 pub mod pull;
@@ -23,6 +24,7 @@ use std::{
 
 use archive::{ArchivedImage, qualified};
 use collect::{CollectSettings, Tracker};
+use folder::Watcher;
 use import::{ImportError, Target};
 use name::{Policy, Reference};
 use pull::{Puller, Want};
@@ -68,6 +70,7 @@ pub struct Images {
     healed: std::sync::Mutex<BTreeMap<String, u32>>,
     settings: ImageSettings,
     tracker: Mutex<Tracker>,
+    watcher: Mutex<Watcher>,
     start: Instant,
 }
 
@@ -77,6 +80,8 @@ pub struct ImageSettings {
     /// `serializeImagePulls`, `maxParallelImagePulls`.
     pub pulls_max: usize,
     pub collect: CollectSettings,
+    /// Folders whose archives are imported when they appear.
+    pub import_dirs: Vec<PathBuf>,
     /// `/var/lib/cni`; empty: not looked at.
     pub cni_dir: PathBuf,
 }
@@ -93,6 +98,7 @@ impl ImageSettings {
                 age_min: kubelet.image_minimum_gc_age.0,
                 age_max: kubelet.image_maximum_gc_age.0,
             },
+            import_dirs: config.kinglet.import_dirs.clone(),
             cni_dir: "/var/lib/cni".into(),
         }
     }
@@ -100,7 +106,12 @@ impl ImageSettings {
 
 impl Default for ImageSettings {
     fn default() -> ImageSettings {
-        ImageSettings { pulls_max: 1, collect: CollectSettings::default(), cni_dir: PathBuf::new() }
+        ImageSettings {
+            pulls_max: 1,
+            collect: CollectSettings::default(),
+            import_dirs: Vec::new(),
+            cni_dir: PathBuf::new(),
+        }
     }
 }
 
@@ -117,6 +128,7 @@ impl Images {
             healed: std::sync::Mutex::default(),
             settings: settings.clone(),
             tracker: Mutex::default(),
+            watcher: Mutex::default(),
             start: Instant::now(),
         }
     }
@@ -205,6 +217,13 @@ impl Images {
                 want.tell(Event::warning("ErrImageNeverPull", message.clone()));
                 Err(want.failed("ErrImageNeverPull", message, Retry::Backoff))
             }
+            // It came from an archive: as for the preload folder, that stands for the registry.
+            (true, Policy::Always)
+                if import::pinned_names(self.channel.clone()).await.contains(&qualified(image)) =>
+            {
+                want.tell(present());
+                Ok(())
+            }
             _ => {
                 // containerd does not sync layers; after a power cut they would be there with holes. Until they are synced a
                 // record says so.
@@ -234,6 +253,42 @@ impl Images {
             Some(archived) => self.import(&archived).await.map_err(|error| import_failed(&error)),
             None => Ok(()),
         }
+    }
+
+    /// Imports archives that appeared in the import folders. `Some`: something was judged, and these are of no use now.
+    pub async fn import_folders(&self, events: &Recorder) -> Option<Vec<String>> {
+        if self.settings.import_dirs.is_empty() {
+            return None;
+        }
+        let mut watcher = self.watcher.lock().await;
+        let (folders, before) = (self.settings.import_dirs.clone(), watcher.problems());
+        let mut mine = std::mem::take(&mut *watcher);
+        let (mine, ready) = rt::blocking(move || {
+            let ready = mine.look(&folders);
+            (mine, ready)
+        })
+        .await;
+        *watcher = mine;
+        for path in ready {
+            let problem = self.import_archive(&path, events).await.err();
+            if let Some(problem) = &problem {
+                events.node(Event::warning("ImageImportFailed", problem.clone()));
+            }
+            watcher.judged(&path, problem);
+        }
+        let problems = watcher.problems();
+        (problems != before).then_some(problems)
+    }
+
+    async fn import_archive(&self, path: &Path, events: &Recorder) -> Result<(), String> {
+        let of = path.to_owned();
+        let images = rt::blocking(move || archive::read(&of)).await.map_err(|error| error.to_string())?;
+        for image in images {
+            self.import(&image).await.map_err(|error| error.to_string())?;
+            let text = format!("image {} imported from {}", image.name, path.display());
+            events.node(Event::normal("ImageImported", text));
+        }
+        Ok(())
     }
 
     /// The folder that the runtime keeps content and layers in.

@@ -118,3 +118,36 @@ fn an_empty_dir_over_its_limit_ends_its_pod() {
     assert_eq!(status["message"], "Usage of EmptyDir volume \"scratch\" exceeds the limit \"64Ki\". ");
     node.wait_running("other");
 }
+
+#[test]
+fn an_archive_on_a_stick_is_imported_pinned_and_a_cut_one_is_told() {
+    needs_containerd!("an_archive_on_a_stick_is_imported_pinned_and_a_cut_one_is_told");
+    let node = Node::start_with(|settings| {
+        let (dir, stick) =
+            (settings.run_dir.with_file_name("only-pause"), settings.run_dir.with_file_name("stick"));
+        fs::create_dir(&dir).unwrap();
+        fs::create_dir(&stick).unwrap();
+        fs::copy(archives().join("pause.tar"), dir.join("pause.tar")).unwrap();
+        let whole = fs::read(archives().join("hello.tar")).unwrap();
+        fs::write(stick.join("cut.tar"), &whole[..whole.len() / 2]).unwrap();
+        fs::write(stick.join("hello.tar"), whole).unwrap();
+        settings.preload_dir = dir;
+        settings.images.import_dirs = vec![stick];
+    });
+    let imported = || {
+        node.events("edge-1").contains("Normal ImageImported image docker.io/kinglet/hello:1").then_some(())
+    };
+    wait_for("the import", imported, || node.events("edge-1"));
+    let told = || {
+        let conditions = node.bench.conditions.0.lock().unwrap();
+        conditions
+            .iter()
+            .any(|c| c.condition_type == "ImportedImageUnusable" && c.status && c.message.contains("cut.tar"))
+            .then_some(())
+    };
+    wait_for("the condition", told, String::new);
+    // The stick is pulled; with policy Always the image is still what the pod runs with.
+    fs::remove_dir_all(&node.settings.images.import_dirs[0]).unwrap();
+    node.apply(&pod("always", json!({ "imagePullPolicy": "Always" }), json!({})));
+    node.wait_running("always");
+}
