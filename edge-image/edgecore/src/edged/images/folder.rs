@@ -84,13 +84,13 @@ mod tests {
         assert!(watcher.look(&folders).is_empty(), "just appeared");
         std::fs::write(&path, "part and more").unwrap();
         assert!(watcher.look(&folders).is_empty(), "still growing");
-        assert_eq!(watcher.look(&folders), [path.clone()]);
+        assert_eq!(watcher.look(&folders), std::slice::from_ref(&path));
         watcher.judged(&path, Some("broken".into()));
         assert!(watcher.look(&folders).is_empty());
         assert_eq!(watcher.problems(), ["broken"]);
         std::fs::write(&path, "copied once more").unwrap();
         assert!(watcher.look(&folders).is_empty() && watcher.problems().is_empty());
-        assert_eq!(watcher.look(&folders), [path.clone()]);
+        assert_eq!(watcher.look(&folders), std::slice::from_ref(&path));
         std::fs::remove_file(&path).unwrap();
         assert!(watcher.look(&folders).is_empty());
     }
