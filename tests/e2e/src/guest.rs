@@ -161,6 +161,31 @@ impl Story {
         ensure!(page.contains("hello from hello"), "unexpected page {page:?}");
         self.page = page;
         self.report.seconds("pod_running_s", took);
+        let kubectl = self.kubectl.clone();
+        self.steps.step(
+            "exec, log and figures of the pod come over the link, and its control group has its limit",
+            || {
+                let limit =
+                    kubectl.run(&["exec", POD, "--", "/hello", "print", "/sys/fs/cgroup/memory.max"])?;
+                // 32Mi of the sample, in the guest's cgroup v2.
+                ensure!(limit.trim() == "33554432", "memory.max in the pod is {limit:?}");
+                kubectl.run(&["logs", POD, "--tail=1"])?;
+                wait_for(STEP, "the pod's memory", || {
+                    let line = kubectl.run(&["top", "pod", POD, "--no-headers"])?;
+                    let memory = line.split_whitespace().nth(2).unwrap_or_default().to_owned();
+                    ensure!(memory.ends_with("Mi"), "kubectl top says {line:?}");
+                    Ok(Some(()))
+                })?;
+                let figures =
+                    kubectl.run(&["get", "--raw", &format!("/api/v1/nodes/{NODE}/proxy/stats/summary")])?;
+                let figures: serde_json::Value = serde_json::from_str(&figures)?;
+                let used =
+                    figures["pods"].as_array().into_iter().flatten().find(|pod| pod["podRef"]["name"] == POD);
+                let used = used.and_then(|pod| pod["memory"]["workingSetBytes"].as_u64()).unwrap_or(0);
+                ensure!(used > 0, "the summary has no memory of the pod: {figures}");
+                Ok(())
+            },
+        )?;
         Ok(())
     }
 
