@@ -54,7 +54,8 @@ pub const GRACE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// A log is renamed at this size if the configuration names none; at most `LOG_FILES_MAX` files are kept per container.
 pub const LOG_BYTES_MAX: u64 = 10 * 1024 * 1024;
 pub const LOG_FILES_MAX: usize = 10;
-pub const LOG_CHECK: Duration = Duration::from_secs(60);
+/// A kubelet's interval: what is written between two looks is over the cap.
+pub const LOG_CHECK: Duration = Duration::from_secs(10);
 
 /// Between looks at tokens that are due and at folders of pods that are gone.
 pub const UPKEEP: Duration = Duration::from_secs(60);
