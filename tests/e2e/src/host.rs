@@ -127,6 +127,15 @@ impl Node {
         Ok(())
     }
 
+    /// Adds a line to `tailoredKubeletConfig`.
+    pub fn add_kubelet_key(&self, line: &str) -> Result<()> {
+        let path = self.root.join("etc/kubeedge/config/edgecore.yaml");
+        let text = std::fs::read_to_string(&path)?;
+        let section = "tailoredKubeletConfig:\n";
+        ensure!(text.contains(section), "edgecore.yaml has no {section}");
+        Ok(std::fs::write(&path, text.replacen(section, &format!("{section}      {line}\n"), 1))?)
+    }
+
     pub fn start(&mut self) -> Result<()> {
         let inside = self.containerd.inside()?;
         if self.uplink.as_ref().is_none_or(|uplink| uplink.inside() != inside) {

@@ -6,6 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+/// Gives a folder a small disk of its own, in memory. Ends with the [`SharedFolder`] that it is in.
+pub fn small_disk(path: &Path, megabytes: u32) -> Result<()> {
+    let size = format!("size={megabytes}m,mode=0755");
+    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(size.as_str()))
+        .with_context(|| format!("cannot mount a small disk on {}", path.display()))
+}
+
 /// Unmounts, with everything that was mounted inside, when it ends.
 pub struct SharedFolder(PathBuf);
 

@@ -27,6 +27,7 @@ use crate::{
     cloud::Cloud,
     host::{NODE, Node},
     process::tail,
+    shared::small_disk,
     steps::wait_for,
 };
 use row::Row;
@@ -36,6 +37,8 @@ use seen::Seen;
 /// Rows side by side: the node starts three containers at once, the rest of a row's time is waiting.
 const SIDE_BY_SIDE: usize = 10;
 const READY: Duration = Duration::from_secs(60);
+/// Of the node's state, logs and volumes: small enough to be filled.
+const DISK_MB: u32 = 192;
 
 /// What became of the table.
 #[derive(Debug, Default)]
@@ -54,7 +57,10 @@ pub fn run(programs: &Programs, dir: &Path, table: &Path, filter: &str) -> Resul
     cloud.start()?;
     let kubectl = cloud.kubectl(&programs.kubectl);
     let mut node = Node::new(programs, dir)?;
+    small_disk(node.root(), DISK_MB)?;
     node.join(&cloud, &cloud.token(&[])?, NODE)?;
+    // A disk that has room again is believed sooner than after a kubelet's five minutes.
+    node.add_kubelet_key("evictionPressureTransitionPeriod: 10s")?;
     node.start()?;
     let ready = wait_for(READY, "node Ready", || Ok(kubectl.node_is_ready(NODE)?.then_some(())));
     ready.with_context(|| format!("edgecore's log:\n{}", tail(&node.log(), 15)))?;
