@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::OpenError;
+use crate::{OpenError, engine::is_full};
 
 /// Files of one folder. What is not followed by `sync` (content) or `sync_dir` (names) may be lost or torn by a power cut.
 pub trait Backend: Send {
@@ -31,6 +31,12 @@ pub trait Backend: Send {
 }
 
 const LOCK: &str = "lock";
+/// A file of nothing, given up on a full disk: else nobody could write down that something may be deleted, and the disk would
+/// stay full. Made again when there is space.
+const BALLAST: &str = "ballast";
+const BALLAST_LEN: usize = 1024 * 1024;
+/// So much must be free beside it.
+const BALLAST_ROOM: u64 = 8 * BALLAST_LEN as u64;
 /// Only in a program that the mutation test builds.
 const NO_FSYNC: bool = rt::fault::is("no-fsync");
 
@@ -39,6 +45,8 @@ pub struct FileBackend {
     dir: PathBuf,
     /// The file in use, kept open: in practice the log.
     open: Option<(String, File)>,
+    /// There is a ballast to give up.
+    ballast: bool,
     _lock: File,
 }
 
@@ -51,7 +59,12 @@ impl FileBackend {
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let lock = lock.map_err(failed("open", path.clone()))?;
         match lock.try_lock() {
-            Ok(()) => Ok(FileBackend { dir: dir.to_owned(), open: None, _lock: lock }),
+            Ok(()) => {
+                let mut backend =
+                    FileBackend { dir: dir.to_owned(), open: None, ballast: false, _lock: lock };
+                backend.take_ballast();
+                Ok(backend)
+            }
             Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked { dir: dir.to_owned() }),
             Err(fs::TryLockError::Error(source)) => Err(OpenError::Io { action: "lock", file: path, source }),
         }
@@ -64,6 +77,26 @@ impl FileBackend {
         }
         let (_, file) = self.open.as_ref().expect("was opened above");
         Ok(file)
+    }
+
+    /// Makes the ballast if it is missing and there is room. Failing costs nothing but the ballast.
+    fn take_ballast(&mut self) {
+        let path = self.dir.join(BALLAST);
+        if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == BALLAST_LEN as u64) {
+            self.ballast = true;
+            return;
+        }
+        let room = nix::sys::statvfs::statvfs(&self.dir)
+            .is_ok_and(|disk| disk.blocks_available() * disk.fragment_size() >= BALLAST_ROOM);
+        // Written, not only made long: a file with holes holds no space.
+        self.ballast = room && fs::write(&path, vec![0; BALLAST_LEN]).is_ok();
+    }
+
+    /// Gives the ballast up for a write that found no space. False: there was none.
+    fn drop_ballast(&mut self) -> bool {
+        let dropped = self.ballast && fs::remove_file(self.dir.join(BALLAST)).is_ok();
+        self.ballast = false;
+        dropped
     }
 
     fn forget(&mut self, name: &str) {
@@ -101,7 +134,7 @@ impl Backend for FileBackend {
                 names.push(name);
             }
         }
-        names.retain(|name| name != LOCK);
+        names.retain(|name| name != LOCK && name != BALLAST);
         names.sort();
         Ok(names)
     }
@@ -134,7 +167,12 @@ impl Backend for FileBackend {
     }
 
     fn write_at(&mut self, name: &str, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file(name)?.write_all_at(data, offset)
+        match self.file(name)?.write_all_at(data, offset) {
+            Err(error) if is_full(&error) && self.drop_ballast() => {
+                self.file(name)?.write_all_at(data, offset)
+            }
+            written => written,
+        }
     }
 
     fn set_len(&mut self, name: &str, len: u64) -> io::Result<()> {
@@ -144,6 +182,9 @@ impl Backend for FileBackend {
     fn sync(&mut self, name: &str) -> io::Result<()> {
         if NO_FSYNC {
             return Ok(());
+        }
+        if !self.ballast {
+            self.take_ballast();
         }
         self.file(name)?.sync_data()
     }
