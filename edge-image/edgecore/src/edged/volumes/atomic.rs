@@ -1,8 +1,10 @@
 //! Files of config maps, secrets, the downward API and projections: all of them change in one moment, by moving a link.
 //!
-//!     <volume>/key            -> ..data/key
-//!     <volume>/..data         -> ..2026_11_21_08_00_00.0123456789
-//!     <volume>/..2026_.../key
+//! ```text
+//! <volume>/key            -> ..data/key
+//! <volume>/..data         -> ..2026_11_21_08_00_00.0123456789
+//! <volume>/..2026_.../key
+//! ```
 //!
 //! The layout is kubelet's (pkg/volume/util/atomic_writer.go): programs watch `..data`. Nothing is synced: a folder that a power
 //! cut left half-written is found by comparing it, file by file, before a pod starts again, and written anew.
