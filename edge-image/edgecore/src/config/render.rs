@@ -34,6 +34,8 @@ modules:
       clusterDomain: {cluster_domain}
       maxPods: {max_pods}
       podLogsDir: {pod_logs_dir}
+      # pods that run without a cloud: one file each
+      staticPodPath: {static_pod_path}
       # health, metrics, stats and pods on the loopback, for what collects them on this node; 0: off
       readOnlyPort: {read_only_port}
   edgeHub:
@@ -74,6 +76,7 @@ kinglet:
         cluster_domain = quote(&kubelet.cluster_domain),
         max_pods = kubelet.max_pods,
         pod_logs_dir = path(&kubelet.pod_logs_dir),
+        static_pod_path = path(&kubelet.static_pod_path),
         read_only_port = kubelet.read_only_port,
         hub_enable = hub.enable,
         heartbeat = hub.heartbeat,

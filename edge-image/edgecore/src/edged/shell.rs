@@ -95,6 +95,8 @@ pub struct Shell {
     arrived: BTreeMap<String, Instant>,
     /// When the runtime last told of a change that no status shows yet.
     event_at: Option<Instant>,
+    /// A look that begins before this may not show what the runtime's last event was about; then another one follows.
+    settled_at: Instant,
     /// Calls off the step under way, by incarnation.
     called_off: BTreeMap<String, oneshot::Sender<()>>,
     told: Option<RuntimeStatus>,
@@ -143,6 +145,7 @@ impl Shell {
             parsed: BTreeMap::new(),
             arrived: BTreeMap::new(),
             event_at: None,
+            settled_at: now,
             called_off: BTreeMap::new(),
             told: None,
             slow_looks: 0,
@@ -247,6 +250,7 @@ impl Shell {
             Happening::Event(Some(stream)) => {
                 self.follow(Some(stream));
                 self.event_at.get_or_insert_with(Instant::now);
+                self.settled_at = Instant::now() + limits::EVENT_SETTLE;
                 self.look_within(limits::EVENT_SETTLE);
             }
             // The runtime ended, or refuses: a look tells which, and subscribes again.
@@ -414,7 +418,8 @@ impl Shell {
             (true, true) => limits::POLL_BUSY,
             (_, false) => limits::POLL_IDLE,
         };
-        self.look_at = Instant::now() + poll;
+        let now = Instant::now();
+        self.look_at = if now < self.settled_at { self.settled_at } else { now + poll };
         let began = self.manager.ticket();
         self.work.push(Box::pin(async move {
             let result = observer.look().await;

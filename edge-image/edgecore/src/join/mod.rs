@@ -111,6 +111,7 @@ fn first_config(root: &Path) -> Config {
     cfg.database.data_source = root.join("var/lib/kubeedge/edgecore.db");
     cfg.modules.edged.root_directory = root.join("var/lib/kubelet");
     cfg.modules.edged.tailored_kubelet_config.pod_logs_dir = root.join("var/log/pods");
+    cfg.modules.edged.tailored_kubelet_config.static_pod_path = root.join("etc/kubeedge/manifests");
     cfg.modules.device_twin.dmi_sock_path = root.join("etc/kubeedge");
     // KubeEdge keeps events on the node unless asked; whoever looks at a pod wants them.
     cfg.modules.edged.report_event = true;

@@ -10,7 +10,7 @@
 //!     - sees: [{phase: Pending}, {phase: Running}]   # statuses in this order, others may lie between; see `pattern`
 //!     - event: {reason: Started}
 //! ```
-//! `$DIR` in a row is a folder of its own on the node, `$ROW` its name.
+//! `$DIR` in a row is a folder of its own on the node, `$ROOT` the agent's root, `$ROW` the row's name.
 
 use std::{fs, path::Path};
 
@@ -129,7 +129,9 @@ pub fn load(table: &Path, dir: &Path) -> Result<Vec<Row>> {
             let name =
                 value["row"].as_str().with_context(|| format!("{}: a row has no name", file.display()))?;
             let own = dir.join("rows").join(name);
-            let text = value.to_string().replace("$DIR", &own.display().to_string()).replace("$ROW", name);
+            let node = dir.join("node").display().to_string();
+            let text = value.to_string().replace("$DIR", &own.display().to_string());
+            let text = text.replace("$ROOT", &node).replace("$ROW", name);
             let row: Row = serde_json::from_str(&text).with_context(|| format!("row {name}"))?;
             ensure!(rows.iter().all(|other| other.row != row.row), "row {} is there twice", row.row);
             rows.push(row);
