@@ -9,6 +9,7 @@ pub mod config;
 mod settings;
 mod start;
 
+mod accept;
 mod contract;
 mod limits;
 

@@ -30,6 +30,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use wire::headers::{CLOUD_ID, NODE_ID, STORE_ID, STREAMS, STREAMS_VERSION};
 use wire::limits::MESSAGE_BYTES_MAX;
 
+use crate::accept::accept;
 use crate::authority::{PeerError, node_of_certificate};
 use crate::contract::{Carrier, Placements, Rank, Routes};
 use crate::limits::{HUB_HANDSHAKE_TIME_MAX, HUB_HANDSHAKES_MAX};
@@ -81,19 +82,11 @@ impl Hub {
         let group = TaskGroup::new("hub link", self.nodes_max + HUB_HANDSHAKES_MAX, drain.clone());
         let handshakes = Arc::new(Semaphore::new(HUB_HANDSHAKES_MAX));
         loop {
-            let accepted = drain.or(async {
-                let permit = handshakes.clone().acquire_owned().await.expect("the semaphore is never closed");
-                (permit, listener.accept().await)
-            });
-            let Some((permit, accepted)) = accepted.await else { break };
-            let (stream, address) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!("a connection to the hub could not be accepted: {error}");
-                    drain.sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
+            let permit = drain.or(handshakes.clone().acquire_owned()).await;
+            let Some(permit) = permit.map(|permit| permit.expect("the semaphore is never closed")) else {
+                break;
             };
+            let Some((stream, address)) = accept(&listener, &drain, "the hub").await else { break };
             // Streams: small frames must not wait for the acknowledgement of those before.
             let _ = stream.set_nodelay(true);
             let (hub, link_drain) = (self.clone(), drain.clone());

@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use wire::headers::CLOUD_ID;
 
+use crate::accept::accept;
 use crate::api::Api;
 use crate::authority::{Authority, Peer, fingerprint, node_of_certificate};
 use crate::cluster::views::Kind;
@@ -50,15 +51,7 @@ impl Join {
     /// Answers until the drain.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, drain: Drain) {
         let group = TaskGroup::new("join connection", JOIN_CONNECTIONS_MAX, drain.clone());
-        while let Some(accepted) = drain.or(listener.accept()).await {
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!("a connection to the join port could not be accepted: {error}");
-                    drain.sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
+        while let Some((stream, _)) = accept(&listener, &drain, "the join port").await {
             let (join, connection_drain) = (self.clone(), drain.clone());
             let connection = async move {
                 let talk = tokio::time::timeout(JOIN_CONNECTION_TIME_MAX, join.connection(stream));

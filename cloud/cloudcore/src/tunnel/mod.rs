@@ -33,6 +33,7 @@ use wire::tunnel::{HEADER_NODE, PATH};
 
 pub use stream_server::{StreamServer, StreamServerError, stream_tls};
 
+use crate::accept::accept;
 use crate::authority::{PeerError, node_of_certificate};
 use crate::contract::{Carrier, Rank, Routes};
 use crate::limits::{HUB_HANDSHAKE_TIME_MAX, HUB_HANDSHAKES_MAX, TUNNEL_DIALS_MAX};
@@ -76,19 +77,11 @@ impl TunnelServer {
         let group = TaskGroup::new("tunnel", self.nodes_max + HUB_HANDSHAKES_MAX, drain.clone());
         let handshakes = Arc::new(Semaphore::new(HUB_HANDSHAKES_MAX));
         loop {
-            let accepted = drain.or(async {
-                let permit = handshakes.clone().acquire_owned().await.expect("the semaphore is never closed");
-                (permit, listener.accept().await)
-            });
-            let Some((permit, accepted)) = accepted.await else { break };
-            let (stream, address) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!("a connection to the tunnel port could not be accepted: {error}");
-                    drain.sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
+            let permit = drain.or(handshakes.clone().acquire_owned()).await;
+            let Some(permit) = permit.map(|permit| permit.expect("the semaphore is never closed")) else {
+                break;
             };
+            let Some((stream, address)) = accept(&listener, &drain, "the tunnel port").await else { break };
             let (server, drain) = (self.clone(), drain.clone());
             let tunnel = async move {
                 let opened = tokio::time::timeout(HUB_HANDSHAKE_TIME_MAX, server.open(stream)).await;

@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use wire::tunnel::head_len;
 
 use super::session::error;
+use crate::accept::accept;
 use crate::api::Api;
 use crate::contract::Routes;
 use crate::limits::{HUB_HANDSHAKE_TIME_MAX, STREAM_SERVER_CONNECTIONS_MAX};
@@ -77,16 +78,7 @@ struct PodSpecView {
 impl StreamServer {
     pub async fn serve(self: Arc<Self>, listener: TcpListener, drain: Drain) {
         let group = TaskGroup::new("stream port", STREAM_SERVER_CONNECTIONS_MAX, drain.clone());
-        loop {
-            let Some(accepted) = drain.or(listener.accept()).await else { break };
-            let (stream, address) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!("a connection to the stream port could not be accepted: {error}");
-                    drain.sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
+        while let Some((stream, address)) = accept(&listener, &drain, "the stream port").await {
             let (server, drain) = (self.clone(), drain.clone());
             let connection = async move {
                 // What goes wrong on a connection is for its client to say.
