@@ -101,6 +101,27 @@ pub fn streams(root: &Path, options: &Options) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// Flows against KubeEdge's programs, a real kube-apiserver, and our doubles.
+pub fn interop(root: &Path, options: &Options) -> Result<Outcome> {
+    let tools = prerequisites::tools(root, options.debian_mirror.as_deref())?;
+    let busybox = prerequisites::busybox(root, options.debian_mirror.as_deref())?;
+    let cloudcore = programs::cloudcore_unoptimised(root)?;
+    let (pause, hello) = programs::host(root)?;
+    images::archives(root, std::env::consts::ARCH, &pause, &hello)?;
+    images::busybox(root, &busybox)?;
+    let programs = programs_for(root, cloudcore, tools.program("kubectl"));
+    let dir = scratch("interop")?;
+    let told = interop::run(&programs, &dir, &options.row)?;
+    let again = |row: &str| format!("(again: cargo xtask test --suite interop --row '{row}')");
+    let failed: Vec<String> =
+        told.failed.iter().map(|(row, why)| format!("{row}: {why} {}", again(row))).collect();
+    if failed.is_empty() {
+        std::fs::remove_dir_all(&dir).context("remove the scratch folder")?;
+    }
+    let not_run = told.not_run.iter().map(|(row, why)| format!("interop, {row}: {why}")).collect();
+    Ok(Outcome { passed: told.passed.len() as u32, failed, not_run })
+}
+
 /// What runs on this machine itself, and cloudcore's OCI image.
 fn host_programs(root: &Path, options: &Options) -> Result<(Programs, PathBuf)> {
     let programs = on_this_machine(root, options)?;

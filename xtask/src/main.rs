@@ -28,7 +28,7 @@ cargo xtask: build, run and test Kinglet
       --debian-mirror URL               take Debian packages from there (needed on Ubuntu)
   cargo xtask test                      all tests, as .ci/run runs them
       --suite NAME                      only this suite (cargo xtask test --list shows them); may be repeated
-      --row TEXT                        of the suite `pods`: only rows with this in their names
+      --row TEXT                        of the suites `pods` and `interop`: only rows with this in their names
   cargo xtask image --board BOARD       a flashable image: rpi (Pi 3, 4, 5, Zero 2 W) or qemu-virt
       --dev                             with a shell on the serial console
       --out DIR                         default target/image/BOARD

@@ -75,6 +75,15 @@ pub fn cloudcore(root: &Path, target: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// cloudcore for this machine, unoptimised: what the interop flows run, which start it often and measure nothing.
+pub fn cloudcore_unoptimised(root: &Path) -> Result<PathBuf> {
+    let (path, _) = timed("build cloudcore for this machine, unoptimised", "", || {
+        run(cargo(root).args(["build", "--quiet", "--locked", "-p", "cloudcore"]))?;
+        Ok(root.join("target/debug/cloudcore"))
+    })?;
+    Ok(path)
+}
+
 /// Builds what the host scenario runs: edgecore and mapper, unoptimised, and the programs of the pod images (pause, hello) for this
 /// machine, whose paths it gives.
 pub fn host(root: &Path) -> Result<(PathBuf, PathBuf)> {

@@ -43,6 +43,11 @@ pub const ALL: &[Suite] = &[
         run: demo::streams,
     },
     Suite {
+        name: "interop",
+        about: "KubeEdge's programs and a real kube-apiserver (KINGLET_PEERS), and our doubles of them",
+        run: demo::interop,
+    },
+    Suite {
         name: "guest",
         about: "the release image in QEMU: the whole story, power cut included",
         run: demo::guest,
