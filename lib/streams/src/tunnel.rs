@@ -256,22 +256,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
     fn collect(&mut self, cx: &mut Context<'_>) -> Option<TunnelEvent> {
         let mut buffer = [0; TUNNEL_CHUNK_LEN];
         for id in self.connections.keys().copied().collect::<Vec<_>>() {
-            let Some(connection) = self.connections.get_mut(&id).filter(|c| !c.is_waiting) else { continue };
-            let mut read = ReadBuf::new(&mut buffer);
-            match Pin::new(&mut connection.pipe).poll_read(cx, &mut read) {
-                Poll::Pending => continue,
-                Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
-                Poll::Ready(_) => {
-                    let never_began = matches!(connection.outgoing, Outgoing::Request(_));
-                    match never_began {
-                        true => drop(self.connections.remove(&id)),
-                        false => self.remove(id),
+            // What only completed a head was not sent: its owner is asked again, so that it wakes us.
+            let mut is_first = true;
+            while is_first || self.socket.is_idle() {
+                is_first = false;
+                let Some(connection) = self.connections.get_mut(&id).filter(|c| !c.is_waiting) else { break };
+                let mut read = ReadBuf::new(&mut buffer);
+                match Pin::new(&mut connection.pipe).poll_read(cx, &mut read) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
+                    Poll::Ready(_) => {
+                        let never_began = matches!(connection.outgoing, Outgoing::Request(_));
+                        match never_began {
+                            true => drop(self.connections.remove(&id)),
+                            false => self.remove(id),
+                        }
+                        break;
                     }
-                    continue;
                 }
-            }
-            if let Some(event) = self.collected(id, read.filled()) {
-                return Some(event);
+                if let Some(event) = self.collected(id, read.filled()) {
+                    return Some(event);
+                }
             }
         }
         None

@@ -106,6 +106,28 @@ async fn a_long_log_passes_whole_and_an_exec_both_ways() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_comes_in_pieces_goes_on_at_once() {
+    let (dial, mut served) = ends(10_000).await;
+    let (mut ours, theirs) = tokio::io::duplex(TUNNEL_PIPE_LEN);
+    dial.send(theirs).await.unwrap();
+    // Between two pieces everything that can happen does; nothing else wakes the tunnel.
+    let pause = || tokio::time::sleep(Duration::from_millis(1));
+    for piece in [b"GET /containerLogs/d/p/c".as_slice(), b" HTTP/1.1\r\n", b"\r\n"] {
+        ours.write_all(piece).await.unwrap();
+        pause().await;
+    }
+    let mut log = soon(served.recv()).await.unwrap();
+    head(&mut log).await;
+    for piece in [b"HTTP/1.0 200 OK\r\n".as_slice(), b"\r\n", b"line"] {
+        log.write_all(piece).await.unwrap();
+        pause().await;
+    }
+    let mut answer = [0; 23];
+    soon(ours.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 OK\r\n\r\nline");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_takes_nothing_holds_up_the_others_for_a_bounded_time() {
     let (a, b) = tokio::io::duplex(100_000);
     let (mut cloud, mut edge) = (tunnel(a, Role::Server).await, tunnel(b, Role::Client).await);
