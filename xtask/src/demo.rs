@@ -10,6 +10,7 @@ use e2e::{
     Programs,
     guest::{Deadlines, Setup, Story},
     steps::Steps,
+    streams::Carrier,
 };
 use nix::sys::signal::{SigSet, Signal};
 
@@ -49,13 +50,22 @@ pub fn host(root: &Path, options: &Options) -> Result<Outcome> {
         return Ok(Outcome { not_run: vec![line], ..Outcome::default() });
     }
     let (programs, archive) = host_programs(root, options)?;
-    let (dir, mut steps, mut outcome) = (scratch("host")?, Steps::default(), Outcome::default());
-    let told = e2e::host::run(&programs, &dir, &mut steps)
-        .and_then(|()| e2e::cloud_image::run(&programs, &archive, &dir, &mut steps));
+    in_steps("host", |dir, steps| {
+        e2e::host::run(&programs, dir, steps)?;
+        e2e::cloud_image::run(&programs, &archive, dir, steps)
+    })
+}
+
+/// A suite whose cases are steps that build on each other.
+fn in_steps(suite: &str, tell: impl FnOnce(&Path, &mut Steps) -> Result<()>) -> Result<Outcome> {
+    let (dir, mut steps, mut outcome) = (scratch(suite)?, Steps::default(), Outcome::default());
+    let told = tell(&dir, &mut steps);
     outcome.passed = steps.done.len() as u32;
     match told {
         Ok(()) => drop(std::fs::remove_dir_all(&dir)),
-        Err(error) => outcome.failed.push(format!("host: {error:#} (again: cargo xtask test --suite host)")),
+        Err(error) => {
+            outcome.failed.push(format!("{suite}: {error:#} (again: cargo xtask test --suite {suite})"))
+        }
     }
     Ok(outcome)
 }
@@ -80,7 +90,7 @@ pub fn pods(root: &Path, options: &Options) -> Result<Outcome> {
     Ok(Outcome { passed: told.passed.len() as u32, failed, ..Outcome::default() })
 }
 
-/// kubectl's streams through the link, on this machine's containerd.
+/// kubectl's streams through the link and through KubeEdge's tunnel, on this machine's containerd.
 pub fn streams(root: &Path, options: &Options) -> Result<Outcome> {
     if let Some(why) = e2e::containerd::missing() {
         let line = format!("kubectl's streams: {why}");
@@ -89,16 +99,13 @@ pub fn streams(root: &Path, options: &Options) -> Result<Outcome> {
     let busybox = prerequisites::busybox(root, options.debian_mirror.as_deref())?;
     let programs = on_this_machine(root, options)?;
     images::busybox(root, &busybox)?;
-    let (dir, mut steps, mut outcome) = (scratch("streams")?, Steps::default(), Outcome::default());
-    let told = e2e::streams::run(&programs, &dir, &mut steps);
-    outcome.passed = steps.done.len() as u32;
-    match told {
-        Ok(()) => drop(std::fs::remove_dir_all(&dir)),
-        Err(error) => {
-            outcome.failed.push(format!("streams: {error:#} (again: cargo xtask test --suite streams)"))
+    in_steps("streams", |dir, steps| {
+        for (carrier, name) in [(Carrier::Link, "link"), (Carrier::Tunnel, "tunnel")] {
+            println!("streams through the {name}:");
+            e2e::streams::run(&programs, &dir.join(name), carrier, steps)?;
         }
-    }
-    Ok(outcome)
+        Ok(())
+    })
 }
 
 /// Flows against KubeEdge's programs, a real kube-apiserver, and our doubles.

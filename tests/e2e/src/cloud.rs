@@ -15,6 +15,8 @@ pub struct Cloud {
     dir: PathBuf,
     advertise: Vec<String>,
     ports: Option<[u16; 3]>,
+    /// KubeEdge's tunnel for logs and exec; `None`: off. 0 until it has a port.
+    tunnel: Option<u16>,
     running: Option<Process>,
 }
 
@@ -23,7 +25,19 @@ impl Cloud {
     pub fn new(program: &Path, dir: &Path, advertise: &[&str]) -> Result<Cloud> {
         std::fs::create_dir_all(dir)?;
         let advertise = advertise.iter().map(|a| a.to_string()).collect();
-        Ok(Cloud { program: program.into(), dir: dir.into(), advertise, ports: None, running: None })
+        Ok(Cloud {
+            program: program.into(),
+            dir: dir.into(),
+            advertise,
+            ports: None,
+            tunnel: None,
+            running: None,
+        })
+    }
+
+    /// With KubeEdge's CloudStream.
+    pub fn with_tunnel(self) -> Cloud {
+        Cloud { tunnel: Some(0), ..self }
     }
 
     pub fn start(&mut self) -> Result<()> {
@@ -33,6 +47,12 @@ impl Cloud {
         let mut command = Command::new(&self.program);
         command.arg("--data-dir").arg(&self.dir).args(["--bind-address", "127.0.0.1"]);
         command.args(["--api-port", &api, "--hub-port", &hub, "--join-port", &join]);
+        if let Some(port) = self.tunnel {
+            let config = self.dir.join("cloudcore.yaml");
+            let stream = format!("{{enable: true, tunnelPort: {port}, streamPort: 0}}");
+            std::fs::write(&config, format!("modules:\n  cloudStream: {stream}\n"))?;
+            command.arg("--config").arg(config);
+        }
         for address in &self.advertise {
             command.args(["--advertise-address", address]);
         }
@@ -52,6 +72,7 @@ impl Cloud {
                 .with_context(|| format!("no port in {text}"))
         };
         self.ports = Some([port("api")?, port("hub")?, port("join")?]);
+        self.tunnel = self.tunnel.map(|_| port("tunnel")).transpose()?;
         self.running = Some(process);
         Ok(())
     }
@@ -62,6 +83,11 @@ impl Cloud {
 
     pub fn join_port(&self) -> u16 {
         self.ports.map_or(0, |ports| ports[2])
+    }
+
+    /// Where nodes dial KubeEdge's tunnel.
+    pub fn tunnel_port(&self) -> Option<u16> {
+        self.tunnel
     }
 
     pub fn log(&self) -> PathBuf {

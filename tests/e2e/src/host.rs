@@ -87,7 +87,7 @@ impl Node {
 
     /// `edgecore join`, as an operator types it. Its error output on failure.
     pub fn join(&mut self, cloud: &Cloud, token: &str, name: &str) -> Result<()> {
-        self.cloud = vec![cloud.hub_port(), cloud.join_port()];
+        self.cloud = [cloud.hub_port(), cloud.join_port()].into_iter().chain(cloud.tunnel_port()).collect();
         let mut command = self.edgecore_command();
         command.arg("join").arg("--root").arg(&self.root);
         command.args(["--cloudcore-ipport", &format!("127.0.0.1:{}", cloud.hub_port())]);
@@ -104,7 +104,17 @@ impl Node {
         if !output.status.success() {
             bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        self.configure()
+        self.configure()?;
+        match cloud.tunnel_port() {
+            Some(port) => self.stream_by_tunnel(port),
+            None => Ok(()),
+        }
+    }
+
+    /// Logs and exec by KubeEdge's tunnel, and not by the link.
+    fn stream_by_tunnel(&self, port: u16) -> Result<()> {
+        self.add_key("modules", &format!("edgeStream: {{enable: true, server: \"127.0.0.1:{port}\"}}"))?;
+        self.add_key("kinglet", "linkStreams: false")
     }
 
     /// What an operator of a plain host would also set: where the node's image archives lie, and where the broker listens.
@@ -127,13 +137,15 @@ impl Node {
         Ok(())
     }
 
-    /// Adds a line to `tailoredKubeletConfig`.
-    pub fn add_kubelet_key(&self, line: &str) -> Result<()> {
+    /// Adds a line to a section of edgecore.yaml, as its first one.
+    pub fn add_key(&self, section: &str, line: &str) -> Result<()> {
         let path = self.root.join("etc/kubeedge/config/edgecore.yaml");
         let text = std::fs::read_to_string(&path)?;
-        let section = "tailoredKubeletConfig:\n";
-        ensure!(text.contains(section), "edgecore.yaml has no {section}");
-        Ok(std::fs::write(&path, text.replacen(section, &format!("{section}      {line}\n"), 1))?)
+        let head = text.lines().find(|line| line.trim_start() == format!("{section}:"));
+        let head = head.with_context(|| format!("edgecore.yaml has no {section}"))?;
+        let indent = head.len() - head.trim_start().len() + 2;
+        let with = text.replacen(&format!("{head}\n"), &format!("{head}\n{:indent$}{line}\n", ""), 1);
+        Ok(std::fs::write(&path, with)?)
     }
 
     pub fn start(&mut self) -> Result<()> {

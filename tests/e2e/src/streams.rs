@@ -57,13 +57,22 @@ struct Story<'a> {
     dir: &'a Path,
 }
 
+/// What carries the streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    Link,
+    /// KubeEdge's EdgeStream and CloudStream.
+    Tunnel,
+}
+
 /// Runs the whole story.
-pub fn run(programs: &Programs, dir: &Path, steps: &mut Steps) -> Result<()> {
+pub fn run(programs: &Programs, dir: &Path, carrier: Carrier, steps: &mut Steps) -> Result<()> {
     let mut cloud = Cloud::new(&programs.cloudcore, &dir.join("cloud"), &["127.0.0.1"])?;
-    let kubectl = {
-        cloud.start()?;
-        cloud.kubectl(&programs.kubectl)
-    };
+    if carrier == Carrier::Tunnel {
+        cloud = cloud.with_tunnel();
+    }
+    cloud.start()?;
+    let kubectl = cloud.kubectl(&programs.kubectl);
     let mut node = Node::new(programs, dir)?;
     node.join(&cloud, &cloud.token(&[])?, NODE)?;
     node.start()?;

@@ -60,7 +60,7 @@ pub fn run(programs: &Programs, dir: &Path, table: &Path, filter: &str) -> Resul
     small_disk(node.root(), DISK_MB)?;
     node.join(&cloud, &cloud.token(&[])?, NODE)?;
     // A disk that has room again is believed sooner than after a kubelet's five minutes.
-    node.add_kubelet_key("evictionPressureTransitionPeriod: 10s")?;
+    node.add_key("tailoredKubeletConfig", "evictionPressureTransitionPeriod: 10s")?;
     node.start()?;
     let ready = wait_for(READY, "node Ready", || Ok(kubectl.node_is_ready(NODE)?.then_some(())));
     ready.with_context(|| format!("edgecore's log:\n{}", tail(&node.log(), 15)))?;
