@@ -147,9 +147,10 @@ for each registry a file such as `/etc/containerd/certs.d/docker.io/hosts.toml`:
     [host."http://mirror.lan:5000"]
       capabilities = ["pull", "resolve"]
 
-`kinglet.importDirs` lists folders (a USB stick's mount point, a share) that are looked at every 10 s. Archives in them (`*.tar`, OCI layout as `ctr`, `nerdctl`,
-`podman --format oci-archive` and Docker 25 and newer save it) are imported once they stopped growing; the event ImageImported or the condition
-ImportedImageUnusable says what became of them. What came from an archive is never collected, and stands for its registry with policy Always too.
+`kinglet.importDirs` lists folders (a USB stick's mount point, a share) that are looked at every 10 s. Archives in them are imported once they stopped growing: what
+`docker save` (any version since 1.10), `podman save`, `ctr`, `nerdctl` and `skopeo` write, as `*.tar`, `*.tar.gz` or `*.tgz`. The event ImageImported or the condition
+ImportedImageUnusable says what became of them; other packings (zstd, xz) are refused there with the remedy. An archive in gzip is unpacked as it is read, nothing is written beside
+containerd's own content; a plain one costs less processor time on a small board. What came from an archive is never collected, and stands for its registry with policy Always too.
 
 ## Pressure
 

@@ -77,3 +77,6 @@ pub fn fuzz_runtime_files(data: &[u8]) {
     crate::runtime_guard::bolt::fuzz_bolt(data);
     super::images::archive::fuzz_image_json(data);
 }
+
+/// Archives of images that somebody brought on a stick.
+pub use super::images::archive::fuzz_image_archive;

@@ -100,6 +100,8 @@ pub const CNI_CACHE_BYTES_MAX: u64 = 1024 * 1024;
 pub const COLLECT_EVERY: Duration = Duration::from_secs(300);
 /// Between two looks at what the node has left (kubelet's interval).
 pub const PRESSURE_CHECK: Duration = Duration::from_secs(10);
+/// Between two looks at the import folders.
+pub const IMPORT_CHECK: Duration = Duration::from_secs(10);
 /// How long an evicted pod holds up the next eviction.
 pub const EVICTION_WAIT: Duration = Duration::from_secs(30);
 /// What a pod gets that goes because of a hard threshold.
@@ -111,6 +113,14 @@ pub const USAGE_FILES_MAX: usize = 100_000;
 pub const IMAGE_JSON_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub const IMAGE_LAYERS_MAX: usize = 128;
 pub const ARCHIVE_ENTRIES_MAX: usize = 4096;
+/// Names of images in one archive. One with more is refused.
+pub const ARCHIVE_IMAGES_MAX: usize = 256;
+/// What an archive in gzip may unpack to; one that goes on is refused.
+pub const ARCHIVE_UNPACKED_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// Of an archive in gzip, small files are kept while it is read, so that it is unpacked once for its names; what is not kept costs
+/// another time.
+pub const ARCHIVE_KEPT_ENTRY_BYTES_MAX: u64 = 64 * 1024;
+pub const ARCHIVE_KEPT_BYTES_MAX: u64 = 512 * 1024;
 pub const PRELOADED_ARCHIVES_MAX: usize = 256;
 /// Bytes per message when content goes to containerd; with the copy in the gRPC buffer the cost of an import.
 pub const CONTENT_CHUNK_BYTES: usize = 128 * 1024;

@@ -72,6 +72,8 @@ enum Happening {
     Pressed(pressure::watch::Look),
     /// Room was made, as far as it goes without pods.
     Relieved(Box<pressure::watch::Relief>),
+    /// The import folders were looked at.
+    Imported,
     Nothing,
 }
 
@@ -169,6 +171,7 @@ impl Shell {
         self.desired();
         self.bring_up();
         self.watch_pressure();
+        self.watch_imports();
         loop {
             let (next, probe) = (self.next_look(), self.next_probe());
             tokio::select! {
@@ -264,6 +267,7 @@ impl Shell {
             Happening::Folder(reading) => self.folder_read(reading),
             Happening::Pressed(look) => self.pressed(look),
             Happening::Relieved(relief) => self.relieved(*relief),
+            Happening::Imported => self.watch_imports(),
             Happening::Nothing => {}
         }
     }
@@ -294,6 +298,18 @@ impl Shell {
             if collect {
                 executor.images.collect(&executor.events).await;
             }
+            tokio::time::sleep(limits::PRESSURE_CHECK).await;
+            Happening::Pressed(pressure::watch::look(executor, places).await)
+        }));
+    }
+
+    /// Apart from the look at pressure: a large archive takes minutes.
+    fn watch_imports(&mut self) {
+        if self.settings.images.import_dirs.is_empty() {
+            return;
+        }
+        let executor = self.executor.clone();
+        self.work.push(Box::pin(async move {
             if let Some(problems) = executor.images.import_folders(&executor.events).await {
                 executor.handles.conditions.set(Condition {
                     condition_type: IMPORT.into(),
@@ -302,8 +318,8 @@ impl Shell {
                     message: problems.join("; "),
                 });
             }
-            tokio::time::sleep(limits::PRESSURE_CHECK).await;
-            Happening::Pressed(pressure::watch::look(executor, places).await)
+            tokio::time::sleep(limits::IMPORT_CHECK).await;
+            Happening::Imported
         }));
     }
 

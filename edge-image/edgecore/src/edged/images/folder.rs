@@ -9,6 +9,7 @@ use std::{
     time::SystemTime,
 };
 
+use super::archive::is_archive;
 use crate::edged::limits;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -64,7 +65,7 @@ fn archives(folder: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = entries
         .take(limits::ARCHIVE_ENTRIES_MAX)
         .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "tar"))
+        .filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_archive))
         .collect();
     paths.sort();
     paths

@@ -6,19 +6,16 @@
 
 use std::{
     collections::HashMap,
-    io::SeekFrom,
+    fs::File,
+    io::{Read, Seek, SeekFrom},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use containerd_client::{services::v1 as api, types};
 use sha2::{Digest, Sha256};
-use tokio::{
-    fs::File,
-    io::{AsyncReadExt, AsyncSeekExt},
-};
 use tonic::{Code, Request, Status, transport::Channel};
 
-use super::archive::{ArchivedImage, Blob};
+use super::archive::{ArchivedImage, Blob, Source};
 use crate::edged::limits::{CONTENT_CHUNK_BYTES, IMPORT_LEASE};
 
 /// CRI's namespace in containerd.
@@ -193,10 +190,17 @@ impl Importer<'_> {
         if damaged {
             self.collect().await?;
         }
+        let mut missing = Vec::new();
         for blob in self.blobs() {
             if self.stored_size(blob).await?.is_none() {
-                self.upload(blob).await?;
+                missing.push(blob);
             }
+        }
+        // In the order of the archive: one in gzip is unpacked once.
+        missing.sort_by_key(|blob| blob.offset);
+        let mut source = None;
+        for blob in missing {
+            source = self.upload(blob, source).await?;
         }
         Ok(true)
     }
@@ -239,47 +243,66 @@ impl Importer<'_> {
         }
     }
 
-    async fn upload(&self, blob: &Blob) -> Result<(), ImportError> {
+    /// `source`: the archive, where the last upload left it.
+    async fn upload(
+        &self,
+        blob: &Blob,
+        source: Option<Source<File>>,
+    ) -> Result<Option<Source<File>>, ImportError> {
         let unreadable = |error: std::io::Error| self.damaged(format!("cannot be read ({error})"));
-        let mut file = File::open(&self.image.path).await.map_err(unreadable)?;
-        file.seek(SeekFrom::Start(blob.offset)).await.map_err(unreadable)?;
         let (tx, mut rx) = tokio::sync::mpsc::channel(1);
         let outgoing = futures_util::stream::poll_fn(move |cx| rx.poll_recv(cx));
         let labels = self.references(blob);
         let reference = format!("kinglet-{}-{}", self.lease, blob.digest);
-        let feed = async move {
+        let made = self.image.made_manifest.clone().filter(|_| blob == &self.image.manifest);
+        let (path, blob_here) = (self.image.path.clone(), blob.clone());
+        let feed = rt::blocking(move || {
+            let mut source = source;
+            let mut made = made.as_deref();
             let mut offset = 0;
             loop {
-                let mut data = vec![0; CONTENT_CHUNK_BYTES.min((blob.size - offset) as usize)];
-                file.read_exact(&mut data).await?;
-                let last = offset + data.len() as u64 == blob.size;
+                let mut data = vec![0; CONTENT_CHUNK_BYTES.min((blob_here.size - offset) as usize)];
+                match (&mut made, &mut source) {
+                    (Some(made), _) => made.read_exact(&mut data)?,
+                    (None, Some(source)) => {
+                        if offset == 0 {
+                            source.seek(SeekFrom::Start(blob_here.offset))?;
+                        }
+                        source.read_exact(&mut data)?;
+                    }
+                    (None, None) => {
+                        source = Some(Source::open(File::open(&path)?)?.0);
+                        continue;
+                    }
+                }
+                let last = offset + data.len() as u64 == blob_here.size;
                 let action = if last { api::WriteAction::Commit } else { api::WriteAction::Write };
                 let message = api::WriteContentRequest {
                     action: action.into(),
                     r#ref: reference.clone(),
-                    total: blob.size as i64,
-                    expected: blob.digest.clone(),
+                    total: blob_here.size as i64,
+                    expected: blob_here.digest.clone(),
                     offset: offset as i64,
                     labels: if last { labels.clone() } else { HashMap::new() },
                     data,
                 };
                 offset += message.data.len() as u64;
                 // A closed channel: containerd ended the call, and says why in its answer.
-                if tx.send(message).await.is_err() || last {
-                    return Ok(());
+                if tx.blocking_send(message).is_err() || last {
+                    return Ok(source);
                 }
             }
-        };
+        });
         let mut content = api::content_client::ContentClient::new(self.channel.clone());
         let receive = async {
             let mut answers = content.write(self.request(outgoing)).await?.into_inner();
             while answers.message().await?.is_some() {}
             Ok(())
         };
-        let (fed, received): (std::io::Result<()>, Result<(), Status>) = tokio::join!(feed, receive);
+        let (fed, received): (std::io::Result<_>, Result<(), Status>) = tokio::join!(feed, receive);
         match received {
             Ok(()) => fed.map_err(unreadable),
-            Err(status) if status.code() == Code::AlreadyExists => Ok(()),
+            Err(status) if status.code() == Code::AlreadyExists => fed.map_err(unreadable),
             Err(status) if status.code() == Code::FailedPrecondition => {
                 Err(self.damaged(format!("is damaged in blob {} ({})", blob.digest, status.message())))
             }

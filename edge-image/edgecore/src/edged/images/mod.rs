@@ -9,6 +9,7 @@ pub mod credentials;
 pub mod folder;
 pub mod import;
 pub mod name;
+pub mod preloaded;
 pub mod pull;
 pub mod repair;
 pub mod suspects;
@@ -27,6 +28,7 @@ use collect::{CollectSettings, Tracker};
 use folder::Watcher;
 use import::{ImportError, Target};
 use name::{Policy, Reference};
+use preloaded::Preloaded;
 use pull::{Puller, Want};
 use repair::Repaired;
 use sha2::{Digest, Sha256};
@@ -60,6 +62,7 @@ pub struct Images {
     cri: Cri,
     channel: Channel,
     preload_dir: PathBuf,
+    archives: Arc<std::sync::Mutex<Preloaded>>,
     facts: RwLock<RuntimeFacts>,
     /// By name. Read anew when an image is asked for that is not in it.
     preloaded: RwLock<BTreeMap<String, Arc<ArchivedImage>>>,
@@ -122,6 +125,7 @@ impl Images {
             cri,
             channel,
             preload_dir,
+            archives: Arc::default(),
             facts: RwLock::default(),
             preloaded: RwLock::default(),
             importing: Mutex::default(),
@@ -150,8 +154,9 @@ impl Images {
     }
 
     async fn scan(&self) -> Vec<String> {
-        let dir = self.preload_dir.clone();
-        let (images, problems) = rt::blocking(move || scan_dir(&dir)).await;
+        let (dir, archives) = (self.preload_dir.clone(), self.archives.clone());
+        let (images, problems) =
+            rt::blocking(move || archives.lock().unwrap_or_else(PoisonError::into_inner).look(&dir)).await;
         *self.preloaded.write().await = images;
         problems
     }
@@ -436,30 +441,6 @@ impl Images {
         }
         self.preloaded.read().await.get(name).cloned()
     }
-}
-
-fn scan_dir(dir: &Path) -> (BTreeMap<String, Arc<ArchivedImage>>, Vec<String>) {
-    let (mut images, mut problems) = (BTreeMap::new(), Vec::new());
-    let mut paths: Vec<PathBuf> = match std::fs::read_dir(dir) {
-        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
-        // No folder: nothing is preloaded.
-        Err(_) => return (images, problems),
-    };
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "tar"));
-    paths.sort();
-    if paths.len() > limits::PRELOADED_ARCHIVES_MAX {
-        let (count, max) = (paths.len(), limits::PRELOADED_ARCHIVES_MAX);
-        problems
-            .push(format!("{} holds {count} image archives, only the first {max} are used", dir.display()));
-        paths.truncate(max);
-    }
-    for path in paths {
-        match archive::read(&path) {
-            Ok(found) => images.extend(found.into_iter().map(|image| (image.name.clone(), Arc::new(image)))),
-            Err(error) => problems.push(error.to_string()),
-        }
-    }
-    (images, problems)
 }
 
 /// Writes out the file system that containerd's files are on.

@@ -83,7 +83,15 @@ pub async fn stored(channel: Channel, name: &str) -> Option<ArchivedImage> {
     let (config, layers) = archive::parts_of_manifest(&body)?;
     let diff_ids = archive::diff_ids_of_config(&read(&config.digest).await?)?;
     let whole = diff_ids.len() == layers.len();
-    whole.then(|| ArchivedImage { path: name.into(), name: name.into(), manifest, config, layers, diff_ids })
+    whole.then(|| ArchivedImage {
+        path: name.into(),
+        name: name.into(),
+        manifest,
+        made_manifest: None,
+        config,
+        layers,
+        diff_ids,
+    })
 }
 
 impl Importer<'_> {

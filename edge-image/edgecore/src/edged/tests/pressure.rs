@@ -1,6 +1,6 @@
 //! Pressure against a real containerd: eviction, refusal, limits of the disk, collection of images.
 
-use std::{fs, time::Duration};
+use std::{fs, io::Read, time::Duration};
 
 use e2e::{
     containerd::{missing, not_run},
@@ -9,7 +9,10 @@ use e2e::{
 use serde_json::{Value, json};
 
 use super::containerd::{Node, archives, pod, wait_for, web};
-use crate::edged::pressure::{Amount, Signal, Threshold, settings::PressureSettings};
+use crate::edged::{
+    images::archive::{self, Blob},
+    pressure::{Amount, Signal, Threshold, settings::PressureSettings},
+};
 
 macro_rules! needs_containerd {
     ($name:literal) => {
@@ -131,13 +134,18 @@ fn an_archive_on_a_stick_is_imported_pinned_and_a_cut_one_is_told() {
         let whole = fs::read(archives().join("hello.tar")).unwrap();
         fs::write(stick.join("cut.tar"), &whole[..whole.len() / 2]).unwrap();
         fs::write(stick.join("hello.tar"), whole).unwrap();
+        fs::write(stick.join("saved.tar.gz"), docker_save("kinglet/saved:1")).unwrap();
         settings.preload_dir = dir;
         settings.images.import_dirs = vec![stick];
     });
-    let imported = || {
-        node.events("edge-1").contains("Normal ImageImported image docker.io/kinglet/hello:1").then_some(())
-    };
-    wait_for("the import", imported, || node.events("edge-1"));
+    for image in ["docker.io/kinglet/hello:1", "docker.io/kinglet/saved:1"] {
+        let told = format!("Normal ImageImported image {image}");
+        wait_for(
+            "the import",
+            || node.events("edge-1").contains(&told).then_some(()),
+            || node.events("edge-1"),
+        );
+    }
     let told = || {
         let conditions = node.bench.conditions.0.lock().unwrap();
         conditions
@@ -150,4 +158,29 @@ fn an_archive_on_a_stick_is_imported_pinned_and_a_cut_one_is_told() {
     fs::remove_dir_all(&node.settings.images.import_dirs[0]).unwrap();
     node.apply(&pod("always", json!({ "imagePullPolicy": "Always" }), json!({})));
     node.wait_running("always");
+    let mut saved = pod("saved", json!({ "imagePullPolicy": "Never" }), json!({}));
+    saved["spec"]["containers"][0]["image"] = json!("kinglet/saved:1");
+    node.apply(&saved);
+    node.wait_running("saved");
+}
+
+/// The hello image as `docker save | gzip` before Docker 25 writes it: plain layers, no index.
+fn docker_save(name: &str) -> Vec<u8> {
+    let whole = fs::read(archives().join("hello.tar")).unwrap();
+    let image = archive::read(&archives().join("hello.tar")).unwrap().remove(0);
+    let bytes = |blob: &Blob| &whole[blob.offset as usize..(blob.offset + blob.size) as usize];
+    let mut layer = Vec::new();
+    flate2::read::GzDecoder::new(bytes(&image.layers[0])).read_to_end(&mut layer).unwrap();
+    let manifest = json!([{ "Config": "config.json", "RepoTags": [name], "Layers": ["1/layer.tar"] }]);
+    let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+    for (path, content) in [
+        ("1/layer.tar", layer.as_slice()),
+        ("config.json", bytes(&image.config)),
+        ("manifest.json", manifest.to_string().as_bytes()),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        tar.append_data(&mut header, path, content).unwrap();
+    }
+    tar.into_inner().unwrap().finish().unwrap()
 }
