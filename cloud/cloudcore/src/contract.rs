@@ -28,6 +28,8 @@ pub struct NodeDesired {
     pub node_uid: Option<String>,
     pub targets: Vec<Target>,
     pub references: BTreeSet<Reference>,
+    /// Those of them that no pod of the node needs.
+    pub optional: BTreeSet<Reference>,
 }
 
 /// `None` until the cluster's objects have all been listed once.

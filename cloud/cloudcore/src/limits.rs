@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Body of a certificate request. Larger: 413.
 pub const CSR_BYTES_MAX: usize = 16 * 1024;
+/// Body of a node's report on a task. Larger: 413. KubeEdge takes up to 3 MiB, and sends a few hundred bytes.
+pub const REPORT_BYTES_MAX: usize = 256 * 1024;
 /// Connections of the join port at one time. More: the new one waits to be accepted.
 pub const JOIN_CONNECTIONS_MAX: usize = 64;
 /// How long one join connection may take from the TLS handshake to its last answer.

@@ -54,13 +54,19 @@ async fn subject_and_usage_are_ours_whatever_the_request_says() {
     let token: JoinToken = token(dir.path(), &[]).parse().unwrap();
     let bearer = format!("Bearer {}", token.bearer());
     let headers = [("NodeName", "edge-1"), ("Authorization", bearer.as_str())];
-    let request = pki::new_csr(
-        &Key::generate().unwrap(),
-        &Identity::new("system:node:somebody-else", &["system:masters"]),
-    )
-    .unwrap();
-    let (status, _, certificate) =
-        cloud.join_request(pki::tls::first_contact().unwrap(), "GET", "/edge.crt", &headers, &request).await;
+    let ask = async |subject: Identity| {
+        let request = pki::new_csr(&Key::generate().unwrap(), &subject).unwrap();
+        let config = pki::tls::first_contact().unwrap();
+        let (status, _, body) = cloud.join_request(config, "GET", "/edge.crt", &headers, &request).await;
+        (status, body)
+    };
+    let (status, refusal) = ask(Identity::new("system:node:somebody-else", &["system:nodes"])).await;
+    let refusal = String::from_utf8_lossy(&refusal).into_owned();
+    assert!(
+        status == 403 && refusal.contains("edge-1 is for \"system:node:somebody-else\""),
+        "{status} {refusal}"
+    );
+    let (status, certificate) = ask(Identity::new("system:node:edge-1", &["system:masters"])).await;
     assert_eq!(status, 200);
     assert_eq!(pki::CertInfo::parse(&certificate).unwrap().subject, Identity::node("edge-1"));
     cloud.stop().await;

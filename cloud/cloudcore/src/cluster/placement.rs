@@ -125,6 +125,7 @@ impl Placement {
     pub fn desired(&self, node: &str) -> NodeDesired {
         let mut desired = NodeDesired::default();
         let mut wanted: BTreeSet<(Kind, Name)> = BTreeSet::new();
+        let mut needed: BTreeSet<Reference> = BTreeSet::new();
         if let Some(view) = self.get(Kind::Node, "", node) {
             desired.node_uid = Some(view.meta.uid.clone());
             wanted.insert((Kind::Node, name_of(view)));
@@ -137,11 +138,12 @@ impl Placement {
             for (kind, name) in references(view) {
                 let namespace = view.meta.namespace.clone();
                 if kind != Kind::DeviceModel {
-                    desired.references.insert(Reference {
-                        kind: kind.word(),
-                        namespace: namespace.clone(),
-                        name: name.into(),
-                    });
+                    let reference =
+                        Reference { kind: kind.word(), namespace: namespace.clone(), name: name.into() };
+                    if !is_optional(view, kind, name) {
+                        needed.insert(reference.clone());
+                    }
+                    desired.references.insert(reference);
                 }
                 let claimed = (namespace, name.to_owned());
                 if kind == Kind::PersistentVolumeClaim
@@ -157,6 +159,10 @@ impl Placement {
                 wanted.insert((kind, claimed));
             }
         }
+        let optional = |reference: &&Reference| {
+            !needed.contains(*reference) && reference.kind != Kind::PersistentVolume.word()
+        };
+        desired.optional = desired.references.iter().filter(optional).cloned().collect();
         desired.targets = wanted.iter().filter_map(|(kind, name)| self.target(*kind, name)).collect();
         desired
     }
@@ -200,6 +206,11 @@ fn node_of(view: &View) -> Option<&str> {
         _ => "",
     };
     (!node.is_empty()).then_some(node)
+}
+
+/// The pod names it and can do without.
+fn is_optional(view: &View, kind: Kind, name: &str) -> bool {
+    matches!(&view.detail, Detail::Pod(pod) if pod.optional.iter().any(|(k, n)| *k == kind && n == name))
 }
 
 /// Objects of the same namespace that this one names.

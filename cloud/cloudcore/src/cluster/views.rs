@@ -67,6 +67,8 @@ pub struct PodDetail {
     pub finished: bool,
     pub config_maps: Vec<String>,
     pub secrets: Vec<String>,
+    /// Those of them that the pod can do without.
+    pub optional: Vec<(Kind, String)>,
     /// PersistentVolumeClaims.
     pub claims: Vec<String>,
 }
@@ -163,6 +165,7 @@ struct LeaseSpec {
 #[serde(default)]
 struct NamedRef {
     name: String,
+    optional: Option<bool>,
 }
 
 #[derive(Deserialize, Default)]
@@ -234,6 +237,7 @@ struct ClaimVolume {
 #[serde(rename_all = "camelCase", default)]
 struct SecretRef {
     secret_name: String,
+    optional: Option<bool>,
 }
 
 #[derive(Deserialize, Default)]
@@ -287,35 +291,51 @@ fn pod(envelope: &Envelope) -> Result<PodDetail, serde_json::Error> {
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
         ..PodDetail::default()
     };
-    let (config_maps, secrets) = (&mut detail.config_maps, &mut detail.secrets);
-    let named =
-        |names: &mut Vec<String>, reference: Option<NamedRef>| names.extend(reference.map(|r| r.name));
+    // Each with whether the pod needs it.
+    let mut named: Vec<(Kind, String, bool)> = Vec::new();
+    let mut name = |kind: Kind, reference: Option<NamedRef>| {
+        named.extend(reference.map(|r| (kind, r.name, r.optional != Some(true))));
+    };
     for volume in spec.volumes.into_iter().flatten() {
         detail.claims.extend(volume.persistent_volume_claim.map(|claim| claim.claim_name));
-        named(config_maps, volume.config_map);
-        secrets.extend(volume.secret.map(|secret| secret.secret_name));
+        name(Kind::ConfigMap, volume.config_map);
+        let secret = volume.secret.map(|r| NamedRef { name: r.secret_name, optional: r.optional });
+        name(Kind::Secret, secret);
         for source in volume.projected.and_then(|projected| projected.sources).into_iter().flatten() {
-            named(config_maps, source.config_map);
-            named(secrets, source.secret);
+            name(Kind::ConfigMap, source.config_map);
+            name(Kind::Secret, source.secret);
         }
     }
     let containers = spec.init_containers.into_iter().flatten().chain(spec.containers.into_iter().flatten());
     for container in containers {
         for value in container.env.into_iter().flatten().filter_map(|env| env.value_from) {
-            named(config_maps, value.config_map_key_ref);
-            named(secrets, value.secret_key_ref);
+            name(Kind::ConfigMap, value.config_map_key_ref);
+            name(Kind::Secret, value.secret_key_ref);
         }
         for from in container.env_from.into_iter().flatten() {
-            named(config_maps, from.config_map_ref);
-            named(secrets, from.secret_ref);
+            name(Kind::ConfigMap, from.config_map_ref);
+            name(Kind::Secret, from.secret_ref);
         }
     }
-    secrets.extend(spec.image_pull_secrets.into_iter().flatten().map(|reference| reference.name));
-    for names in [config_maps, secrets, &mut detail.claims] {
-        names.retain(|name| !name.is_empty());
-        names.sort();
-        names.dedup();
+    for reference in spec.image_pull_secrets.into_iter().flatten() {
+        name(Kind::Secret, Some(reference));
     }
+    // Of one name, those that need it first.
+    named.retain(|(_, name, _)| !name.is_empty());
+    named.sort_by(|a, b| (a.0, &a.1, !a.2).cmp(&(b.0, &b.1, !b.2)));
+    named.dedup_by(|later, first| (later.0, &later.1) == (first.0, &first.1));
+    for (kind, name, needed) in named {
+        if !needed {
+            detail.optional.push((kind, name.clone()));
+        }
+        match kind {
+            Kind::Secret => detail.secrets.push(name),
+            _ => detail.config_maps.push(name),
+        }
+    }
+    detail.claims.retain(|name| !name.is_empty());
+    detail.claims.sort();
+    detail.claims.dedup();
     Ok(detail)
 }
 

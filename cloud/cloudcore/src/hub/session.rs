@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{self, protocol::Message as Frame};
 use wire::Message;
-use wire::delivery::{Action, Delivery, Input};
+use wire::delivery::{Action, Delivery, Input, UNCONFIRMED};
 
 use super::downlink::{Fetched, devices, fetch, membership};
 use crate::contract::{DesiredWatch, NodeDesired};
@@ -68,6 +68,8 @@ struct Work {
     requests: VecDeque<(Request, Message)>,
     answering: Option<BoxFuture<'static, Option<Message>>>,
     node_uid: Option<String>,
+    /// How often the node has registered on this link.
+    registrations: u32,
     alive_until: Instant,
 }
 
@@ -92,6 +94,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             requests: VecDeque::new(),
             answering: None,
             node_uid: None,
+            registrations: 0,
             alive_until: now + self.keepalive,
         };
         let end = self.talk(&mut work).await.err().unwrap_or(End::Closed);
@@ -172,6 +175,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             }
             Ok(Request::Ack { .. } | Request::Ignored) => Ok(()),
             Ok(request) => {
+                if request == Request::NodeInsert {
+                    self.registers(work)?;
+                }
                 work.requests.push_back((request, message));
                 self.answer_next(work);
                 Ok(())
@@ -184,6 +190,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 Ok(())
             }
         }
+    }
+
+    /// A KubeEdge edge of 1.23 registers over and over when it does not find its own Node in its database. If the Node was
+    /// acknowledged, the database has been emptied since, which such an edge does not tell: everything is sent again. One
+    /// registration on a link is what every edge does that starts.
+    fn registers(&mut self, work: &mut Work) -> Result<(), End> {
+        work.registrations += 1;
+        let own = format!("null/node/{}", self.node);
+        let has_node =
+            work.delivery.delivered().values().any(|known| known.resource == own && known.version != UNCONFIRMED);
+        if work.registrations != 2 || !has_node {
+            return Ok(());
+        }
+        tracing::warn!(
+            "node {} has lost what was delivered to it, its database seems to be new: everything is sent to it again",
+            self.node
+        );
+        work.members.clear();
+        self.desired.mark_changed();
+        self.handle(work, Input::Reset)
     }
 
     fn keep_alive(&self, work: &mut Work) -> Result<(), End> {

@@ -1,13 +1,14 @@
 //! How a node gets in: HTTPS on port 10002, as KubeEdge's edge and keadm ask for it.
 //!
 //! `GET /ca.crt` (DER), `GET /edge.crt` (a certificate request as body, a join token or the current certificate as proof),
-//! `GET /node/{name}`. Every refusal is one line that names what and the remedy: it is what a person sees at the edge.
+//! `GET /node/{name}`, and reports on tasks ([`reports`]). Every refusal is one line that names what and the remedy: it is what a person sees at the edge.
 //!
 //! Invariants
 //! - Subject and usage of a certificate are written here; only the public key is taken from the request.
 //! - A name that has a certificate is given again only to the node itself, or by a token made for this name.
 //! - What was decided is on disk before it is answered.
 
+mod reports;
 mod tokens;
 
 use std::convert::Infallible;
@@ -29,7 +30,7 @@ use crate::accept::accept;
 use crate::api::Api;
 use crate::authority::{Authority, Peer, fingerprint, node_of_certificate};
 use crate::cluster::views::Kind;
-use crate::limits::{CSR_BYTES_MAX, JOIN_CONNECTION_TIME_MAX, JOIN_CONNECTIONS_MAX};
+use crate::limits::{CSR_BYTES_MAX, REPORT_BYTES_MAX, JOIN_CONNECTION_TIME_MAX, JOIN_CONNECTIONS_MAX};
 use crate::records::{RecordError, Records, is_node_name};
 
 pub use tokens::{TokenError, Tokens};
@@ -93,6 +94,9 @@ impl Join {
             (&Method::GET, "/ca.crt") => Ok(Bytes::copy_from_slice(self.authority.ca_der())),
             (&Method::GET, "/edge.crt") => self.certificate(request, peer).await,
             (&Method::GET, path) if path.starts_with("/node/") => self.node(&path["/node/".len()..]).await,
+            (&Method::POST, path) if reports::parse(path).is_some() => {
+                self.report(request, path, peer).await
+            }
             (method, path) => Err(Refusal(
                 StatusCode::NOT_FOUND,
                 format!("cloudcore's join port does not serve {method} {path}"),
@@ -147,6 +151,22 @@ impl Join {
             Some(peer) => self.renew(&node, peer, &csr),
             None => self.admit(&node, authorization.strip_prefix("Bearer ").unwrap_or_default(), &csr),
         }
+    }
+
+    async fn report(
+        &self,
+        request: Request<Incoming>,
+        path: &str,
+        peer: Option<&Peer>,
+    ) -> Result<Bytes, Refusal> {
+        let report = reports::parse(path).expect("it was told by its path");
+        let body = Limited::new(request.into_body(), REPORT_BYTES_MAX).collect().await;
+        let body = body.map_err(|_| {
+            let reason = format!("the report is larger than {REPORT_BYTES_MAX} bytes or broke off");
+            Refusal(StatusCode::PAYLOAD_TOO_LARGE, reason)
+        })?;
+        reports::take(&report, peer, &body.to_bytes())?;
+        Ok(Bytes::from_static(b"ok"))
     }
 
     fn renew(&self, node: &str, peer: &Peer, csr: &[u8]) -> Result<Bytes, Refusal> {
@@ -206,7 +226,16 @@ impl Join {
         Ok(Bytes::from(signed))
     }
 
+    /// The request must be for the name that is asked for; everything but its key is written anew all the same.
     fn sign(&self, node: &str, csr: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let named = pki::Csr::parse(csr).map(|csr| csr.subject.common_name).ok();
+        let wanted = pki::Identity::node(node).common_name;
+        if let Some(named) = named.filter(|named| *named != wanted) {
+            let reason = format!(
+                "the certificate request of node {node} is for {named:?}; it must be for {wanted:?}, the name in NodeName"
+            );
+            return Err(Refusal(StatusCode::FORBIDDEN, reason));
+        }
         self.authority.sign_node(csr, node, now_s()).map_err(|error| {
             let reason = format!(
                 "the certificate request of node {node} cannot be signed: {}",

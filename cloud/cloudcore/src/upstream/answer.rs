@@ -20,6 +20,9 @@ pub enum Failure {
     Content(&'static str, serde_json::Error),
     #[error("{0}")]
     Denied(String),
+    /// There is none, and every pod of the node that names it can do without.
+    #[error("{}", .0.line())]
+    Optional(ApiError),
 }
 
 pub fn at_api(error: ApiError) -> Failure {
@@ -69,6 +72,7 @@ pub fn shape_of(request: &Request) -> Shape {
         | Request::NodeUpdate
         | Request::PodDelete(_)
         | Request::Query(_)
+        | Request::Attachment { .. }
         | Request::Token { .. } => Shape::Plain,
         _ => Shape::Silent,
     }
@@ -107,6 +111,11 @@ pub fn reply_failure(message: &Message, shape: Shape, failure: &Failure) -> Opti
     let answer = message.response(now_ms, source::EDGE_CONTROLLER, GROUP);
     match shape {
         Shape::Silent => None,
+        // KubeEdge's edge takes this for an empty object, which is what a pod that can do without needs; a text would be an
+        // error that keeps the pod from starting.
+        Shape::Plain if matches!(failure, Failure::Optional(_)) => {
+            Some(answer.with_content(&json!({"ErrStatus": status_of(failure)})))
+        }
         Shape::Plain => Some(answer.with_content(&failure.to_string())),
         Shape::Response => {
             Some(answer.with_content(&json!({"Object": null, "Err": {"ErrStatus": status_of(failure)}})))
@@ -121,10 +130,11 @@ fn status_of(failure: &Failure) -> Value {
                "message": failure.to_string(), "reason": reason, "code": code})
     };
     match failure {
-        Failure::Api(ApiError::Refused { code, reason, body, .. }) => {
+        Failure::Api(ApiError::Refused { code, reason, body, .. })
+        | Failure::Optional(ApiError::Refused { code, reason, body, .. }) => {
             serde_json::from_slice(body).ok().filter(Value::is_object).unwrap_or_else(|| made(*code, reason))
         }
-        Failure::Api(_) => made(503, "ServiceUnavailable"),
+        Failure::Api(_) | Failure::Optional(_) => made(503, "ServiceUnavailable"),
         Failure::Content(..) => made(400, "BadRequest"),
         Failure::Denied(_) => made(403, "Forbidden"),
     }
@@ -132,7 +142,11 @@ fn status_of(failure: &Failure) -> Value {
 
 pub fn log_failure(node: &str, message: &Message, failure: &Failure) {
     let (operation, resource) = (&message.route.operation, &message.route.resource);
-    let expected = matches!(failure, Failure::Api(error) if error.is_not_found() || error.is_conflict());
+    let expected = match failure {
+        Failure::Api(error) => error.is_not_found() || error.is_conflict(),
+        Failure::Optional(_) => true,
+        Failure::Content(..) | Failure::Denied(_) => false,
+    };
     if expected {
         tracing::debug!("{operation} {resource} of node {node}: {failure}");
     } else {
@@ -149,6 +163,7 @@ pub fn refuse(message: &Message, error: &RequestError) -> Option<Message> {
     let resource = &message.route.resource;
     let shape = match resource.split('/').nth(1) {
         Some("node" | "lease" | "nodepatch" | "podpatch" | "pod") => Shape::Response,
+        Some("certificatesigningrequest") if message.route.operation == Operation::INSERT => Shape::Response,
         _ => Shape::Plain,
     };
     (waits && message.route.group != "user")

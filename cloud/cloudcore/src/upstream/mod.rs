@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use wire::Message;
 
-use crate::api::{Api, ApiError, STRATEGIC_PATCH, raw};
+use crate::api::{Api, ApiError, STRATEGIC_PATCH};
 use crate::cluster::views::Kind;
 use crate::contract::NodeDesired;
 use answer::{Answer, Failure, at_api, log_failure, object, reply, reply_failure, shape_of, text};
@@ -23,6 +23,9 @@ use request::{LEASE_NAMESPACE, Request};
 
 pub use answer::refuse;
 pub use objects::{for_push, resource_version_of, tombstone, uid_of};
+
+/// Characters of a task's report that are logged.
+const TASK_REPORT_LEN_MAX: usize = 300;
 
 #[derive(Clone)]
 pub struct Upstream {
@@ -99,7 +102,33 @@ impl Upstream {
                         reference.namespace
                     )));
                 }
-                Ok(Answer::Content(self.get(kind, &reference.namespace, &reference.name).await?))
+                match self.get(kind, &reference.namespace, &reference.name).await {
+                    Err(Failure::Api(error))
+                        if error.is_not_found()
+                            && desired.is_some_and(|desired| desired.optional.contains(reference)) =>
+                    {
+                        Err(Failure::Optional(error))
+                    }
+                    found => Ok(Answer::Content(found?)),
+                }
+            }
+            Request::Attachment { name } => {
+                let path = format!("/apis/storage.k8s.io/v1/volumeattachments/{name}");
+                let body = self.api.get(&path).await.map_err(at_api)?;
+                let found: Value =
+                    serde_json::from_slice(&body).map_err(|error| Failure::Api(ApiError::Json(error)))?;
+                if found.pointer("/spec/nodeName").and_then(Value::as_str) != Some(node) {
+                    return Err(Failure::Denied(format!("{path} is not an attachment to node {node}")));
+                }
+                let object = objects::complete("storage.k8s.io/v1", "VolumeAttachment", &body);
+                Ok(Answer::Content(object.map_err(|error| Failure::Api(ApiError::Json(error)))?))
+            }
+            Request::TaskReport => {
+                let content: Value = message.content_as().unwrap_or_default();
+                let report: String = content.to_string().chars().take(TASK_REPORT_LEN_MAX).collect();
+                let task = &message.route.resource;
+                tracing::info!("node {node} reports on {task}, a task that this cloud did not give: {report}");
+                Ok(Answer::None)
             }
             Request::Token { namespace, account } => self.token(node, namespace, account, message).await,
             Request::EventInsert { namespace } => {
@@ -280,7 +309,8 @@ impl Upstream {
             )),
             error => at_api(error),
         })?;
-        Ok(Answer::Content(raw(&answer).map_err(at_api)?))
+        let answer = objects::token_answer(&body, &answer);
+        Ok(Answer::Content(answer.map_err(|error| Failure::Api(ApiError::Json(error)))?))
     }
 
     /// Reads, merges and writes the device's DeviceStatus; made with the device as owner when there is none.

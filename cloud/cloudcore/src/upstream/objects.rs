@@ -14,14 +14,19 @@ const RESTRICTED: &str = "node-restriction.kubernetes.io";
 
 /// An object as it is sent to a node: with apiVersion and kind, without managedFields.
 pub fn for_push(kind: Kind, body: &[u8]) -> Result<Box<RawValue>, serde_json::Error> {
+    complete(kind.api_version(), kind.name(), body)
+}
+
+/// As [`for_push`], for a kind that is not watched.
+pub fn complete(api_version: &str, kind: &str, body: &[u8]) -> Result<Box<RawValue>, serde_json::Error> {
     let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(body)?;
     if let Some(metadata) = fields.remove("metadata") {
         let mut metadata: BTreeMap<String, Box<RawValue>> = serde_json::from_str(metadata.get())?;
         metadata.remove("managedFields");
         fields.insert("metadata".into(), serde_json::value::to_raw_value(&metadata)?);
     }
-    fields.insert("apiVersion".into(), serde_json::value::to_raw_value(kind.api_version())?);
-    fields.insert("kind".into(), serde_json::value::to_raw_value(kind.name())?);
+    fields.insert("apiVersion".into(), serde_json::value::to_raw_value(api_version)?);
+    fields.insert("kind".into(), serde_json::value::to_raw_value(kind)?);
     serde_json::value::to_raw_value(&fields)
 }
 
@@ -53,6 +58,18 @@ pub fn resource_version_of(object: &RawValue) -> Option<String> {
 
 pub fn uid_of(object: &RawValue) -> Option<String> {
     serde_json::from_str::<Versioned>(object.get()).ok().map(|object| object.metadata.uid)
+}
+
+/// The answer to a request for a token, with the audiences of the request: KubeEdge's edge keeps tokens under the audiences in
+/// the answer and looks them up under those it asks for, which are none. The API fills in its own, and the edge then never finds
+/// what it has, so that a pod of a node that restarts offline has no token.
+pub fn token_answer(request: &Value, answer: &[u8]) -> Result<Box<RawValue>, serde_json::Error> {
+    let mut answer: Map<String, Value> = serde_json::from_slice(answer)?;
+    if let Some(spec) = answer.get_mut("spec").and_then(Value::as_object_mut) {
+        let asked = request.pointer("/spec/audiences").cloned().unwrap_or_default();
+        spec.insert("audiences".into(), asked);
+    }
+    serde_json::value::to_raw_value(&answer)
 }
 
 /// A node's content as a body for the API: edges leave apiVersion and kind out.

@@ -32,6 +32,10 @@ pub enum Request {
     PodDelete(Resource),
     /// Config map, secret, claim or volume.
     Query(Reference),
+    /// A volume attachment, which says on which node the volume is.
+    Attachment {
+        name: String,
+    },
     Token {
         namespace: String,
         account: String,
@@ -56,6 +60,8 @@ pub enum Request {
         device: String,
     },
     ClusterCa,
+    /// How a task (upgrade, image pull, configuration) of a cloudcore before this one went.
+    TaskReport,
     /// Known, and nothing is to be done.
     Ignored,
 }
@@ -74,6 +80,9 @@ pub enum RequestError {
 const CLOUD_SOURCES: [&str; 5] =
     ["cloudhub", "cloudStream", "devicecontroller", "edgecontroller", "synccontroller"];
 
+/// Operations of task reports, v1alpha2 and v1alpha1 (kubeedge-wire.md section 3.2).
+const TASK_OPERATIONS: [&str; 3] = ["UpdateNodeActionStatus", "prepull", "upgrade"];
+
 /// The order of the checks is CloudHub's (kubeedge-wire.md section 3.2).
 pub fn parse(node: &str, message: &Message) -> Result<Request, RequestError> {
     let (operation, text) = (message.route.operation.as_str(), message.route.resource.as_str());
@@ -86,6 +95,9 @@ pub fn parse(node: &str, message: &Message) -> Result<Request, RequestError> {
         _ => {}
     }
     let unsupported = || RequestError::Unsupported { operation: operation.into(), resource: text.into() };
+    if TASK_OPERATIONS.contains(&operation) {
+        return Ok(Request::TaskReport);
+    }
     if text == "k8s/ca.crt" {
         return Ok(Request::ClusterCa);
     }
@@ -131,6 +143,7 @@ pub fn parse(node: &str, message: &Message) -> Result<Request, RequestError> {
         ("persistentvolume", Operation::QUERY) => {
             Request::Query(Reference { kind: "persistentvolume", namespace: "null".into(), name })
         }
+        ("volumeattachment", Operation::QUERY) => Request::Attachment { name },
         ("serviceaccounttoken", Operation::QUERY) => Request::Token { namespace, account: name },
         ("event", Operation::INSERT) => Request::EventInsert { namespace },
         ("event", Operation::UPDATE) => Request::EventUpdate { namespace, name },
