@@ -44,6 +44,17 @@ async fn a_node_joins_and_renews_its_certificate() {
         cloud.join_request(proof(), "GET", "/edge.crt", &[("NodeName", "edge-2")], &csr("edge-2")).await;
     assert_eq!(status, 403);
     assert!(String::from_utf8_lossy(&body).contains("edge-1, which cannot ask for one of node edge-2"));
+
+    // Reports on tasks of an earlier cloud are taken from the node that they are about.
+    let report = br#"{"UpgradeID":"u","NodeName":"edge-1","Status":"upgrade_success"}"#;
+    for (path, status) in [
+        ("/nodeupgrade", 200),
+        ("/task/prepull/name/j/node/edge-1/status", 200),
+        ("/task/prepull/name/j/node/edge-2/status", 403),
+    ] {
+        let (answered, _, body) = cloud.join_request(proof(), "POST", path, &[], report).await;
+        assert_eq!((answered, body == b"ok"), (status, status == 200), "{path}");
+    }
     cloud.stop().await;
 }
 
@@ -89,7 +100,7 @@ async fn every_bad_input_is_one_line_with_its_remedy() {
     tokio::time::sleep(std::time::Duration::from_millis(2100)).await;
 
     let huge = vec![b'x'; 20 * 1024];
-    let good_csr = csr("edge-1");
+    let (good_csr, taken_csr) = (csr("edge-1"), csr("edge-taken"));
     type Row<'a> = (&'a str, u16, &'a [&'a str], &'a str, String, &'a [u8]);
     let rows: &[Row] = &[
         ("no token", 401, &["no join token", "cloudcore token"], "edge-1", String::new(), &good_csr),
@@ -110,6 +121,14 @@ async fn every_bad_input_is_one_line_with_its_remedy() {
             409,
             &["edge-taken is taken", "cloudcore node reset edge-taken"],
             "edge-taken",
+            bearer(&good),
+            &taken_csr,
+        ),
+        (
+            "another's request",
+            403,
+            &["of node edge-2 is for \"system:node:edge-1\"; it must be for \"system:node:edge-2\""],
+            "edge-2",
             bearer(&good),
             &good_csr,
         ),

@@ -198,8 +198,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     fn registers(&mut self, work: &mut Work) -> Result<(), End> {
         work.registrations += 1;
         let own = format!("null/node/{}", self.node);
-        let has_node =
-            work.delivery.delivered().values().any(|known| known.resource == own && known.version != UNCONFIRMED);
+        let has_node = work
+            .delivery
+            .delivered()
+            .values()
+            .any(|known| known.resource == own && known.version != UNCONFIRMED);
         if work.registrations != 2 || !has_node {
             return Ok(());
         }

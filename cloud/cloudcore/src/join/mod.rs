@@ -30,7 +30,7 @@ use crate::accept::accept;
 use crate::api::Api;
 use crate::authority::{Authority, Peer, fingerprint, node_of_certificate};
 use crate::cluster::views::Kind;
-use crate::limits::{CSR_BYTES_MAX, REPORT_BYTES_MAX, JOIN_CONNECTION_TIME_MAX, JOIN_CONNECTIONS_MAX};
+use crate::limits::{CSR_BYTES_MAX, JOIN_CONNECTION_TIME_MAX, JOIN_CONNECTIONS_MAX, REPORT_BYTES_MAX};
 use crate::records::{RecordError, Records, is_node_name};
 
 pub use tokens::{TokenError, Tokens};
@@ -94,9 +94,7 @@ impl Join {
             (&Method::GET, "/ca.crt") => Ok(Bytes::copy_from_slice(self.authority.ca_der())),
             (&Method::GET, "/edge.crt") => self.certificate(request, peer).await,
             (&Method::GET, path) if path.starts_with("/node/") => self.node(&path["/node/".len()..]).await,
-            (&Method::POST, path) if reports::parse(path).is_some() => {
-                self.report(request, path, peer).await
-            }
+            (&Method::POST, path) if reports::parse(path).is_some() => self.report(request, path, peer).await,
             (method, path) => Err(Refusal(
                 StatusCode::NOT_FOUND,
                 format!("cloudcore's join port does not serve {method} {path}"),

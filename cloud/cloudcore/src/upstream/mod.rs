@@ -127,7 +127,9 @@ impl Upstream {
                 let content: Value = message.content_as().unwrap_or_default();
                 let report: String = content.to_string().chars().take(TASK_REPORT_LEN_MAX).collect();
                 let task = &message.route.resource;
-                tracing::info!("node {node} reports on {task}, a task that this cloud did not give: {report}");
+                tracing::info!(
+                    "node {node} reports on {task}, a task that this cloud did not give: {report}"
+                );
                 Ok(Answer::None)
             }
             Request::Token { namespace, account } => self.token(node, namespace, account, message).await,

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub mod stock;
+
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -215,7 +217,14 @@ impl Cloud {
                     .get(wire::headers::CLOUD_ID)
                     .map(|value| value.to_str().unwrap().to_owned());
                 let cloud_id = header.unwrap_or_default();
-                Ok(Edge { node: device.node.clone(), ws, cloud_id, waiting: VecDeque::new(), acks: true })
+                Ok(Edge {
+                    node: device.node.clone(),
+                    ws,
+                    cloud_id,
+                    waiting: VecDeque::new(),
+                    acks: true,
+                    acks_answers: false,
+                })
             }
             Err(tokio_tungstenite::tungstenite::Error::Http(response)) => {
                 let body = response.body().clone().unwrap_or_default();
@@ -255,6 +264,8 @@ pub struct Edge {
     waiting: VecDeque<Message>,
     /// Acknowledge object pushes when they are read.
     pub acks: bool,
+    /// Acknowledge answers too, as KubeEdge's edge does.
+    pub acks_answers: bool,
 }
 
 impl Edge {
@@ -283,7 +294,8 @@ impl Edge {
                     let message = Message::decode(text.as_bytes()).unwrap();
                     let is_push =
                         message.header.parent_msg_id.is_empty() && message.route.group == "resource";
-                    if is_push && self.acks {
+                    let is_answer = self.acks_answers && message.route.group == "resource";
+                    if (is_push && self.acks) || (is_answer && !is_push) {
                         self.send(&message.ack(1)).await;
                     }
                     return Some(message);
