@@ -5,10 +5,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod node;
+mod tools;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -85,24 +86,10 @@ const STREAMS: &[(&str, Case)] = &[
 ];
 
 fn find_kubectl() -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os("KINGLET_KUBECTL").map(PathBuf::from) {
-        return path.is_file().then_some(path);
-    }
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools");
-    let mut folders = vec![tools];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.ends_with("bin/kubectl") && path.is_file() {
-                return Some(path);
-            }
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                folders.push(path);
-            }
-        }
-    }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|folder| folder.join("kubectl")).find(|path| path.is_file())
+    let on_path =
+        || std::env::split_paths(&path).map(|folder| folder.join("kubectl")).find(|path| path.is_file());
+    tools::kubectl().or_else(on_path)
 }
 
 struct Fixture {

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod script;
+#[path = "../tools/mod.rs"]
+mod tools;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ use std::time::Duration;
 use apiserver::{Api, Options};
 
 fn main() -> ExitCode {
-    let Some(kubectl) = find_kubectl() else {
+    let Some(kubectl) = tools::kubectl() else {
         println!(
             "NOT RUN apiserver::kubectl: no kubectl; set KINGLET_KUBECTL or let `cargo xtask test` fetch it"
         );
@@ -38,26 +40,6 @@ fn main() -> ExitCode {
         started.elapsed().as_secs_f64()
     );
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn find_kubectl() -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os("KINGLET_KUBECTL").map(PathBuf::from) {
-        return path.is_file().then_some(path);
-    }
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools");
-    let mut folders = vec![tools];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.ends_with("bin/kubectl") && path.is_file() {
-                return Some(path);
-            }
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                folders.push(path);
-            }
-        }
-    }
-    None
 }
 
 struct Fixture {
