@@ -25,7 +25,17 @@ edgecore: the agent of a Kinglet node (KubeEdge's edgecore, small)
         -p, --remote-runtime-endpoint URL       default: unix:///run/containerd/containerd.sock
             --cgroupdriver cgroupfs|systemd     as containerd is configured (cgroupfs)
             --adopt                             move a node that has joined already; its pods go on running
+            --force                             join in spite of what `edgecore doctor` finds
             --root DIR                          put all files below DIR (tests)
+
+  edgecore doctor
+      Says what on this machine is in the way of a node, why, and what to do; changes nothing. Exit code 1 if there are errors.
+      Example: edgecore doctor --cloudcore-ipport 192.0.2.1:10000
+        -c, --config FILE                       default: /etc/kubeedge/config/edgecore.yaml, or what join would write
+        -e, --cloudcore-ipport HOST:PORT        try this cloud's ports
+        -p, --remote-runtime-endpoint URL       as for join
+            --cgroupdriver cgroupfs|systemd     as for join
+            --json                              for programs: [{level, check, what, why, remedy}]
 
   edgecore config check FILE
       Says which keys of a configuration are wrong or unknown; exit code 1 if there are any.
@@ -47,6 +57,7 @@ Environment: KINGLET_LOG=info,hub=debug sets what is logged.
 pub enum Command {
     Run { config: PathBuf },
     Join(join::Options),
+    Doctor { machine: join::Options, config: Option<PathBuf>, json: bool },
     ConfigCheck { file: PathBuf },
     RuntimeCheck { root: PathBuf },
     RuntimeStart { root: PathBuf, command: Vec<OsString> },
@@ -65,7 +76,7 @@ pub enum UsageError {
     #[error("{0}")]
     Join(join::JoinError),
     #[error(
-        "edgecore has no command {0:?}; it has join, config check and runtime check, and runs without one"
+        "edgecore has no command {0:?}; it has join, doctor, config check and runtime check, and runs without one"
     )]
     Command(String),
     #[error("--cgroupdriver {0:?} is not known; use cgroupfs or systemd, as containerd is configured")]
@@ -94,6 +105,7 @@ pub fn parse(arguments: Vec<OsString>, token: Option<String>) -> Result<Command,
             Value(word) if word == "help" => return Ok(Command::Help),
             Value(word) if word == "version" => return Ok(Command::Version),
             Value(word) if word == "join" => return parse_join(parser, root, token),
+            Value(word) if word == "doctor" => return parse_doctor(parser, root, config),
             Value(word) if word == "config" => return parse_config(parser),
             Value(word) if word == "runtime" => return parse_runtime(parser),
             Value(word) => return Err(UsageError::Command(word.to_string_lossy().into_owned())),
@@ -130,12 +142,8 @@ fn parse_runtime(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
     }
 }
 
-fn parse_join(
-    mut parser: lexopt::Parser,
-    root: PathBuf,
-    token: Option<String>,
-) -> Result<Command, UsageError> {
-    let mut options = join::Options {
+fn no_options(root: PathBuf, token: Option<String>) -> join::Options {
+    join::Options {
         cloud: String::new(),
         token: token.unwrap_or_default(),
         cert_port: 10002,
@@ -145,7 +153,55 @@ fn parse_join(
         cgroup_driver: None,
         root,
         adopt: false,
-    };
+        force: false,
+    }
+}
+
+fn parse_doctor(
+    mut parser: lexopt::Parser,
+    root: PathBuf,
+    mut config: Option<PathBuf>,
+) -> Result<Command, UsageError> {
+    let mut machine = no_options(root, None);
+    let mut json = false;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("config") | Short('c') => config = Some(parser.value()?.into()),
+            Long("cloudcore-ipport") | Short('e') => machine.cloud = parser.value()?.string()?,
+            Long("certport") | Short('s') => machine.cert_port = parser.value()?.parse()?,
+            Long("remote-runtime-endpoint") | Short('p') => {
+                machine.runtime_endpoint = Some(endpoint(&mut parser)?)
+            }
+            Long("cgroupdriver") => machine.cgroup_driver = Some(cgroup_driver(&mut parser)?),
+            Long("json") => json = true,
+            Long("root") => machine.root = parser.value()?.into(),
+            Long("help") | Short('h') => return Ok(Command::Help),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(Command::Doctor { machine, config, json })
+}
+
+fn endpoint(parser: &mut lexopt::Parser) -> Result<String, UsageError> {
+    let endpoint = parser.value()?.string()?;
+    if endpoint.starts_with("unix://") { Ok(endpoint) } else { Err(UsageError::Runtime(endpoint)) }
+}
+
+fn cgroup_driver(parser: &mut lexopt::Parser) -> Result<String, UsageError> {
+    let driver = parser.value()?.string()?;
+    if ["cgroupfs", "systemd"].contains(&driver.as_str()) {
+        Ok(driver)
+    } else {
+        Err(UsageError::CgroupDriver(driver))
+    }
+}
+
+fn parse_join(
+    mut parser: lexopt::Parser,
+    root: PathBuf,
+    token: Option<String>,
+) -> Result<Command, UsageError> {
+    let mut options = no_options(root, token);
     while let Some(argument) = parser.next()? {
         match argument {
             Long("cloudcore-ipport") | Short('e') => options.cloud = parser.value()?.string()?,
@@ -157,19 +213,10 @@ fn parse_join(
                 options.labels.extend(join::parse_labels(&text).map_err(UsageError::Join)?);
             }
             Long("remote-runtime-endpoint") | Short('p') => {
-                let endpoint = parser.value()?.string()?;
-                if !endpoint.starts_with("unix://") {
-                    return Err(UsageError::Runtime(endpoint));
-                }
-                options.runtime_endpoint = Some(endpoint);
+                options.runtime_endpoint = Some(endpoint(&mut parser)?)
             }
-            Long("cgroupdriver") => {
-                let driver = parser.value()?.string()?;
-                if !["cgroupfs", "systemd"].contains(&driver.as_str()) {
-                    return Err(UsageError::CgroupDriver(driver));
-                }
-                options.cgroup_driver = Some(driver);
-            }
+            Long("cgroupdriver") => options.cgroup_driver = Some(cgroup_driver(&mut parser)?),
+            Long("force") => options.force = true,
             Long("adopt") => options.adopt = true,
             Long("root") => options.root = parser.value()?.into(),
             Long("help") | Short('h') => return Ok(Command::Help),

@@ -19,6 +19,7 @@ pub mod capacity;
 pub mod quantity;
 
 pub mod credentials;
+pub mod doctor;
 pub mod enrol;
 pub mod https;
 pub mod join;

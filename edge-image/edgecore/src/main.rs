@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use edgecore::{
     cli::{self, Command},
     config::Config,
-    join, runtime_guard,
+    doctor, join, runtime_guard,
     status::{State, Status},
 };
 use rt::Drain;
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
             Err(rt::error_chain(&runtime_guard::start(&root, "/run/kinglet".as_ref(), &command)))
         }
         Ok(Command::Join(options)) => run_join(&options),
+        Ok(Command::Doctor { machine, config, json }) => run_doctor(&machine, config.as_deref(), json),
         Ok(Command::Run { config }) => run(&config),
         Err(error) => {
             eprintln!("edgecore: {error}");
@@ -69,10 +70,46 @@ fn runtime() -> Result<tokio::runtime::Runtime, String> {
     rt::runtime().map_err(|error| format!("cannot start: {error}"))
 }
 
+fn run_doctor(machine: &join::Options, config: Option<&std::path::Path>, json: bool) -> Outcome {
+    let cfg = match config {
+        Some(file) => {
+            Config::load(file).map(|loaded| loaded.config).map_err(|error| rt::error_chain(&error))?
+        }
+        None => join::prospect(machine).map_err(|error| rt::error_chain(&error))?,
+    };
+    let findings = runtime()?.block_on(doctor::examine(&machine.root, &cfg));
+    print(if json { doctor::json(&findings) } else { doctor::text(&findings) }.trim_end())?;
+    match doctor::has_errors(&findings) {
+        true => Err("this machine needs attention before pods run on it; see the errors above".into()),
+        false => Ok(()),
+    }
+}
+
+/// What is wrong with this machine is said before anything is asked of the cloud.
+fn look_before_join(options: &join::Options) -> Outcome {
+    // With another root the machine that will run it is another one.
+    if options.root != std::path::Path::new("/") {
+        return Ok(());
+    }
+    let cfg = join::prospect(options).map_err(|error| rt::error_chain(&error))?;
+    let findings = runtime()?.block_on(doctor::examine(&options.root, &cfg));
+    if !findings.is_empty() {
+        eprint!("{}", doctor::text(&findings));
+    }
+    match doctor::has_errors(&findings) && !options.force {
+        true => Err("not joined, because of the errors above; join all the same with --force".into()),
+        false => Ok(()),
+    }
+}
+
 fn run_join(options: &join::Options) -> Outcome {
     let run_dir = options.root.join("run/kinglet");
     let name = options.node_name.as_deref().unwrap_or_default();
     Status::new(State::Joining, "", name, &options.cloud).write(&run_dir);
+    if let Err(line) = look_before_join(options) {
+        Status::new(State::Failed, &line, name, &options.cloud).write(&run_dir);
+        return Err(line);
+    }
     match runtime()?.block_on(join::join(options)) {
         Ok(joined) => {
             Status::new(State::Starting, "", &joined.node, &options.cloud).write(&run_dir);

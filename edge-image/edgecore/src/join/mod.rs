@@ -34,6 +34,8 @@ pub struct Options {
     pub root: PathBuf,
     /// Leave the cloud that the node belongs to and take what runs here along.
     pub adopt: bool,
+    /// Join in spite of what is wrong with the machine.
+    pub force: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +90,19 @@ pub async fn join(options: &Options) -> Result<Joined, JoinError> {
     Ok(Joined { node, config: path, cloud_id: enrolled.cloud_id })
 }
 
+/// The configuration that a join with these options would work with, as far as it is known before the cloud was asked.
+pub fn prospect(options: &Options) -> Result<Config, JoinError> {
+    let path = options.root.join(CONFIG_PATH);
+    let known = path.exists().then(|| Config::load(&path).map(|loaded| loaded.config)).transpose();
+    let mut cfg = known.map_err(JoinError::Config)?.unwrap_or_else(|| first_config(&options.root));
+    if let Some((host, _)) = split_address(&options.cloud) {
+        cfg.modules.edge_hub.websocket.server = options.cloud.clone();
+        cfg.modules.edge_hub.http_server = format!("https://{host}:{}", options.cert_port);
+    }
+    fill_kubelet(&mut cfg, options);
+    Ok(cfg)
+}
+
 /// The configuration of an earlier join, or one that somebody prepared (without certificates yet).
 fn existing(path: &Path, options: &Options) -> Result<Option<Config>, JoinError> {
     if !path.exists() {
@@ -131,14 +146,18 @@ fn fill(cfg: &mut Config, options: &Options, node: &str, server: &str, pem: &Pat
     let edged = &mut cfg.modules.edged;
     edged.hostname_override = node.to_owned();
     edged.node_labels.extend(options.labels.clone());
-    let kubelet = &mut edged.tailored_kubelet_config;
+    fill_kubelet(cfg, options);
+    cfg.kinglet.cloud_id = enrolled.cloud_id.clone();
+}
+
+fn fill_kubelet(cfg: &mut Config, options: &Options) {
+    let kubelet = &mut cfg.modules.edged.tailored_kubelet_config;
     if let Some(endpoint) = &options.runtime_endpoint {
         kubelet.container_runtime_endpoint = endpoint.clone();
     }
     if let Some(driver) = &options.cgroup_driver {
         kubelet.cgroup_driver = driver.clone();
     }
-    cfg.kinglet.cloud_id = enrolled.cloud_id.clone();
 }
 
 fn make_folders(cfg: &Config, config: &Path, pem: &Path) -> Result<(), JoinError> {

@@ -107,6 +107,7 @@ fn options(port: &Port, token: &str, root: &Path) -> Options {
         cgroup_driver: Some("systemd".into()),
         root: root.into(),
         adopt: false,
+        force: false,
     }
 }
 

@@ -69,6 +69,8 @@ pub fn arguments(provision: &Provision, node: &str) -> Vec<String> {
         "join",
         "--cloudcore-ipport",
         &provision.cloud,
+        // The image is what the checks of a plain host would ask for, and containerd may still be starting.
+        "--force",
         "--token",
         &provision.token,
         "--edgenode-name",

@@ -45,6 +45,19 @@ pub struct RuntimeStatus {
     pub conditions: Vec<RuntimeCondition>,
 }
 
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RuntimeConfigResponse {
+    #[prost(message, optional, tag = "1")]
+    pub linux: Option<LinuxRuntimeConfig>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LinuxRuntimeConfig {
+    /// 0: systemd, 1: cgroupfs.
+    #[prost(int32, tag = "1")]
+    pub cgroup_driver: i32,
+}
+
 /// `RuntimeReady` and `NetworkReady`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct RuntimeCondition {

@@ -117,6 +117,13 @@ impl Cri {
         self.call("/runtime.v1.RuntimeService/Status", StatusRequest { verbose }, limits::CRI_QUICK).await
     }
 
+    /// True: systemd. Runtimes before 2023 (containerd 1.x) do not know this call.
+    pub async fn cgroup_driver(&self) -> Result<bool, CriError> {
+        let answer: RuntimeConfigResponse =
+            self.call("/runtime.v1.RuntimeService/RuntimeConfig", Empty {}, limits::CRI_QUICK).await?;
+        Ok(answer.linux.is_some_and(|linux| linux.cgroup_driver == 0))
+    }
+
     pub async fn run_pod_sandbox(&self, config: PodSandboxConfig) -> Result<String, CriError> {
         let request = RunPodSandboxRequest { config: Some(config) };
         let answer: SandboxId =
