@@ -1,4 +1,4 @@
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 use edgecore::{
     cli::{self, Command},
@@ -46,7 +46,8 @@ fn main() -> ExitCode {
 type Outcome = Result<(), String>;
 
 fn print(text: &str) -> Outcome {
-    println!("{text}");
+    // A reader that has seen enough (`| head`) is no fault.
+    let _ = writeln!(std::io::stdout(), "{text}");
     Ok(())
 }
 
@@ -85,32 +86,15 @@ fn run_doctor(machine: &join::Options, config: Option<&std::path::Path>, json: b
     }
 }
 
-/// What is wrong with this machine is said before anything is asked of the cloud.
-fn look_before_join(options: &join::Options) -> Outcome {
-    // With another root the machine that will run it is another one.
-    if options.root != std::path::Path::new("/") {
-        return Ok(());
-    }
-    let cfg = join::prospect(options).map_err(|error| rt::error_chain(&error))?;
-    let findings = runtime()?.block_on(doctor::examine(&options.root, &cfg));
-    if !findings.is_empty() {
-        eprint!("{}", doctor::text(&findings));
-    }
-    match doctor::has_errors(&findings) && !options.force {
-        true => Err("not joined, because of the errors above; join all the same with --force".into()),
-        false => Ok(()),
-    }
-}
-
 fn run_join(options: &join::Options) -> Outcome {
     let run_dir = options.root.join("run/kinglet");
     let name = options.node_name.as_deref().unwrap_or_default();
     Status::new(State::Joining, "", name, &options.cloud).write(&run_dir);
-    if let Err(line) = look_before_join(options) {
-        Status::new(State::Failed, &line, name, &options.cloud).write(&run_dir);
-        return Err(line);
-    }
-    match runtime()?.block_on(join::join(options)) {
+    let work = async {
+        doctor::before_join(options).await?;
+        join::join(options).await.map_err(|error| rt::error_chain(&error))
+    };
+    match runtime()?.block_on(work) {
         Ok(joined) => {
             Status::new(State::Starting, "", &joined.node, &options.cloud).write(&run_dir);
             print(&format!(
@@ -120,8 +104,7 @@ fn run_join(options: &join::Options) -> Outcome {
                 joined.config.display()
             ))
         }
-        Err(error) => {
-            let line = rt::error_chain(&error);
+        Err(line) => {
             Status::new(State::Failed, &line, name, &options.cloud).write(&run_dir);
             Err(line)
         }

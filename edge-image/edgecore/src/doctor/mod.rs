@@ -22,7 +22,7 @@ use serde::Serialize;
 pub use ask::ask;
 pub use host::{Asked, Disk, Host, Reach, RuntimeView, Taken};
 
-use crate::config::Config;
+use crate::{config::Config, join};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -98,10 +98,27 @@ pub fn diagnose(host: &Host) -> Vec<Finding> {
     findings
 }
 
-/// Asks and looks. `cloud`: the address whose ports matter; empty leaves them out.
+/// Asks and looks.
 pub async fn examine(root: &Path, cfg: &Config) -> Vec<Finding> {
     let asked = ask(root, cfg).await;
     diagnose(&Host { root: root.into(), cfg: cfg.clone(), asked })
+}
+
+/// Looks at the machine before anything is asked of the cloud, says what is wrong, and stops a join at errors.
+pub async fn before_join(options: &join::Options) -> Result<(), String> {
+    // With another root the machine that will run it is another one.
+    if options.root != Path::new("/") {
+        return Ok(());
+    }
+    let cfg = join::prospect(options).map_err(|error| rt::error_chain(&error))?;
+    let findings = examine(&options.root, &cfg).await;
+    if !findings.is_empty() {
+        eprint!("{}", text(&findings));
+    }
+    match has_errors(&findings) && !options.force {
+        true => Err("not joined, because of the errors above; join all the same with --force".into()),
+        false => Ok(()),
+    }
 }
 
 pub fn has_errors(findings: &[Finding]) -> bool {
