@@ -195,6 +195,18 @@ pub trait KubeletApi: Send + Sync {
     fn serve(&self, io: rt::BoxIo) -> BoxFuture<'static, ()>;
 }
 
+/// Fetches images before a pod needs them.
+pub trait ImagePuller: Send + Sync {
+    /// `secret`: a pull secret. On success the runtime has the image and it is synced; else why not.
+    fn pull<'a>(&'a self, image: &'a str, secret: Option<&'a Resource>) -> BoxFuture<'a, Result<(), String>>;
+}
+
+/// Tasks that the cloud gives to the node as a whole (pull images, upgrade). The hub passes them on as they came.
+pub trait NodeTasks: Send + Sync {
+    /// Begins it and returns; what came of it is told to the cloud through the uplink. Never blocks; bounded.
+    fn run(&self, message: &Message);
+}
+
 /// A pod's status as `edged` last reported it.
 #[derive(Clone, Debug)]
 pub struct PodStatus {

@@ -31,6 +31,7 @@ pub mod hub;
 pub mod meta;
 pub mod node;
 pub mod runtime_guard;
+pub mod tasks;
 pub mod tunnel;
 pub mod twin;
 
@@ -41,7 +42,10 @@ use tokio::sync::watch;
 
 use crate::{
     config::{Config, ConfigError},
-    contract::{Condition, Conditions, Handles, Inbox, KubeletApi, Meta, PodStatuses, RuntimeStatus, Uplink},
+    contract::{
+        Condition, Conditions, Handles, Inbox, KubeletApi, Meta, NodeTasks, PodStatuses, RuntimeStatus,
+        Uplink,
+    },
     edged::kubelet_api::Server as KubeletServer,
     hub::{Hub, HubHandle, RotateConfig},
     limits::DRAIN_TIMEOUT,
@@ -135,7 +139,11 @@ async fn run_configured(
                 done(tunnel::run(settings.clone(), kubelet.clone(), carries_streams, drain))
             });
         }
-        spawn_hub(&mut supervisor, cfg, hub_handle, &memory, board.clone(), kubelet);
+        let puller =
+            edged::images::prepull::Prepuller::new(handles.clone(), &edged::Settings::from_config(cfg));
+        let tasks: Arc<dyn NodeTasks> =
+            Arc::new(tasks::Runner::new(handles.clone(), Arc::new(puller), supervisor.drain().child()));
+        spawn_hub(&mut supervisor, cfg, hub_handle, &memory, board.clone(), kubelet, tasks);
     }
     spawn_node(&mut supervisor, cfg, &handles, &board);
     if memory.store.is_some() {
@@ -155,6 +163,7 @@ fn spawn_hub(
     memory: &Memory,
     conditions: Arc<dyn Conditions>,
     kubelet: Arc<dyn KubeletApi>,
+    tasks: Arc<dyn NodeTasks>,
 ) {
     let endpoint = Hub::endpoint(cfg, &memory.store_id);
     let hub_cfg = &cfg.modules.edge_hub;
@@ -179,6 +188,7 @@ fn spawn_hub(
             inbox: inbox.clone(),
             conditions: conditions.clone(),
             kubelet: kubelet.clone(),
+            tasks: tasks.clone(),
         };
         done(hub.run(drain))
     });

@@ -31,6 +31,9 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 pub const LINK_CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
 /// Wait between two attempts to open KubeEdge's tunnel, as a stock node waits.
 pub const TUNNEL_REDIAL_TIME: Duration = Duration::from_secs(2);
+
+/// The longest wait before a tunnel is dialled again: a cloud without CloudStream refuses for ever.
+pub const TUNNEL_REDIAL_TIME_MAX: Duration = Duration::from_secs(60);
 /// First delay before a lost link is dialled again; doubles up to [`RECONNECT_DELAY_MAX`], and the wait is drawn evenly
 /// between zero and the delay, so that a thousand nodes do not return in the same second.
 pub const RECONNECT_DELAY_FIRST: Duration = Duration::from_secs(1);

@@ -87,45 +87,49 @@ impl Node {
 
     /// `edgecore join`, as an operator types it. Its error output on failure.
     pub fn join(&mut self, cloud: &Cloud, token: &str, name: &str) -> Result<()> {
-        self.cloud = [cloud.hub_port(), cloud.join_port()].into_iter().chain(cloud.tunnel_port()).collect();
+        self.join_at(cloud.hub_port(), cloud.join_port(), cloud.tunnel_port(), token, name)?;
+        match cloud.tunnel_port() {
+            // The link carries them as well.
+            Some(_) => self.add_key("kinglet", "linkStreams: false"),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Node::join`], at a cloud of which only the ports on this machine's loopback are known.
+    pub fn join_at(
+        &mut self,
+        hub: u16,
+        join: u16,
+        tunnel: Option<u16>,
+        token: &str,
+        name: &str,
+    ) -> Result<()> {
+        self.cloud = [hub, join].into_iter().chain(tunnel).collect();
         let mut command = self.edgecore_command();
         command.arg("join").arg("--root").arg(&self.root);
-        command.args(["--cloudcore-ipport", &format!("127.0.0.1:{}", cloud.hub_port())]);
-        command.args([
-            "--certport",
-            &cloud.join_port().to_string(),
-            "--token",
-            token,
-            "--edgenode-name",
-            name,
-        ]);
+        command.args(["--cloudcore-ipport", &format!("127.0.0.1:{hub}")]);
+        command.args(["--certport", &join.to_string(), "--token", token, "--edgenode-name", name]);
         command.arg("--remote-runtime-endpoint").arg(self.containerd.endpoint());
         let output = command.output()?;
         if !output.status.success() {
             bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        self.configure()?;
-        match cloud.tunnel_port() {
-            Some(port) => self.stream_by_tunnel(port),
-            None => Ok(()),
-        }
+        self.configure(tunnel)
     }
 
-    /// Logs and exec by KubeEdge's tunnel, and not by the link.
-    fn stream_by_tunnel(&self, port: u16) -> Result<()> {
-        self.add_key("modules", &format!("edgeStream: {{enable: true, server: \"127.0.0.1:{port}\"}}"))?;
-        self.add_key("kinglet", "linkStreams: false")
-    }
-
-    /// What an operator of a plain host would also set: where the node's image archives lie, and where the broker listens.
-    fn configure(&self) -> Result<()> {
+    /// What an operator of a plain host would also set: where the node's image archives lie, where the broker listens, and a tunnel's
+    /// port that is not KubeEdge's.
+    fn configure(&self, tunnel: Option<u16>) -> Result<()> {
         let path = self.root.join("etc/kubeedge/config/edgecore.yaml");
         let mut text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        for (key, value) in [
+        let tunnel =
+            tunnel.map(|port| ("edgeStream", format!("{{ enable: true, server: \"127.0.0.1:{port}\" }}")));
+        let fixed = [
             ("preloadDir", self.programs.images.display().to_string()),
             ("readOnlyPort", self.read_only_port.to_string()),
             ("mqttServerInternal", format!("tcp://127.0.0.1:{}", self.port)),
-        ] {
+        ];
+        for (key, value) in fixed.into_iter().chain(tunnel) {
             let old = text.lines().find(|line| line.trim_start().starts_with(&format!("{key}:")));
             let old = old.with_context(|| format!("edgecore.yaml has no {key}"))?.to_owned();
             let indent = &old[..old.len() - old.trim_start().len()];
@@ -172,6 +176,10 @@ impl Node {
         command.arg("--lines-socket").arg(self.root.join("no-line-holder.sock"));
         self.mapper = Some(Process::start("mapper", &mut command, &self.root.join("mapper.log"))?);
         Ok(())
+    }
+
+    pub fn broker_port(&self) -> u16 {
+        self.port
     }
 
     pub fn read_only_port(&self) -> u16 {

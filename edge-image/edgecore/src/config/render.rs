@@ -50,6 +50,8 @@ modules:
     websocket:
       enable: {ws_enable}
       server: {server}
+  # logs and exec for a stock KubeEdge cloud; dialled only when the link itself carries no streams
+  edgeStream: {{ enable: {stream_enable}, server: {stream_server} }}
   eventBus:
     enable: {bus_enable}
     # 0: the broker inside edgecore, 1: both, 2: an external broker
@@ -88,6 +90,8 @@ kinglet:
         key = path(&hub.tls_private_key_file),
         ws_enable = hub.websocket.enable,
         server = quote(&hub.websocket.server),
+        stream_enable = cfg.modules.edge_stream.enable,
+        stream_server = quote(&cfg.modules.edge_stream.server),
         bus_enable = bus.enable,
         mqtt_mode = bus.mqtt_mode,
         mqtt_internal = quote(&bus.mqtt_server_internal),

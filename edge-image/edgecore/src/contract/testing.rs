@@ -288,6 +288,16 @@ impl Conditions for FakeConditions {
     }
 }
 
+/// Node tasks that were begun.
+#[derive(Default)]
+pub struct FakeTasks(pub Mutex<Vec<Message>>);
+
+impl NodeTasks for FakeTasks {
+    fn run(&self, message: &Message) {
+        self.0.lock().unwrap().push(message.clone());
+    }
+}
+
 /// Everything a module needs, in memory, with the fakes at hand.
 pub struct Bench {
     pub meta: Arc<FakeMeta>,

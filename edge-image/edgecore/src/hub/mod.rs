@@ -22,7 +22,7 @@ pub use handle::HubHandle;
 pub use rotate::{RotateConfig, rotate};
 
 use crate::{
-    contract::{Conditions, Inbox, KubeletApi, Meta},
+    contract::{Conditions, Inbox, KubeletApi, Meta, NodeTasks},
     credentials::Credentials,
 };
 
@@ -53,6 +53,7 @@ pub struct Hub {
     pub conditions: Arc<dyn Conditions>,
     /// Serves the byte streams that the cloud opens.
     pub kubelet: Arc<dyn KubeletApi>,
+    pub tasks: Arc<dyn NodeTasks>,
 }
 
 impl Hub {

@@ -9,7 +9,7 @@ use rt::{Drain, TaskGroup};
 use streams::{Ended, Event};
 use tokio_tungstenite::tungstenite::Message as Frame;
 use wire::{
-    Message, Operation,
+    Message,
     link::{Action, Input, Link, Now, RequestFailure, Settings},
 };
 
@@ -320,29 +320,14 @@ impl Pump {
         }
     }
 
-    /// A node task is answered with a refusal, so that its job in the cloud ends; everything else that a stock cloud sends
-    /// beside objects (membership, router calls) needs no answer.
+    /// Node tasks are begun; everything else that a stock cloud sends beside objects (membership, router calls) needs no answer.
     fn unsupported(&mut self, message: &Message) {
         let route = &message.route;
-        tracing::debug!(target: "hub", "{} {} from {} is not supported", route.operation, route.resource, route.source);
-        if route.group != "taskmanager" || !route.resource.starts_with("operations.kubeedge.io/") {
-            return;
+        if route.group == "taskmanager" || route.source == "nodeupgradejobcontroller" {
+            self.hub.tasks.run(message);
+        } else {
+            tracing::debug!(target: "hub", "{} {} from {} is not supported", route.operation, route.resource, route.source);
         }
-        let now = jiff::Timestamp::now();
-        let refusal = serde_json::json!({
-            "action": route.operation,
-            "succ": false,
-            "finishTime": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-            "reason": format!("this node does not do {}; a Kinglet node is updated by its image", route.operation),
-        });
-        let answer = Message::new(
-            now.as_millisecond(),
-            wire::source::WEBSOCKET,
-            "hub",
-            Operation::UPDATE_NODE_ACTION_STATUS,
-            &route.resource,
-        );
-        self.queue(Frame::Text(answer.with_content(&refusal).encode().into()));
     }
 
     /// Sent by the next turn of the loop, before any stream's data.

@@ -22,7 +22,8 @@ use wire::{Message, Resource};
 use super::*;
 use crate::{
     contract::{
-        Applied, BoxFuture, LinkState, MetaError, Report, Uplink, UplinkError, testing::FakeConditions,
+        Applied, BoxFuture, LinkState, MetaError, Report, Uplink, UplinkError,
+        testing::{FakeConditions, FakeTasks},
     },
     meta::MetaStore,
 };
@@ -67,6 +68,7 @@ struct Node {
     task: Option<(JoinHandle<()>, Drain)>,
     heartbeat: Duration,
     kubelet: Arc<dyn KubeletApi>,
+    tasks: Arc<FakeTasks>,
 }
 
 fn open(disk: &SimDisk) -> (Arc<MetaStore>, Arc<Faulty>) {
@@ -97,6 +99,7 @@ impl Node {
             task: None,
             heartbeat: Duration::from_secs(15),
             kubelet: Arc::new(streams::Echo),
+            tasks: Arc::default(),
         }
     }
 
@@ -127,6 +130,7 @@ impl Node {
             inbox: self.inbox.clone(),
             conditions: self.conditions.clone(),
             kubelet: self.kubelet.clone(),
+            tasks: self.tasks.clone(),
         };
         let drain = Drain::new();
         // A test's own task: it is killed to play a crash, which no supervised task can be.
@@ -342,13 +346,11 @@ async fn messages_that_this_node_does_not_know_do_no_harm() {
     }
     let job = "operations.kubeedge.io/v1alpha2/nodeupgradejob/up/node/edge-1";
     session.send(&Message::new(1, "taskmanager", "taskmanager", "Upgrade", job)).await;
-    let refusal = session.receive().await;
-    assert_eq!(
-        (refusal.route.operation.as_str(), refusal.route.resource.as_str()),
-        ("UpdateNodeActionStatus", job)
-    );
-    let content: serde_json::Value = refusal.content_as().unwrap();
-    assert_eq!((&content["action"], &content["succ"]), (&json!("Upgrade"), &json!(false)));
+    // An answer to what came behind it shows that it was seen.
+    session.send(&Message::new(1, "cloudhub", "resource", "ping", "node")).await;
+    assert_eq!(session.receive().await.content_as::<String>().unwrap(), "ack");
+    let begun: Vec<String> = node.tasks.0.lock().unwrap().iter().map(|m| m.route.resource.clone()).collect();
+    assert_eq!(begun, [job]);
     assert!(node.meta.list("pod").is_empty());
 }
 

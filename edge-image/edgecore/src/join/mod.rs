@@ -19,6 +19,9 @@ use crate::{
     enrol::{EnrolError, Enrolled, enrol},
 };
 
+/// Where a KubeEdge cloudcore takes tunnels (`cloudStream.tunnelPort`).
+const TUNNEL_PORT: u16 = 10004;
+
 /// What the command line says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -142,6 +145,10 @@ fn fill(cfg: &mut Config, options: &Options, node: &str, server: &str, pem: &Pat
     hub.http_server = format!("https://{server}");
     for file in [&mut hub.tls_ca_file, &mut hub.tls_cert_file, &mut hub.tls_private_key_file] {
         *file = pem.to_owned();
+    }
+    if let Some((host, _)) = split_address(&options.cloud) {
+        cfg.modules.edge_stream.enable = true;
+        cfg.modules.edge_stream.server = format!("{host}:{TUNNEL_PORT}");
     }
     let edged = &mut cfg.modules.edged;
     edged.hostname_override = node.to_owned();

@@ -6,6 +6,7 @@
 mod conditions;
 mod facts;
 mod lease;
+mod reimaged;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,9 @@ use crate::contract::{Condition, Handles, LinkState, RuntimeStatus, UplinkError}
 
 /// How long the cloud may take to answer a request of this module; KubeEdge's edge waits 60 s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// A stock cloud does not answer an update of labels that met a conflict (KubeEdge `upstream.go`, updateNode). The lease must
+/// not wait for that.
+const LABELS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the module takes from the configuration.
 #[derive(Clone, Debug)]
@@ -42,6 +46,8 @@ pub struct NodeConfig {
     pub root_directory: PathBuf,
     /// `host:port`; the address of the route to it is the node's address.
     pub cloud: String,
+    /// The cloud told no identity at the join: a stock KubeEdge cloudcore.
+    pub cloud_is_stock: bool,
 }
 
 impl NodeConfig {
@@ -59,6 +65,7 @@ impl NodeConfig {
             lease_seconds: kubelet.node_lease_duration_seconds.max(4),
             root_directory: edged.root_directory.clone(),
             cloud: cfg.modules.edge_hub.websocket.server.clone(),
+            cloud_is_stock: cfg.kinglet.cloud_id.is_empty(),
         }
     }
 }
@@ -74,9 +81,12 @@ pub async fn run(
     let mut link = handles.uplink.state();
     let mut devices = handles.devices.subscribe();
     let mut images = handles.images.subscribe();
+    let mut objects = handles.meta.changes();
     let mut agent = Agent {
         status: Status::new(&handles.node_name),
         lease: lease::Lease::new(&handles.node_name),
+        labels: None,
+        reimaged: reimaged::Watch::load(&*handles.meta),
         handles,
         cfg,
     };
@@ -101,6 +111,10 @@ pub async fn run(
             changed = link.changed() => changed.is_err(),
             changed = devices.changed() => changed.is_err(),
             changed = images.changed() => changed.is_err(),
+            changed = objects.changed(), if agent.reimaged.is_on() => {
+                agent.reimaged.look(&agent.handles).await;
+                changed.is_err()
+            }
         };
         if closed {
             return;
@@ -113,12 +127,16 @@ struct Agent {
     cfg: NodeConfig,
     status: Status,
     lease: lease::Lease,
+    /// Labels and annotations that a Node which was there already still has to take.
+    labels: Option<Value>,
+    reimaged: reimaged::Watch,
 }
 
 impl Agent {
     fn disconnected(&mut self) {
         self.status.link_lost();
         self.lease.forget();
+        self.labels = None;
     }
 
     /// Until the lease or the status is due.
@@ -139,7 +157,7 @@ impl Agent {
             if let Some(patch) = self.status.patch(Instant::now(), self.cfg.report_every) {
                 self.send_patch(patch).await?;
             }
-            Ok::<(), NodeError>(())
+            self.send_labels().await
         };
         if let Err(error) = outcome.await {
             tracing::warn!(target: "node", "{error}");
@@ -153,23 +171,41 @@ impl Agent {
             Ok(object) => {
                 tracing::info!(target: "node", "registered as {}", self.handles.node_name);
                 self.lease.owner_is(&object);
+                self.reimaged.registered(&self.handles).await;
             }
             Err(error) if error.reason == "AlreadyExists" => {
                 // A Node that was made beforehand with kubectl, or by our last life, is taken over with our labels.
-                let update = json!({
-                    "apiVersion": "v1", "kind": "Node",
-                    "metadata": node["metadata"],
-                });
-                if let Err(error) = self.request(Operation::UPDATE, "null/node", &update).await? {
-                    return Err(NodeError::Refused { what: "to set its labels", error });
-                }
-                if let Some(object) = self.stored_node() {
-                    self.lease.owner_is(&object);
-                }
+                self.labels = Some(json!({"apiVersion": "v1", "kind": "Node", "metadata": node["metadata"]}));
+                self.taken_over().await?;
             }
             Err(error) => return Err(NodeError::Refused { what: "to register", error }),
         }
         self.status.registered();
+        Ok(())
+    }
+
+    async fn taken_over(&mut self) -> Result<(), NodeError> {
+        if self.cfg.cloud_is_stock && self.reimaged.must_ask() {
+            let node = self.request(Operation::QUERY, "null/node", &Value::Null).await?;
+            let node = node.map_err(|error| NodeError::Refused { what: "to read its Node", error })?;
+            self.lease.owner_is(&node);
+            self.reimaged.found(&self.handles, &node).await;
+        } else if let Some(object) = self.stored_node() {
+            self.lease.owner_is(&object);
+        }
+        Ok(())
+    }
+
+    async fn send_labels(&mut self) -> Result<(), NodeError> {
+        let Some(node) = &self.labels else { return Ok(()) };
+        match self.request_within(LABELS_TIMEOUT, Operation::UPDATE, "null/node", node).await {
+            Ok(Ok(_)) => self.labels = None,
+            Ok(Err(error)) => return Err(NodeError::Refused { what: "to set its labels", error }),
+            Err(NodeError::Uplink(UplinkError::Timeout(_))) => {
+                tracing::debug!(target: "node", "the node's labels are sent again: the cloud did not answer");
+            }
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 
@@ -186,6 +222,7 @@ impl Agent {
             Err(error) if error.reason == "NotFound" => {
                 // Somebody deleted the Node while we live: it is made anew in the next round.
                 self.status.unregistered();
+                self.labels = None;
                 return Err(NodeError::Refused { what: "to show its status", error });
             }
             Err(error) => return Err(NodeError::Refused { what: "to show its status", error }),
@@ -215,11 +252,20 @@ impl Agent {
         resource: &str,
         content: &(impl serde::Serialize + ?Sized),
     ) -> Result<Result<Value, ApiError>, NodeError> {
+        self.request_within(REQUEST_TIMEOUT, operation, resource, content).await
+    }
+
+    async fn request_within(
+        &self,
+        timeout: Duration,
+        operation: &str,
+        resource: &str,
+        content: &(impl serde::Serialize + ?Sized),
+    ) -> Result<Result<Value, ApiError>, NodeError> {
         let resource = format!("{resource}/{}", self.handles.node_name);
         let now_ms = jiff::Timestamp::now().as_millisecond();
         let message = Message::new(now_ms, source::EDGED, "meta", operation, &resource).with_content(content);
-        let answer =
-            self.handles.uplink.request(message, REQUEST_TIMEOUT).await.map_err(NodeError::Uplink)?;
+        let answer = self.handles.uplink.request(message, timeout).await.map_err(NodeError::Uplink)?;
         Ok(read_answer(&answer))
     }
 }

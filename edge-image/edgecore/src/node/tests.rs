@@ -260,6 +260,8 @@ fn conditions_are_kept_by_type_and_bounded() {
 struct CloudDouble {
     inner: Arc<FakeUplink>,
     node_exists: std::sync::atomic::AtomicBool,
+    /// Does not answer an update of the Node, as a stock cloud after a conflict.
+    silent: bool,
 }
 
 impl Uplink for CloudDouble {
@@ -285,7 +287,18 @@ impl Uplink for CloudDouble {
                 self.node_exists.store(true, std::sync::atomic::Ordering::Relaxed);
                 json!({"Object": {"metadata": {"uid": "n1"}}, "Err": null})
             }
+            ("node", "update") if self.silent => {
+                self.inner.requests.lock().unwrap().push(message);
+                return Box::pin(async move {
+                    tokio::time::sleep(timeout).await;
+                    Err(UplinkError::Timeout(timeout))
+                });
+            }
             ("node", "update") => json!("OK"),
+            ("node", "query") => json!({
+                "metadata": {"uid": "n1", "resourceVersion": "500"},
+                "status": {"nodeInfo": {"kubeletVersion": "v1.30.0"}},
+            }),
             ("nodepatch", _) if !existed => error("NotFound"),
             ("nodepatch", _) => json!({"Object": {}, "Err": null}),
             ("lease", "query") => error("NotFound"),
@@ -311,7 +324,8 @@ impl Machine for TestMachine {
 #[tokio::test(start_paused = true)]
 async fn a_node_registers_renews_and_registers_again_when_it_was_deleted() {
     let mut bench = Bench::new();
-    let cloud = Arc::new(CloudDouble { inner: bench.uplink.clone(), node_exists: false.into() });
+    let cloud =
+        Arc::new(CloudDouble { inner: bench.uplink.clone(), node_exists: false.into(), silent: false });
     bench.handles.uplink = cloud.clone();
     let handles = bench.handles.clone();
     let board = ConditionBoard::default();
@@ -349,6 +363,45 @@ async fn a_node_registers_renews_and_registers_again_when_it_was_deleted() {
         let after = asked(mark);
         assert_eq!(after[0], "patch null/nodepatch/edge-1", "the runtime's news go out at once");
         assert!(after.contains(&"insert null/node/edge-1".to_string()), "{after:?}");
+    };
+    tokio::select! {
+        () = run(bench.handles.clone(), config(), TestMachine, board.subscribe()) => panic!("it runs for ever"),
+        () = steps => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stock_cloud_that_does_not_answer_for_labels_costs_no_lease_and_a_new_store_under_an_old_node_is_told()
+ {
+    let mut bench = Bench::new();
+    bench.handles.uplink =
+        Arc::new(CloudDouble { inner: bench.uplink.clone(), node_exists: true.into(), silent: true });
+    let board = ConditionBoard::default();
+    let steps = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let all = bench.uplink.requests.lock().unwrap();
+        let asked: Vec<String> =
+            all.iter().map(|m| format!("{} {}", m.route.operation, m.route.resource)).collect();
+        assert_eq!(
+            asked[..5],
+            [
+                "insert null/node/edge-1",
+                "query null/node/edge-1",
+                "query kube-node-lease/lease/edge-1",
+                "insert kube-node-lease/lease/edge-1",
+                "patch null/nodepatch/edge-1"
+            ]
+        );
+        assert!(asked[5..].contains(&"update null/node/edge-1".to_string()), "{asked:?}");
+        drop(all);
+        let raised = bench.conditions.0.lock().unwrap();
+        let told = raised.iter().find(|condition| condition.condition_type == reimaged::CONDITION).unwrap();
+        assert!(told.status && told.message.contains("kubectl patch objectsync"), "{}", told.message);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let all = bench.uplink.requests.lock().unwrap();
+        let renewals =
+            all.iter().filter(|m| m.route.resource.contains("lease") && m.route.operation == "update");
+        assert!(renewals.count() >= 5, "the lease does not wait for the labels");
     };
     tokio::select! {
         () = run(bench.handles.clone(), config(), TestMachine, board.subscribe()) => panic!("it runs for ever"),

@@ -35,7 +35,7 @@ use crate::{
     config::Config,
     contract::KubeletApi,
     credentials::Credentials,
-    limits::{LINK_CLOSE_TIME_MAX, TUNNEL_REDIAL_TIME},
+    limits::{LINK_CLOSE_TIME_MAX, TUNNEL_REDIAL_TIME, TUNNEL_REDIAL_TIME_MAX},
 };
 
 #[derive(Clone, Debug)]
@@ -75,6 +75,7 @@ pub async fn run(
     drain: Drain,
 ) {
     let mut last = String::new();
+    let mut backoff = rt::Backoff::new(TUNNEL_REDIAL_TIME, TUNNEL_REDIAL_TIME_MAX);
     loop {
         let wanted = carries_streams.wait_for(|carries| *carries == Some(false));
         let Some(Ok(_)) = drain.or(wanted).await else { return };
@@ -83,6 +84,7 @@ pub async fn run(
             Ok(tunnel) => {
                 tracing::info!(target: "tunnel", "the tunnel to {} is open", settings.server);
                 last.clear();
+                backoff.reset();
                 let session = Session {
                     tunnel,
                     kubelet: kubelet.clone(),
@@ -97,7 +99,7 @@ pub async fn run(
             tracing::warn!(target: "tunnel", "no tunnel to {}: {why}", settings.server);
             last = why;
         }
-        if !drain.sleep(TUNNEL_REDIAL_TIME).await {
+        if !drain.sleep(backoff.random_delay()).await {
             return;
         }
     }

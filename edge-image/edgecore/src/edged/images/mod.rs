@@ -10,6 +10,7 @@ pub mod folder;
 pub mod import;
 pub mod name;
 pub mod preloaded;
+pub mod prepull;
 pub mod pull;
 pub mod repair;
 pub mod suspects;
@@ -233,7 +234,7 @@ impl Images {
                 // containerd does not sync layers; after a power cut they would be there with holes. Until they are synced a
                 // record says so.
                 let meta = &want.handles.meta;
-                let record = hex::encode(Sha256::digest(image.as_bytes()));
+                let record = pull_record(image);
                 let noted = meta.put_local(PULLING, &record, image.clone().into(), true).await;
                 if let Err(error) = noted {
                     tracing::warn!("image {image}: {}", rt::error_chain(&error));
@@ -441,6 +442,11 @@ impl Images {
         }
         self.preloaded.read().await.get(name).cloned()
     }
+}
+
+/// Name of the local record of a pull that is not synced yet.
+fn pull_record(image: &str) -> String {
+    hex::encode(Sha256::digest(image.as_bytes()))
 }
 
 /// Writes out the file system that containerd's files are on.
