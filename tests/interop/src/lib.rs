@@ -10,6 +10,7 @@
 pub mod control_plane;
 pub mod peers;
 pub mod ports;
+pub mod stock_cloud;
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,7 @@ pub use control_plane::ControlPlane;
 pub use peers::{Peer, Peers, peers};
 
 /// All flows, module by module.
-const ALL: &[&[Flow]] = &[control_plane::FLOWS];
+const ALL: &[&[Flow]] = &[control_plane::FLOWS, stock_cloud::FLOWS];
 
 /// One story against one or more peers.
 #[derive(Debug)]
