@@ -82,6 +82,12 @@ impl Api {
         self.call(Method::PATCH, path, patch_type, body).await
     }
 
+    /// Server-side apply. `force`: fields that others set are taken over.
+    pub async fn apply(&self, path: &str, body: impl Into<Bytes>, force: bool) -> Result<Bytes, ApiError> {
+        let path = format!("{path}?fieldManager=kinglet&force={force}");
+        self.call(Method::PATCH, &path, "application/apply-patch+yaml", body).await
+    }
+
     async fn call(
         &self,
         method: Method,

@@ -8,7 +8,7 @@ use kserve::NodeDialer;
 use rt::Drain;
 use tokio::net::TcpListener;
 
-use crate::settings::Settings;
+use crate::settings::{Settings, Source};
 
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
@@ -22,6 +22,10 @@ pub enum BackendError {
     Kubeconfig(#[source] rt::FileError),
     #[error("{0} cannot be used as kubeconfig; check kubeAPIConfig.kubeConfig")]
     External(PathBuf, #[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(
+        "the service account of this pod cannot be used; mount its token, or set kinglet.embeddedApi to run without a cluster"
+    )]
+    InCluster(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 pub enum Backend {
@@ -36,7 +40,7 @@ impl Backend {
         data_dir: &Path,
         nodes: Arc<dyn NodeDialer>,
     ) -> Result<Backend, BackendError> {
-        if settings.kubeconfig.as_os_str().is_empty() {
+        if settings.source == Source::Embedded {
             let ips = settings.names.ips.iter().map(ToString::to_string);
             let names = ips.chain(settings.names.dns_names.iter().cloned()).collect();
             let options = apiserver::Options { names, nodes: Some(nodes), ..apiserver::Options::default() };
@@ -44,14 +48,25 @@ impl Backend {
                 apiserver::Api::open(data_dir, options).await.map_err(BackendError::Open)?,
             ));
         }
-        let path = &settings.kubeconfig;
-        let unusable =
-            |error: Box<dyn std::error::Error + Send + Sync>| BackendError::External(path.clone(), error);
-        let file = kube::config::Kubeconfig::read_from(path).map_err(|error| unusable(error.into()))?;
-        let options = kube::config::KubeConfigOptions::default();
-        let config = kube::Config::from_custom_kubeconfig(file, &options)
-            .await
-            .map_err(|error| unusable(error.into()))?;
+        Backend::cluster(&settings.source).await
+    }
+
+    /// A cluster's API; an error for the embedded one, which has one owner.
+    pub async fn cluster(source: &Source) -> Result<Backend, BackendError> {
+        let unusable = |error: Box<dyn std::error::Error + Send + Sync>| match source {
+            Source::Kubeconfig(path) => BackendError::External(path.clone(), error),
+            _ => BackendError::InCluster(error),
+        };
+        let config = match source {
+            Source::Kubeconfig(path) => {
+                let file =
+                    kube::config::Kubeconfig::read_from(path).map_err(|error| unusable(error.into()))?;
+                let options = kube::config::KubeConfigOptions::default();
+                let config = kube::Config::from_custom_kubeconfig(file, &options).await;
+                config.map_err(|error| unusable(error.into()))?
+            }
+            _ => kube::Config::incluster().map_err(|error| unusable(error.into()))?,
+        };
         let roots = config.root_cert.clone().unwrap_or_default();
         let ca_pem = roots.iter().map(|der| pki::pem_encode("CERTIFICATE", der)).collect();
         let client = kube::Client::try_from(config).map_err(|error| unusable(error.into()))?;

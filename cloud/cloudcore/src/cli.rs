@@ -12,6 +12,7 @@ Examples:
   cloudcore token                                  a join token for any number of nodes, valid for 24 hours
   cloudcore token --node line3-7 --ttl 15m         for this node only; it may replace the device that had the name
   cloudcore node reset line3-7                     revoke its certificate, deliver everything anew to the next one
+  cloudcore preflight --kubeconfig ~/.kube/config  what would be in the way on this cluster
   cloudcore config check /etc/kubeedge/config/cloudcore.yaml";
 
 #[derive(Debug, Parser)]
@@ -37,6 +38,12 @@ pub struct Run {
     /// Keys, records and the embedded API's objects [default: /var/lib/kinglet/cloud]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// A kubeconfig of the cluster to serve [default: in a pod, its cluster; else the embedded API]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Take a cluster over though objects of KubeEdge are in use that have no effect here (`cloudcore preflight` lists them)
+    #[arg(long)]
+    pub accept_missing: bool,
     /// Address or name that nodes dial; repeat it for several
     #[arg(long, value_name = "IP|NAME", value_delimiter = ',', num_args = 1..)]
     pub advertise_address: Vec<String>,
@@ -61,6 +68,10 @@ pub struct Run {
 pub enum Command {
     /// Print a join token (cloudcore may be running)
     Token(Token),
+    /// Look at a cluster before cloudcore works on it: what would reach edge nodes, what of KubeEdge's has no effect; changes nothing
+    Preflight(Preflight),
+    /// Print the CustomResourceDefinitions that cloudcore applies to a cluster
+    Crds,
     /// Nodes that joined
     #[command(subcommand)]
     Node(Node),
@@ -77,6 +88,19 @@ pub struct DataDir {
     /// [default: /var/lib/kinglet/cloud]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Of the cluster that cloudcore works on, where it is not in the configuration; what it keeps is there then
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Preflight {
+    /// cloudcore's configuration, to find the kubeconfig
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// [default: that of the configuration, else $KUBECONFIG; in a pod, its cluster]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -30,7 +30,31 @@ pub struct NodeDesired {
     pub references: BTreeSet<Reference>,
     /// Those of them that no pod of the node needs.
     pub optional: BTreeSet<Reference>,
+    pub since: Since,
 }
+
+/// From which resourceVersion on objects have their version, by uid, where a version is not the resourceVersion itself: what an
+/// ObjectSync says is held against it. It says nothing new about what belongs on the node, so it is never a difference.
+#[derive(Clone, Debug, Default)]
+pub struct Since(HashMap<String, u64>);
+
+impl Since {
+    pub fn of(&self, uid: &str) -> Option<u64> {
+        self.0.get(uid).copied()
+    }
+
+    pub fn note(&mut self, uid: &str, resource_version: u64) {
+        self.0.insert(uid.to_owned(), resource_version);
+    }
+}
+
+impl PartialEq for Since {
+    fn eq(&self, _: &Since) -> bool {
+        true
+    }
+}
+
+impl Eq for Since {}
 
 /// `None` until the cluster's objects have all been listed once.
 pub type DesiredWatch = watch::Receiver<Option<Arc<NodeDesired>>>;

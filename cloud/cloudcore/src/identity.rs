@@ -4,7 +4,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// Kept in the data directory. Another data directory is another cloud: a node that joined this one refuses its desired state.
+use crate::api::{Api, ApiError};
+use crate::shared::{Shared, SharedError};
+
+/// Kept in the data directory with the embedded API; a cluster's is the uid of its namespace `kube-system`, the same for all replicas
+/// and for a cloudcore that is installed anew. Another one is another cloud: a node that joined this one refuses its desired state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
@@ -21,6 +25,17 @@ pub enum IdentityError {
     Damaged(String, #[source] serde_json::Error),
     #[error("cannot write {0}")]
     Write(String, #[source] rt::FileError),
+    #[error("cannot read the namespace kube-system, by whose uid nodes know this cluster")]
+    Cluster(#[source] ApiError),
+    #[error("cannot read the epoch of the cluster's store")]
+    Epoch(#[source] SharedError),
+}
+
+/// What is shared of the identity: raised by whoever restores an older state of the cluster.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Epoch {
+    store_epoch: u64,
 }
 
 impl Identity {
@@ -37,6 +52,20 @@ impl Identity {
             }
             Err(error) => Err(IdentityError::Read(name, error)),
         }
+    }
+
+    pub async fn of_cluster(api: &Api) -> Result<Identity, IdentityError> {
+        let body = api.get("/api/v1/namespaces/kube-system").await.map_err(IdentityError::Cluster)?;
+        let namespace: serde_json::Value =
+            serde_json::from_slice(&body).map_err(|error| IdentityError::Cluster(ApiError::Json(error)))?;
+        let cluster_uid = namespace["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        let shared = Shared::new(api.clone(), "cloud");
+        let epoch = |known: Option<Epoch>| match known {
+            Some(epoch) => (None, epoch.store_epoch),
+            None => (Some(Epoch { store_epoch: 1 }), 1),
+        };
+        let store_epoch = shared.update("epoch", epoch).await.map_err(IdentityError::Epoch)?;
+        Ok(Identity { cluster_uid, store_epoch })
     }
 
     /// `<cluster uid>.<store epoch>`

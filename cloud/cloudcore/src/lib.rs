@@ -16,12 +16,16 @@ mod limits;
 mod authority;
 mod identity;
 mod records;
+mod shared;
+mod yaml;
 
 mod api;
 mod backend;
 mod cluster;
 mod hub;
 mod join;
+mod leader;
+mod takeover;
 mod tunnel;
 mod upstream;
 

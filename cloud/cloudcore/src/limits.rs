@@ -51,3 +51,14 @@ pub const TUNNEL_DIALS_MAX: usize = 16;
 pub const TUNNEL_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Connections of the stream port at one time. More: refused.
 pub const STREAM_SERVER_CONNECTIONS_MAX: usize = 512;
+
+/// Links that wait for their node's ObjectSyncs to be read. More: the new one waits.
+pub const SYNC_OPENS_MAX: usize = 256;
+/// ObjectSyncs that are written at one time.
+pub const SYNC_WRITES_MAX: usize = 16;
+/// How long a stopping cloudcore goes on writing what nodes acknowledged. Longer: it is sent to them again.
+pub const SYNC_DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+/// How often nodes that are gone are looked for, to remove what is recorded of them.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(300);
+/// How long the one cloudcore that does a cluster's own duties may be silent before another one takes them.
+pub const LEADER_LEASE: Duration = Duration::from_secs(15);

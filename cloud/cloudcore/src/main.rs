@@ -16,6 +16,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         None => run(&cli.run),
+        Some(Command::Preflight(options)) => admin::preflight(options),
+        Some(Command::Crds) => {
+            print!("{}", admin::crds());
+            Ok(())
+        }
         Some(Command::Token(token)) => admin::token(token),
         Some(Command::Node(Node::Reset { name, data_dir })) => admin::reset_node(data_dir, name),
         Some(Command::Config(ConfigCommand::Check { file })) => admin::check_config(file),

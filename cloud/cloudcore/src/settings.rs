@@ -1,7 +1,7 @@
 //! What cloudcore runs with: the configuration file and, above it, the command line.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pki::Names;
@@ -12,8 +12,9 @@ use crate::config::{CloudStream, Config, Listener};
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub data_dir: PathBuf,
-    /// Empty: the embedded API.
-    pub kubeconfig: PathBuf,
+    pub source: Source,
+    /// Objects of KubeEdge that are not served do not stop the start.
+    pub accept_missing: bool,
     pub api: SocketAddr,
     pub hub: SocketAddr,
     pub join: SocketAddr,
@@ -26,6 +27,30 @@ pub struct Settings {
     /// `None`: switched off.
     pub stream: Option<Stream>,
 }
+
+/// The Kubernetes API that is worked on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    Embedded,
+    Kubeconfig(PathBuf),
+    /// The cluster that this is a pod of.
+    Pod,
+}
+
+impl Source {
+    /// A kubeconfig where one is given; in a pod that has a service account, its cluster; else the embedded API.
+    pub fn choose(kubeconfig: PathBuf, embedded: bool) -> Source {
+        let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
+            && Path::new(SERVICE_ACCOUNT_TOKEN).exists();
+        match kubeconfig.as_os_str().is_empty() {
+            false => Source::Kubeconfig(kubeconfig),
+            true if in_pod && !embedded => Source::Pod,
+            true => Source::Embedded,
+        }
+    }
+}
+
+const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /// KubeEdge's CloudStream.
 #[derive(Clone, Debug)]
@@ -47,7 +72,11 @@ pub fn settings(config: Config, run: &Run) -> Settings {
     let api_address = run.bind_address.unwrap_or(config.kinglet.api_address);
     let settings = Settings {
         data_dir: run.data_dir.clone().unwrap_or(config.kinglet.data_dir),
-        kubeconfig: config.kube_api_config.kube_config,
+        source: Source::choose(
+            run.kubeconfig.clone().unwrap_or(config.kube_api_config.kube_config),
+            config.kinglet.embedded_api,
+        ),
+        accept_missing: run.accept_missing || config.kinglet.accept_missing,
         api: SocketAddr::new(api_address, run.api_port.unwrap_or(config.kinglet.api_port)),
         hub: listener(run.hub_port, &hub.websocket, 10000),
         join: listener(run.join_port, &hub.https, 10002),

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use crate::api::Api;
+use crate::api::{Api, ApiError};
 use crate::authority::{Authority, AuthorityError};
 use crate::backend::{Backend, BackendError};
 use crate::cluster::views::Kind;
@@ -21,9 +21,12 @@ use crate::contract::{Placements, Routes};
 use crate::hub::{Hub, Sessions};
 use crate::identity::{Identity, IdentityError};
 use crate::join::{Join, TokenError, Tokens, now_s};
+use crate::leader;
 use crate::limits::{CLUSTER_QUEUE_LEN, WRITE_QUEUE_LEN};
 use crate::records::{RecordError, Records};
-use crate::settings::Settings;
+use crate::settings::{Settings, Source};
+use crate::shared;
+use crate::takeover::{crds, missing};
 use crate::tunnel::{OpenTunnels, StreamServer, StreamServerError, TunnelServer, stream_tls};
 use crate::upstream::Upstream;
 
@@ -49,6 +52,14 @@ pub enum StartError {
     Tokens(#[source] TokenError),
     #[error("cannot use the Kubernetes API")]
     Backend(#[source] BackendError),
+    #[error("cannot tell whether KubeEdge objects are in use that are not served here")]
+    Look(#[source] missing::MissingError),
+    #[error(transparent)]
+    NotServed(missing::NotServed),
+    #[error("there is no namespace {}, and it cannot be made; make it with kubectl", shared::NAMESPACE)]
+    Namespace(#[source] ApiError),
+    #[error("the cluster lacks kinds that are needed")]
+    Crds(#[source] crds::CrdError),
     #[error("the stream port cannot be opened")]
     Stream(#[source] StreamServerError),
     #[error("cannot write endpoints.json")]
@@ -105,10 +116,20 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     let dir = settings.data_dir.clone();
     std::fs::create_dir_all(&dir).map_err(|error| StartError::DataDir(dir.clone(), error))?;
     let lock = lock(&dir)?;
-    let identity = Identity::load_or_make(&dir).map_err(StartError::Identity)?;
+    let routes = Routes::default();
+    let backend =
+        Backend::open(&settings, &dir, Arc::new(routes.clone())).await.map_err(StartError::Backend)?;
+    let api = Api::new(backend.client());
+    let kept = match backend.is_embedded() {
+        true => Kept {
+            identity: Identity::load_or_make(&dir).map_err(StartError::Identity)?,
+            records: Records::open(&dir).map_err(StartError::Records)?,
+            tokens: Tokens::open(&dir).map_err(StartError::Tokens)?,
+        },
+        false => Kept::in_cluster(&api, settings.accept_missing).await?,
+    };
+    let Kept { identity, records, tokens } = kept;
     let authority = Arc::new(Authority::open(&dir, now_s()).map_err(StartError::Authority)?);
-    let records = Records::open(&dir).map_err(StartError::Records)?;
-    let tokens = Tokens::open(&dir).map_err(StartError::Tokens)?;
     let tls = |required| {
         let config =
             authority.server_tls(&settings.names, now_s(), required).map_err(StartError::Authority)?;
@@ -118,9 +139,6 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
 
     let hub_listener = listen(settings.hub, "the nodes' links", "--hub-port").await?;
     let join_listener = listen(settings.join, "joining nodes", "--join-port").await?;
-    let routes = Routes::default();
-    let backend =
-        Backend::open(&settings, &dir, Arc::new(routes.clone())).await.map_err(StartError::Backend)?;
     let api_listener = match backend.is_embedded() {
         true => Some(listen(settings.api, "the Kubernetes API", "--api-port").await?),
         false => None,
@@ -137,7 +155,6 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
 
     let drain = Drain::new();
     let mut supervisor = Supervisor::new(drain.clone());
-    let api = Api::new(backend.client());
     let cluster_ca: Arc<str> = backend.cluster_ca().into();
     let embedded = backend.is_embedded();
     if let Some(listener) = api_listener {
@@ -146,6 +163,7 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
             backend.serve(listener, drain).await
         });
     }
+    keep(&mut supervisor, &api, &records, embedded);
     let placements = cluster(&mut supervisor, &api, embedded.then_some(settings.lease_grace));
     let join = Arc::new(Join {
         tls: join_tls,
@@ -204,6 +222,46 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     Ok(Running { endpoints, routes, drain, supervisor, endpoints_path, _lock: lock })
 }
 
+/// What is kept of this cloud and its nodes: in the data directory, or in the cluster, for all replicas.
+struct Kept {
+    identity: Identity,
+    records: Records,
+    tokens: Tokens,
+}
+
+impl Kept {
+    async fn in_cluster(api: &Api, accept_missing: bool) -> Result<Kept, StartError> {
+        let found = missing::in_use(api).await.map_err(StartError::Look)?;
+        if !found.is_empty() {
+            let line = missing::line(&found);
+            if !accept_missing {
+                return Err(StartError::NotServed(missing::NotServed(line)));
+            }
+            tracing::warn!("these objects of KubeEdge have no effect any more: {line}");
+        }
+        shared::ensure_namespace(api).await.map_err(StartError::Namespace)?;
+        crds::ensure(api).await.map_err(StartError::Crds)?;
+        let identity = Identity::of_cluster(api).await.map_err(StartError::Identity)?;
+        let (records, tokens) = (Records::in_cluster(api.clone()), Tokens::in_cluster(api.clone()));
+        Ok(Kept { identity, records, tokens })
+    }
+}
+
+/// Starts what keeps the records, and in a cluster the search for what is to be done once for all replicas.
+fn keep(supervisor: &mut Supervisor, api: &Api, records: &Records, embedded: bool) {
+    essential(supervisor, "records", records.clone(), |records, drain| async move {
+        records.run(drain).await;
+        Ok(())
+    });
+    if !embedded {
+        let parts = (api.clone(), records.clone());
+        essential(supervisor, "leader", parts, |(api, records), drain| async move {
+            leader::run(api, records, drain).await;
+            Ok(())
+        });
+    }
+}
+
 /// What modules.cloudStream asks for.
 #[derive(Default)]
 struct StreamPorts {
@@ -238,10 +296,10 @@ impl StreamPorts {
 /// nodes to us.
 fn cluster(supervisor: &mut Supervisor, api: &Api, lease_grace: Option<Duration>) -> Placements {
     let (changes_tx, changes) = mpsc::channel(CLUSTER_QUEUE_LEN);
-    if lease_grace.is_none() {
-        // Classes are for binding claims, which a cluster does itself.
-        let none = informer::Change::Listed(Kind::StorageClass, Vec::new());
-        changes_tx.try_send(none).expect("the queue is new");
+    let watched = |kind: &Kind| lease_grace.is_some() || !kind.is_for_duties();
+    for kind in Kind::ALL.into_iter().filter(|kind| !watched(kind)) {
+        // Binding claims and judging leases is the cluster's own work.
+        changes_tx.try_send(informer::Change::Listed(kind, Vec::new())).expect("the queue is new");
     }
     let (subscribe_tx, subscriptions) = mpsc::channel(CLUSTER_QUEUE_LEN);
     let duties = lease_grace.map(|grace| {
@@ -252,7 +310,6 @@ fn cluster(supervisor: &mut Supervisor, api: &Api, lease_grace: Option<Duration>
         });
         Duties::new(writes, grace)
     });
-    let watched = |kind: &Kind| lease_grace.is_some() || *kind != Kind::StorageClass;
     for kind in Kind::ALL.into_iter().filter(watched) {
         let (api, tx) = (api.clone(), changes_tx.clone());
         let name = format!("watch {}", kind.name());
@@ -332,7 +389,10 @@ fn announce(settings: &Settings, endpoints: &Endpoints, dir: &Path) {
             "Kubernetes API on {api}; kubectl --kubeconfig {}",
             dir.join("kubeconfig").display()
         ),
-        None => tracing::info!("Kubernetes API of {}", settings.kubeconfig.display()),
+        None => match &settings.source {
+            Source::Kubeconfig(path) => tracing::info!("Kubernetes API of {}", path.display()),
+            _ => tracing::info!("Kubernetes API of the cluster that this is a pod of"),
+        },
     }
     let names: Vec<String> =
         settings.names.ips.iter().map(ToString::to_string).chain(settings.names.dns_names.clone()).collect();

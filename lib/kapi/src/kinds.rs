@@ -133,6 +133,15 @@ const CORE: Kind = Kind {
 const DEVICES: Kind =
     Kind { group: "devices.kubeedge.io", version: "v1beta1", builtin: false, has_generation: true, ..CORE };
 
+const RELIABLE_SYNCS: Kind = Kind {
+    group: "reliablesyncs.kubeedge.io",
+    version: "v1alpha1",
+    builtin: false,
+    has_generation: true,
+    has_status: true,
+    ..CORE
+};
+
 pub static KINDS: &[Kind] = &[
     Kind {
         plural: "configmaps",
@@ -288,6 +297,21 @@ pub static KINDS: &[Kind] = &[
         durability: Durability::Lazy,
         schema: &schema::DEVICE_STATUS,
         ..DEVICES
+    },
+    Kind {
+        plural: "objectsyncs",
+        singular: "objectsync",
+        kind: "ObjectSync",
+        schema: &schema::OBJECT_SYNC,
+        ..RELIABLE_SYNCS
+    },
+    Kind {
+        plural: "clusterobjectsyncs",
+        singular: "clusterobjectsync",
+        kind: "ClusterObjectSync",
+        namespaced: false,
+        schema: &schema::CLUSTER_OBJECT_SYNC,
+        ..RELIABLE_SYNCS
     },
 ];
 

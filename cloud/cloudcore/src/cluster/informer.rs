@@ -175,7 +175,7 @@ async fn watch(
 }
 
 /// Splits a body into lines.
-struct Lines {
+pub struct Lines {
     body: Body,
     buffer: BytesMut,
     /// Bytes of the buffer that hold no line end.
@@ -183,12 +183,12 @@ struct Lines {
 }
 
 impl Lines {
-    fn new(body: Body) -> Lines {
+    pub fn new(body: Body) -> Lines {
         Lines { body, buffer: BytesMut::new(), searched: 0 }
     }
 
     /// Keeps what was read when the future is dropped.
-    async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
         loop {
             if let Some(at) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
                 let line = self.buffer.split_to(self.searched + at).freeze();

@@ -29,6 +29,11 @@ impl Kind {
         Kind::Lease,
     ];
 
+    /// What the API server's own controllers work with: where they do their duties, it is not looked at.
+    pub fn is_for_duties(self) -> bool {
+        matches!(self, Kind::StorageClass | Kind::Lease)
+    }
+
     /// A cluster may keep these from us; then no pod here has a claim, and everything else works.
     pub fn is_optional(self) -> bool {
         matches!(self, Kind::PersistentVolume | Kind::PersistentVolumeClaim)

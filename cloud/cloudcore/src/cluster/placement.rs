@@ -17,6 +17,8 @@ pub struct Placement {
     objects: HashMap<Kind, BTreeMap<Name, View>>,
     /// Pods and devices of each node.
     by_node: HashMap<String, BTreeSet<(Kind, Name)>>,
+    /// Each pod's version, and from which resourceVersion on it has it, by uid.
+    since: HashMap<String, (String, u64)>,
 }
 
 /// Nodes whose desired set may have changed.
@@ -51,6 +53,13 @@ impl Placement {
                 for view in views {
                     self.insert(kind, view);
                 }
+                if kind == Kind::Pod {
+                    let there: BTreeSet<&str> = self.all(kind).map(|view| view.meta.uid.as_str()).collect();
+                    let gone = |uid: &String| !there.contains(uid.as_str());
+                    for uid in self.since.keys().filter(|uid| gone(uid)).cloned().collect::<Vec<_>>() {
+                        self.since.remove(&uid);
+                    }
+                }
                 Affected::All
             }
             Change::Set(kind, view) => {
@@ -65,6 +74,7 @@ impl Placement {
                 let name = name_of(&view);
                 let nodes = self.nodes_of(kind, &name);
                 self.remove(kind, &name);
+                self.since.remove(&view.meta.uid);
                 Affected::Nodes(nodes)
             }
         }
@@ -72,6 +82,11 @@ impl Placement {
 
     fn insert(&mut self, kind: Kind, view: View) {
         let name = name_of(&view);
+        let at = view.meta.resource_version.parse().unwrap_or(u64::MAX);
+        if kind == Kind::Pod && self.since.get(&view.meta.uid).is_none_or(|(known, _)| *known != view.version)
+        {
+            self.since.insert(view.meta.uid.clone(), (view.version.clone(), at));
+        }
         if let Some(node) = node_of(&view) {
             self.by_node.entry(node.to_owned()).or_default().insert((kind, name.clone()));
         }
@@ -164,6 +179,11 @@ impl Placement {
         };
         desired.optional = desired.references.iter().filter(optional).cloned().collect();
         desired.targets = wanted.iter().filter_map(|(kind, name)| self.target(*kind, name)).collect();
+        for target in &desired.targets {
+            if let Some((_, at)) = self.since.get(&target.uid) {
+                desired.since.note(&target.uid, *at);
+            }
+        }
         desired
     }
 

@@ -11,9 +11,11 @@ pub const TABLE: ::keys::Table = ::keys::Table {
 
 /// Paths with an effect.
 pub const HONOURED: &[&str] = &[
+    "kinglet.acceptMissing",
     "kinglet.apiAddress",
     "kinglet.apiPort",
     "kinglet.dataDir",
+    "kinglet.embeddedApi",
     "kinglet.leaseGraceSeconds",
     "kubeAPIConfig.kubeConfig",
     "modules.cloudHub.advertiseAddress",

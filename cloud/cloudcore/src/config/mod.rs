@@ -35,7 +35,7 @@ pub struct Config {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct KubeApiConfig {
-    /// A kubeconfig of the cluster to serve; empty: the embedded API.
+    /// A kubeconfig of the cluster to serve; empty: the cluster of the pod that this runs in, if any, else the embedded API.
     pub kube_config: PathBuf,
 }
 
@@ -102,6 +102,10 @@ pub struct Listener {
 #[serde(rename_all = "camelCase", default)]
 pub struct Kinglet {
     pub data_dir: PathBuf,
+    /// In a pod: not the cluster that it belongs to.
+    pub embedded_api: bool,
+    /// Take a cluster over though objects of KubeEdge are in use that are not served.
+    pub accept_missing: bool,
     pub api_address: IpAddr,
     pub api_port: u16,
     /// A node without a new lease for so long is shown as not ready.
@@ -126,6 +130,8 @@ impl Default for Kinglet {
     fn default() -> Self {
         Kinglet {
             data_dir: "/var/lib/kinglet/cloud".into(),
+            embedded_api: false,
+            accept_missing: false,
             api_address: IpAddr::from([127, 0, 0, 1]),
             api_port: 6443,
             lease_grace_seconds: 40,

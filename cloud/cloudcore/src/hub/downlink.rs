@@ -13,7 +13,10 @@ use crate::upstream::{for_push, tombstone};
 /// What became of reading an object that is to be pushed.
 #[derive(Debug)]
 pub enum Fetched {
-    Ready(Box<Message>),
+    Ready {
+        uid: String,
+        message: Box<Message>,
+    },
     /// Gone meanwhile, or another object has the name.
     Gone {
         msg_id: String,
@@ -28,7 +31,8 @@ pub async fn fetch(api: Api, push: Push) -> Fetched {
     };
     if push.verb == Verb::Delete {
         let content = tombstone(kind, &resource.namespace, &resource.name, &push.uid);
-        return Fetched::Ready(Box::new(message(kind, &push).with_content(&content)));
+        let message = Box::new(message(kind, &push).with_content(&content));
+        return Fetched::Ready { uid: push.uid, message };
     }
     let body = match api.get(&kind.path(&resource.namespace, &resource.name)).await {
         Ok(body) => body,
@@ -41,9 +45,8 @@ pub async fn fetch(api: Api, push: Push) -> Fetched {
     match for_push(kind, &body) {
         Ok(object) if crate::upstream::uid_of(&object).as_deref() == Some(&push.uid) => {
             let version = crate::upstream::resource_version_of(&object).unwrap_or_default();
-            Fetched::Ready(Box::new(
-                message(kind, &push).with_raw_content(object).with_resource_version(&version),
-            ))
+            let message = message(kind, &push).with_raw_content(object).with_resource_version(&version);
+            Fetched::Ready { uid: push.uid, message: Box::new(message) }
         }
         Ok(_) => Fetched::Gone { msg_id: push.msg_id },
         Err(source) => {

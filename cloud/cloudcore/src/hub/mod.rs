@@ -132,10 +132,18 @@ impl Hub {
             records: self.records.clone(),
             desired,
             keepalive: self.keepalive,
-            stop,
+            stop: stop.clone(),
             drain,
         };
-        let end = session.run().await;
+        let run = session.run();
+        tokio::pin!(run);
+        let end = tokio::select! {
+            end = &mut run => end,
+            () = self.records.superseded(&node, &record) => {
+                stop.start();
+                run.await
+            }
+        };
         drop((way, place));
         match end {
             End::Records(_) => tracing::error!("link of node {node} ended: {}", rt::error_chain(&end)),
@@ -153,7 +161,7 @@ impl Hub {
         let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let certificate = certificates.first().ok_or(Refusal::Certificate(PeerError::None))?;
         let peer = node_of_certificate(certificate).map_err(Refusal::Certificate)?;
-        let record = self.records.node(&peer.node).map_err(Refusal::Records)?;
+        let record = self.records.node(&peer.node).await.map_err(Refusal::Records)?;
         let mut upgrade = Upgrade::default();
         let check = |request: &Request, response: Response| {
             self.check(request, response, &peer.node, &peer.fingerprint, &record, &mut upgrade)
@@ -169,12 +177,15 @@ impl Hub {
             return Ok(None);
         }
         let ws = ws.map_err(Refusal::WebSocket)?;
+        let session = self.records.new_session();
         let record = self.records.update(&peer.node, |record| {
             if record.connect_store(&upgrade.store_id) {
                 tracing::info!("node {} has a new store: everything is sent to it again", peer.node);
             }
+            record.session.clone_from(&session);
             record.clone()
         });
+        let record = record.await;
         let streams = upgrade.streams.then(Streams::opener);
         let socket = Socket::new(ws, progress, streams, self.write_timeout);
         Ok(Some((peer.node, record.map_err(Refusal::Records)?, socket)))

@@ -16,7 +16,7 @@ use wire::delivery::{Action, Delivery, Input, UNCONFIRMED};
 use super::downlink::{Fetched, devices, fetch, membership};
 use crate::contract::{DesiredWatch, NodeDesired};
 use crate::limits::SESSION_REQUESTS_MAX;
-use crate::records::{DeliveryFile, RecordError, Records};
+use crate::records::{DeliveryRecords, RecordError, Records};
 use crate::upstream::request::{Request, parse};
 use crate::upstream::{Upstream, refuse};
 
@@ -61,7 +61,9 @@ pub struct Session<S> {
 
 struct Work {
     delivery: Delivery,
-    file: DeliveryFile,
+    file: Box<dyn DeliveryRecords>,
+    /// The first look at what belongs on the node is still to come; before it, what the records say is not known.
+    is_loaded: bool,
     started: Instant,
     members: BTreeSet<String>,
     fetching: Option<BoxFuture<'static, Fetched>>,
@@ -76,18 +78,15 @@ struct Work {
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// Runs the link to its end.
     pub async fn run(mut self) -> End {
-        let mut file = match self.records.delivery(&self.node, self.generation) {
+        let file = match self.records.delivery(&self.node, self.generation).await {
             Ok(file) => file,
-            Err(error) => return End::Records(error),
-        };
-        let delivered = match file.load() {
-            Ok(delivered) => delivered,
             Err(error) => return End::Records(error),
         };
         let now = Instant::now();
         let mut work = Work {
-            delivery: Delivery::new(delivered),
+            delivery: Delivery::default(),
             file,
+            is_loaded: false,
             started: now,
             members: BTreeSet::new(),
             fetching: None,
@@ -106,8 +105,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     }
 
     async fn talk(&mut self, work: &mut Work) -> Result<(), End> {
-        let nonce = u128::from_be_bytes(*uuid::Uuid::new_v4().as_bytes());
-        self.handle(work, Input::Connected { nonce })?;
         self.desired.mark_changed();
         loop {
             let resend_at =
@@ -129,7 +126,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 fetched = pending(&mut work.fetching), if has_room => {
                     work.fetching = None;
                     match fetched {
-                        Fetched::Ready(message) => self.send(&message),
+                        Fetched::Ready { uid, message } => {
+                            work.file.sending(&uid, &message.header.resourceversion);
+                            self.send(&message);
+                        }
                         Fetched::Gone { msg_id } => self.handle(work, Input::Skipped { msg_id })?,
                         Fetched::Failed => {}
                     }
@@ -217,8 +217,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
 
     fn keep_alive(&self, work: &mut Work) -> Result<(), End> {
         work.alive_until = Instant::now() + self.keepalive;
-        let record = self.records.node(&self.node).map_err(End::Records)?;
-        if record.generation != self.generation { Err(End::Reset) } else { Ok(()) }
+        let is_current = self.records.is_current(&self.node, self.generation).map_err(End::Records)?;
+        if is_current { Ok(()) } else { Err(End::Reset) }
     }
 
     /// One request at a time, in the order they came: a lease renewal must not overtake another.
@@ -241,6 +241,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             return Err(End::NodeDeleted);
         }
         work.node_uid.clone_from(&desired.node_uid);
+        if !std::mem::replace(&mut work.is_loaded, true) {
+            work.delivery = Delivery::new(work.file.loaded(&desired));
+            let nonce = u128::from_be_bytes(*uuid::Uuid::new_v4().as_bytes());
+            self.handle(work, Input::Connected { nonce })?;
+        }
         let members = devices(&desired.targets);
         if let Some(message) = membership(&work.members, &members) {
             self.send(&message);
@@ -268,7 +273,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                             push.resource
                         );
                     }
-                    work.fetching = Some(Box::pin(fetch(self.upstream.api.clone(), push)));
+                    let (kept, fetch) = (work.file.kept(), fetch(self.upstream.api.clone(), push));
+                    work.fetching = Some(Box::pin(async move {
+                        if let Some(kept) = kept {
+                            kept.await;
+                        }
+                        fetch.await
+                    }));
                 }
                 Action::Send(_) => {}
             }

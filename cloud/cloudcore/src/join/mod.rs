@@ -31,7 +31,7 @@ use crate::api::Api;
 use crate::authority::{Authority, Peer, fingerprint, node_of_certificate};
 use crate::cluster::views::Kind;
 use crate::limits::{CSR_BYTES_MAX, JOIN_CONNECTION_TIME_MAX, JOIN_CONNECTIONS_MAX, REPORT_BYTES_MAX};
-use crate::records::{RecordError, Records, is_node_name};
+use crate::records::{NodeRecord, RecordError, Records, is_node_name};
 
 pub use tokens::{TokenError, Tokens};
 
@@ -115,7 +115,7 @@ impl Join {
 
     /// KubeEdge's keadm joins only when this is 404. A Node object without a certificate was made beforehand and is taken over.
     async fn node(&self, name: &str) -> Result<Bytes, Refusal> {
-        let record = self.records.node(name).map_err(|error| match error {
+        let record = self.records.node(name).await.map_err(|error| match error {
             RecordError::Name(_) => Refusal(StatusCode::BAD_REQUEST, error.to_string()),
             error => internal(name, &error),
         })?;
@@ -146,8 +146,11 @@ impl Join {
         })?;
         let csr = body.to_bytes();
         match peer {
-            Some(peer) => self.renew(&node, peer, &csr),
-            None => self.admit(&node, authorization.strip_prefix("Bearer ").unwrap_or_default(), &csr),
+            Some(peer) => self.renew(&node, peer, &csr).await,
+            None => {
+                let bearer = authorization.strip_prefix("Bearer ").unwrap_or_default();
+                self.admit(&node, bearer, &csr).await
+            }
         }
     }
 
@@ -167,7 +170,7 @@ impl Join {
         Ok(Bytes::from_static(b"ok"))
     }
 
-    fn renew(&self, node: &str, peer: &Peer, csr: &[u8]) -> Result<Bytes, Refusal> {
+    async fn renew(&self, node: &str, peer: &Peer, csr: &[u8]) -> Result<Bytes, Refusal> {
         if peer.node != node {
             let reason =
                 format!("the certificate is of node {}, which cannot ask for one of node {node}", peer.node);
@@ -181,7 +184,7 @@ impl Join {
             }
             valid
         });
-        if !renewed.map_err(|error| internal(node, &error))? {
+        if !renewed.await.map_err(|error| internal(node, &error))? {
             let reason = format!(
                 "the certificate of node {node} was replaced or revoked; join again with a new token (`cloudcore token`)"
             );
@@ -191,7 +194,7 @@ impl Join {
         Ok(Bytes::from(signed))
     }
 
-    fn admit(&self, node: &str, bearer: &str, csr: &[u8]) -> Result<Bytes, Refusal> {
+    async fn admit(&self, node: &str, bearer: &str, csr: &[u8]) -> Result<Bytes, Refusal> {
         let refused = |error: TokenError| {
             let status = if error.is_internal() {
                 StatusCode::INTERNAL_SERVER_ERROR
@@ -204,16 +207,21 @@ impl Join {
         let token_id = claims.jti.clone().unwrap_or_default();
         let made_for_node = claims.node.as_deref() == Some(node);
         let signed = self.sign(node, csr)?;
-        let admitted = self.records.update(node, |record| {
-            if record.is_taken_for(&token_id) && !made_for_node {
-                return Ok(false);
-            }
-            // Counted before it is given, and under the record's lock: a token never admits more nodes than it may.
-            self.tokens.count_use(&claims, node)?;
-            record.admit(fingerprint(&signed), &token_id);
-            Ok(true)
-        });
-        if !admitted.map_err(|error| internal(node, &error))?.map_err(refused)? {
+        let may_have = |record: &NodeRecord| made_for_node || !record.is_taken_for(&token_id);
+        let mut admitted = may_have(&self.records.node(node).await.map_err(|error| internal(node, &error))?);
+        if admitted {
+            // Counted before it is given: a token never admits more nodes than it may.
+            self.tokens.count_use(&claims, node).await.map_err(refused)?;
+            let update = self.records.update(node, |record| {
+                let free = may_have(record);
+                if free {
+                    record.admit(fingerprint(&signed), &token_id);
+                }
+                free
+            });
+            admitted = update.await.map_err(|error| internal(node, &error))?;
+        }
+        if !admitted {
             let reason = format!(
                 "the node name {node} is taken: a device with this name has a certificate. If this device replaces it, run \
                  `cloudcore node reset {node}` on the cloud and join again; else join under another name (--edgenode-name)"
@@ -246,7 +254,7 @@ impl Join {
 
 fn internal(node: &str, error: &RecordError) -> Refusal {
     let reason = format!(
-        "node {node} cannot be recorded on the cloud: {}; look at cloudcore's disk",
+        "node {node} cannot be recorded on the cloud: {}; look at cloudcore's disk, or at the cluster's API",
         rt::error_chain(error)
     );
     Refusal(StatusCode::INTERNAL_SERVER_ERROR, reason)

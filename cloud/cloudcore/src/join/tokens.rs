@@ -1,4 +1,5 @@
-//! Join tokens and how often each was used. Shared by `cloudcore token` and a running cloudcore through small files.
+//! Join tokens and how often each was used. Shared by `cloudcore token` and every running cloudcore: in small files with the
+//! embedded API, in config maps in a cluster.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -6,7 +7,9 @@ use std::path::{Path, PathBuf};
 use pki::Claims;
 use serde::{Deserialize, Serialize};
 
+use crate::api::Api;
 use crate::authority::Authority;
+use crate::shared::{Shared, SharedError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
@@ -24,6 +27,8 @@ pub enum TokenError {
     Store { path: PathBuf, source: std::io::Error },
     #[error("join tokens cannot be kept")]
     Write(#[source] rt::FileError),
+    #[error("join tokens cannot be kept in the cluster")]
+    Shared(#[source] SharedError),
     #[error("a join token cannot be made")]
     Make(#[source] pki::PkiError),
 }
@@ -31,7 +36,10 @@ pub enum TokenError {
 impl TokenError {
     /// The token is fine or not; this cloudcore cannot tell.
     pub fn is_internal(&self) -> bool {
-        matches!(self, TokenError::Store { .. } | TokenError::Write(_) | TokenError::Make(_))
+        matches!(
+            self,
+            TokenError::Store { .. } | TokenError::Write(_) | TokenError::Shared(_) | TokenError::Make(_)
+        )
     }
 }
 
@@ -45,19 +53,40 @@ struct Kept {
     used_by: BTreeSet<String>,
 }
 
-#[derive(Clone, Debug)]
-pub struct Tokens {
-    dir: PathBuf,
+impl Kept {
+    /// Counts the node as admitted; the same node again is no further use. `true`: it is one more.
+    fn count(&mut self, node: &str) -> Result<bool, TokenError> {
+        if self.used_by.contains(node) {
+            return Ok(false);
+        }
+        if self.uses.is_some_and(|uses| self.used_by.len() >= uses) {
+            return Err(TokenError::UsedUp { used: self.used_by.len() });
+        }
+        Ok(self.used_by.insert(node.to_owned()))
+    }
+}
+
+#[derive(Clone)]
+pub struct Tokens(Place);
+
+#[derive(Clone)]
+enum Place {
+    Dir(Files),
+    Cluster(Shared),
 }
 
 impl Tokens {
     pub fn open(data_dir: &Path) -> Result<Tokens, TokenError> {
         let dir = data_dir.join("tokens");
         std::fs::create_dir_all(&dir).map_err(|source| TokenError::Store { path: dir.clone(), source })?;
-        Ok(Tokens { dir })
+        Ok(Tokens(Place::Dir(Files { dir })))
     }
 
-    pub fn make(
+    pub fn in_cluster(api: Api) -> Tokens {
+        Tokens(Place::Cluster(Shared::new(api, "token")))
+    }
+
+    pub async fn make(
         &self,
         authority: &Authority,
         ttl_s: u64,
@@ -67,8 +96,19 @@ impl Tokens {
     ) -> Result<String, TokenError> {
         let token = pki::issue_token(authority.ca(), ttl_s, node, now_s).map_err(TokenError::Make)?;
         let id = token.claims.jti.as_deref().unwrap_or_default();
-        self.sweep(now_s);
-        self.write(id, &Kept { expires: token.claims.exp, uses, used_by: BTreeSet::new() })?;
+        let kept = Kept { expires: token.claims.exp, uses, used_by: BTreeSet::new() };
+        match &self.0 {
+            Place::Dir(files) => {
+                files.sweep(now_s);
+                files.write(id, &kept)?;
+            }
+            Place::Cluster(shared) => {
+                sweep(shared, now_s).await.map_err(TokenError::Shared)?;
+                let mut kept = Some(kept);
+                let write = shared.update(id, |_: Option<Kept>| (kept.take(), ()));
+                write.await.map_err(TokenError::Shared)?;
+            }
+        }
         Ok(token.text)
     }
 
@@ -87,21 +127,47 @@ impl Tokens {
     }
 
     /// Counts the node as admitted; the same node again is no further use.
-    pub fn count_use(&self, claims: &Claims, node: &str) -> Result<(), TokenError> {
+    pub async fn count_use(&self, claims: &Claims, node: &str) -> Result<(), TokenError> {
         // A token of a stock cloudcore with the same CA has no id and no count.
         let Some(id) = claims.jti.as_deref() else { return Ok(()) };
+        let shared = match &self.0 {
+            Place::Dir(files) => return files.count_use(id, node),
+            Place::Cluster(shared) => shared,
+        };
+        let count = |kept: Option<Kept>| {
+            let Some(mut kept) = kept else { return (None, Err(TokenError::Unknown)) };
+            match kept.count(node) {
+                Ok(true) => (Some(kept), Ok(())),
+                Ok(false) => (None, Ok(())),
+                Err(error) => (None, Err(error)),
+            }
+        };
+        shared.update(id, count).await.map_err(TokenError::Shared)?
+    }
+}
+
+/// Removes what is kept of expired tokens.
+async fn sweep(shared: &Shared, now_s: u64) -> Result<(), SharedError> {
+    for map in shared.list().await?.0 {
+        if map.value::<Kept>().is_ok_and(|kept| kept.expires < now_s) {
+            shared.remove(&map.metadata.name).await?;
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Debug)]
+struct Files {
+    dir: PathBuf,
+}
+
+impl Files {
+    fn count_use(&self, id: &str, node: &str) -> Result<(), TokenError> {
         let lock_path = self.dir.join(".lock");
         let lock = std::fs::File::create(&lock_path).and_then(|file| file.lock().map(|()| file));
         let _lock = lock.map_err(|source| TokenError::Store { path: lock_path, source })?;
         let mut kept = self.read(id)?.ok_or(TokenError::Unknown)?;
-        if kept.used_by.contains(node) {
-            return Ok(());
-        }
-        if kept.uses.is_some_and(|uses| kept.used_by.len() >= uses) {
-            return Err(TokenError::UsedUp { used: kept.used_by.len() });
-        }
-        kept.used_by.insert(node.to_owned());
-        self.write(id, &kept)
+        if kept.count(node)? { self.write(id, &kept) } else { Ok(()) }
     }
 
     fn path(&self, id: &str) -> Result<PathBuf, TokenError> {

@@ -127,7 +127,7 @@ impl TunnelServer {
         let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let certificate = certificates.first().ok_or(Refusal::Certificate(PeerError::None))?;
         let peer = node_of_certificate(certificate).map_err(Refusal::Certificate)?;
-        let record = self.records.node(&peer.node).map_err(Refusal::Records)?;
+        let record = self.records.node(&peer.node).await.map_err(Refusal::Records)?;
         let mut refused = None;
         let check = |request: &Request, response: Response| {
             let name = request.headers().get(HEADER_NODE).and_then(|name| name.to_str().ok());

@@ -2,9 +2,11 @@
 
 mod devices;
 mod kubernetes;
+mod reliablesyncs;
 
 pub use devices::*;
 pub use kubernetes::*;
+pub use reliablesyncs::*;
 
 /// A message type. Field lookups by JSON name look through inlined fields.
 #[derive(Debug)]

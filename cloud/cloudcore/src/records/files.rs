@@ -1,109 +1,28 @@
-//! What cloudcore remembers of every node on disk: its valid certificates and what was delivered to it.
+//! Node records and delivery records in the data directory.
 //!
 //! Small files, one pair per node, so that `cloudcore node reset` works while cloudcore runs: `nodes/<name>.json` is read and
 //! written under a file lock; `delivery/<name>.jsonl` is appended to by the node's one session only.
-//!
-//! Invariants
-//! - The delivery file belongs to one generation of the node. A reset makes the next generation, and with it the file void.
-//! - A certificate is valid for a node that has a record only while the record lists it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use rt::BoxFuture;
 use serde::{Deserialize, Serialize};
 use wire::delivery::Delivered;
 
+use super::{DeliveryRecords, NodeRecord, RecordError, is_node_name};
+use crate::contract::NodeDesired;
 use crate::limits::DELIVERY_LINES_SLACK;
 
-/// Certificates of one node that are valid at one time; rotation overlaps. The oldest goes first.
-const CERTIFICATES_MAX: usize = 4;
-
-#[derive(Debug, thiserror::Error)]
-pub enum RecordError {
-    #[error("cannot {action} {path}")]
-    File { action: &'static str, path: PathBuf, source: std::io::Error },
-    #[error("node records cannot be kept")]
-    Write(#[source] rt::FileError),
-    #[error("{path} is damaged; remove it and run `cloudcore node reset` for this node")]
-    Damaged { path: PathBuf, source: serde_json::Error },
-    #[error("{0:?} is not a node name (lower case letters, digits, '-' and '.', at most 253)")]
-    Name(String),
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct NodeRecord {
-    /// 0: this cloudcore never admitted the node (it may have joined another one with the same CA).
-    pub generation: u64,
-    /// SHA-256 of the valid certificates, oldest first.
-    pub certificates: Vec<String>,
-    /// The store that the edge said it has; empty when it said nothing.
-    pub store_id: String,
-    /// Id of the join token that the newest certificate was given for.
-    pub token_id: String,
-    /// The node has used a certificate of this generation.
-    pub connected: bool,
-}
-
-impl NodeRecord {
-    pub fn accepts(&self, fingerprint: &str) -> bool {
-        self.generation == 0 || self.certificates.iter().any(|valid| valid == fingerprint)
-    }
-
-    pub fn has_certificate(&self) -> bool {
-        !self.certificates.is_empty()
-    }
-
-    /// The name belongs to a node. Not so for the token that it just got its certificate with: an answer may have been lost,
-    /// and the same device asks again.
-    pub fn is_taken_for(&self, token_id: &str) -> bool {
-        self.has_certificate() && (self.connected || self.token_id != token_id)
-    }
-
-    /// A first join, or one that replaces the node: nothing from before counts.
-    pub fn admit(&mut self, fingerprint: String, token_id: &str) {
-        self.reset();
-        self.certificates.push(fingerprint);
-        self.token_id = token_id.to_owned();
-    }
-
-    /// One more certificate for the same node, beside the one that it showed.
-    pub fn rotate(&mut self, shown: &str, fingerprint: String) {
-        self.generation = self.generation.max(1);
-        if !self.certificates.iter().any(|known| known == shown) {
-            self.certificates.push(shown.to_owned());
-        }
-        self.certificates.push(fingerprint);
-        if self.certificates.len() > CERTIFICATES_MAX {
-            self.certificates.remove(0);
-        }
-    }
-
-    pub fn reset(&mut self) {
-        *self = NodeRecord { generation: self.generation + 1, ..NodeRecord::default() };
-    }
-
-    /// The node is here. Notes which store the edge has. `true`: it is another one than before, so the node has lost what it had.
-    pub fn connect_store(&mut self, store_id: &str) -> bool {
-        self.connected = self.has_certificate();
-        if store_id.is_empty() || self.store_id == store_id {
-            return false;
-        }
-        let lost = !std::mem::replace(&mut self.store_id, store_id.to_owned()).is_empty();
-        self.generation += u64::from(lost);
-        lost
-    }
-}
-
 #[derive(Clone, Debug)]
-pub struct Records {
+pub struct Files {
     dir: PathBuf,
 }
 
-impl Records {
-    pub fn open(data_dir: &Path) -> Result<Records, RecordError> {
+impl Files {
+    pub fn open(data_dir: &Path) -> Result<Files, RecordError> {
         for name in ["nodes", "delivery"] {
             let path = data_dir.join(name);
             fs::create_dir_all(&path).map_err(|source| RecordError::File {
@@ -112,7 +31,7 @@ impl Records {
                 source,
             })?;
         }
-        Ok(Records { dir: data_dir.to_owned() })
+        Ok(Files { dir: data_dir.to_owned() })
     }
 
     pub fn node(&self, name: &str) -> Result<NodeRecord, RecordError> {
@@ -127,7 +46,11 @@ impl Records {
     }
 
     /// Reads, changes and writes a node's record; durable when it returns. Other processes wait.
-    pub fn update<T>(&self, name: &str, change: impl FnOnce(&mut NodeRecord) -> T) -> Result<T, RecordError> {
+    pub fn update<T>(
+        &self,
+        name: &str,
+        mut change: impl FnMut(&mut NodeRecord) -> T,
+    ) -> Result<T, RecordError> {
         let path = self.path("nodes", name, "json")?;
         let lock_path = self.dir.join("nodes/.lock");
         let lock = File::create(&lock_path).and_then(|file| file.lock().map(|()| file));
@@ -144,7 +67,9 @@ impl Records {
 
     /// The delivery records of this generation of the node.
     pub fn delivery(&self, name: &str, generation: u64) -> Result<DeliveryFile, RecordError> {
-        DeliveryFile::open(self.path("delivery", name, "jsonl")?, generation)
+        let mut file = DeliveryFile::open(self.path("delivery", name, "jsonl")?, generation)?;
+        file.loaded = file.load()?;
+        Ok(file)
     }
 
     fn path(&self, folder: &str, name: &str, extension: &str) -> Result<PathBuf, RecordError> {
@@ -153,12 +78,6 @@ impl Records {
         }
         Ok(self.dir.join(folder).join(format!("{name}.{extension}")))
     }
-}
-
-pub fn is_node_name(name: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let edges = name.bytes().next().is_some_and(inner) && name.bytes().last().is_some_and(inner);
-    edges && name.len() <= 253 && name.bytes().all(|byte| inner(byte) || matches!(byte, b'-' | b'.'))
 }
 
 /// A line of the delivery file.
@@ -178,6 +97,7 @@ pub struct DeliveryFile {
     generation: u64,
     lines: usize,
     unsynced: bool,
+    loaded: BTreeMap<String, Delivered>,
 }
 
 impl DeliveryFile {
@@ -187,14 +107,21 @@ impl DeliveryFile {
             move |source| RecordError::File { action, path, source }
         };
         let file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(at("open"))?;
-        Ok(DeliveryFile { file, path, generation, lines: usize::MAX, unsynced: false })
+        Ok(DeliveryFile {
+            file,
+            path,
+            generation,
+            lines: usize::MAX,
+            unsynced: false,
+            loaded: BTreeMap::new(),
+        })
     }
 
     /// The records. The file is written anew with just these when there is much else in it, or a torn line.
-    pub fn load(&mut self) -> Result<BTreeMap<String, Delivered>, RecordError> {
+    fn load(&mut self) -> Result<BTreeMap<String, Delivered>, RecordError> {
         let (records, lines) = self.read()?;
         self.lines = lines;
-        self.tidy(&records)?;
+        DeliveryRecords::tidy(self, &records)?;
         Ok(records)
     }
 
@@ -249,15 +176,6 @@ impl DeliveryFile {
         Ok(())
     }
 
-    /// `durable`: on disk when it returns; else with the next durable one, or soon by the kernel.
-    pub fn record(&mut self, uid: &str, delivered: &Delivered, durable: bool) -> Result<(), RecordError> {
-        self.append(&set_line(uid, delivered), durable)
-    }
-
-    pub fn forget(&mut self, uid: &str) -> Result<(), RecordError> {
-        self.append(&Line::Forget { uid: uid.into() }, false)
-    }
-
     fn append(&mut self, line: &Line, durable: bool) -> Result<(), RecordError> {
         let at = |path: &Path, action: &'static str| {
             let path = path.to_owned();
@@ -272,9 +190,30 @@ impl DeliveryFile {
         }
         Ok(())
     }
+}
+
+impl DeliveryRecords for DeliveryFile {
+    fn loaded(&mut self, _: &NodeDesired) -> BTreeMap<String, Delivered> {
+        std::mem::take(&mut self.loaded)
+    }
+
+    fn sending(&mut self, _: &str, _: &str) {}
+
+    /// `durable`: on disk when it returns; else with the next durable one, or soon by the kernel.
+    fn record(&mut self, uid: &str, delivered: &Delivered, durable: bool) -> Result<(), RecordError> {
+        self.append(&set_line(uid, delivered), durable)
+    }
+
+    fn forget(&mut self, uid: &str) -> Result<(), RecordError> {
+        self.append(&Line::Forget { uid: uid.into() }, false)
+    }
+
+    fn kept(&mut self) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
 
     /// Writes the file anew when most of its lines are out of date.
-    pub fn tidy(&mut self, records: &BTreeMap<String, Delivered>) -> Result<(), RecordError> {
+    fn tidy(&mut self, records: &BTreeMap<String, Delivered>) -> Result<(), RecordError> {
         if self.lines > records.len() + DELIVERY_LINES_SLACK { self.compact(records) } else { Ok(()) }
     }
 }
@@ -309,9 +248,9 @@ mod tests {
     #[test]
     fn delivery_records_survive_a_restart_and_a_torn_last_line() {
         let dir = tempfile::tempdir().unwrap();
-        let records = Records::open(dir.path()).unwrap();
+        let records = Files::open(dir.path()).unwrap();
         let mut file = records.delivery("pi", 1).unwrap();
-        assert!(file.load().unwrap().is_empty());
+        assert!(file.loaded(&NodeDesired::default()).is_empty());
         file.record("a", &delivered("0"), true).unwrap();
         file.record("a", &delivered("7"), false).unwrap();
         file.record("b", &delivered("8"), false).unwrap();
@@ -320,10 +259,10 @@ mod tests {
         let path = dir.path().join("delivery/pi.jsonl");
         let mut torn = OpenOptions::new().append(true).open(path).unwrap();
         torn.write_all(b"{\"uid\":\"c\",\"resour").unwrap();
-        let loaded = records.delivery("pi", 1).unwrap().load().unwrap();
+        let loaded = records.delivery("pi", 1).unwrap().loaded(&NodeDesired::default());
         assert_eq!(loaded, BTreeMap::from([("a".into(), delivered("7"))]));
         assert_eq!(
-            records.delivery("pi", 1).unwrap().load().unwrap(),
+            records.delivery("pi", 1).unwrap().loaded(&NodeDesired::default()),
             loaded,
             "also after the file was written anew"
         );
@@ -332,7 +271,7 @@ mod tests {
     #[test]
     fn a_reset_voids_delivery_records_and_certificates() {
         let dir = tempfile::tempdir().unwrap();
-        let records = Records::open(dir.path()).unwrap();
+        let records = Files::open(dir.path()).unwrap();
         assert!(
             records.node("pi").unwrap().accepts("old"),
             "a node of an earlier cloudcore with the same CA"
@@ -341,35 +280,17 @@ mod tests {
         let node = records.node("pi").unwrap();
         assert!(node.accepts("old") && !node.accepts("other"));
         let mut file = records.delivery("pi", node.generation).unwrap();
-        file.load().unwrap();
         file.record("a", &delivered("7"), true).unwrap();
         records.update("pi", NodeRecord::reset).unwrap();
         let node = records.node("pi").unwrap();
         assert!(!node.accepts("old") && !node.has_certificate());
-        assert!(records.delivery("pi", node.generation).unwrap().load().unwrap().is_empty());
-    }
-
-    #[test]
-    fn another_store_on_the_node_is_a_new_generation() {
-        let mut node = NodeRecord::default();
-        node.admit("c".into(), "t");
-        assert!(
-            node.is_taken_for("other") && !node.is_taken_for("t"),
-            "a lost answer may be asked for again"
-        );
-        assert!(!node.connect_store("s1"), "the first store is no loss");
-        assert!(!node.connect_store("s1") && !node.connect_store(""));
-        let before = node.generation;
-        assert!(node.connect_store("s2"));
-        assert_eq!(node.generation, before + 1);
-        assert!(node.accepts("c"), "the certificate stays valid");
-        assert!(node.is_taken_for("t"), "a connected node keeps its name");
+        assert!(records.delivery("pi", node.generation).unwrap().loaded(&NodeDesired::default()).is_empty());
     }
 
     #[test]
     fn names_stay_inside_their_folder() {
         let dir = tempfile::tempdir().unwrap();
-        let records = Records::open(dir.path()).unwrap();
+        let records = Files::open(dir.path()).unwrap();
         for name in ["", "..", "../x", "a/b", "Pi", "-a", "a b", &"a".repeat(254)] {
             assert!(matches!(records.node(name), Err(RecordError::Name(_))), "{name}");
         }
