@@ -54,8 +54,12 @@ pub const GRACE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// A log is renamed at this size if the configuration names none; at most `LOG_FILES_MAX` files are kept per container.
 pub const LOG_BYTES_MAX: u64 = 10 * 1024 * 1024;
 pub const LOG_FILES_MAX: usize = 10;
-/// A kubelet's interval: what is written between two looks is over the cap.
+/// Between two looks at logs (a kubelet's interval), and while one grows so fast that it would be too large at the next: what is
+/// written between two looks is over the cap, and bounded by the disk's threshold alone.
 pub const LOG_CHECK: Duration = Duration::from_secs(10);
+pub const LOG_CHECK_FAST: Duration = Duration::from_secs(1);
+/// A pod keeps so many containers' worth of logs; then its oldest renamed file goes.
+pub const LOGS_PER_POD: u64 = 4;
 
 /// Between looks at tokens that are due and at folders of pods that are gone.
 pub const UPKEEP: Duration = Duration::from_secs(60);

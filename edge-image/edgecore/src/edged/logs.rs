@@ -1,9 +1,19 @@
 //! Log files of containers: the runtime writes them, this keeps them small and removes them.
+//!
+//! What bounds them, from a container outwards: a log is renamed at a look that finds it over `bytes_max`; a container keeps
+//! `bytes_max * files_max`, however large a single file had become between two looks; a pod keeps four containers' worth. Looks are
+//! 10 s apart, and 1 s while a log grows so fast that it would be over its size at the next one. What is written between looks is
+//! over the bounds: there the node's disk threshold is what stops a pod (`pressure`). The oldest renamed file goes first; a file that
+//! is being written is never removed.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
 };
+
+use super::limits::{LOG_CHECK, LOG_CHECK_FAST, LOGS_PER_POD, USAGE_FILES_MAX};
 
 /// When a log is renamed, and how many files of it are kept, the current one included.
 #[derive(Clone, Copy, Debug)]
@@ -12,22 +22,117 @@ pub struct Rotation {
     pub files_max: usize,
 }
 
+impl Rotation {
+    fn container_bytes(self) -> u64 {
+        self.bytes_max.saturating_mul(self.files_max as u64)
+    }
+}
+
 /// `<pod folder>/<container>/<attempt>.log`.
 pub fn path(pod_dir: &Path, container: &str, attempt: u32) -> PathBuf {
     pod_dir.join(container).join(format!("{attempt}.log"))
 }
 
+/// A pod's logs: its folder, and the containers that write, by id.
+#[derive(Clone, Debug)]
+pub struct PodLogs {
+    pub dir: PathBuf,
+    pub writers: Vec<(String, PathBuf)>,
+}
+
+/// Looks at the logs of all pods, and remembers how long they were.
+#[derive(Debug, Default)]
+pub struct Keeper {
+    lengths: BTreeMap<PathBuf, u64>,
+    looked: Option<Instant>,
+}
+
+/// What a look did, and when the next one is due.
+pub struct Looked {
+    /// Renamed: the runtime must open them anew.
+    pub renamed: Vec<(String, PathBuf)>,
+    pub next: Duration,
+}
+
+impl Keeper {
+    /// Blocking.
+    pub fn look(&mut self, now: Instant, pods: &[PodLogs], rotation: Rotation) -> Looked {
+        let since = self.looked.replace(now).map_or(LOG_CHECK, |before| now.duration_since(before));
+        let before = std::mem::take(&mut self.lengths);
+        let mut looked = Looked { renamed: Vec::new(), next: LOG_CHECK };
+        for pod in pods {
+            let mut crowded = false;
+            for (id, path) in &pod.writers {
+                let length = fs::metadata(path).map_or(0, |data| data.len());
+                let known = before.get(path).copied();
+                // A log that was made anew since is shorter than it was.
+                let grown = length.checked_sub(known.unwrap_or(0)).unwrap_or(length);
+                let by_next = grown as f64 * LOG_CHECK.as_secs_f64() / since.as_secs_f64().max(0.1);
+                if by_next > rotation.bytes_max as f64 {
+                    looked.next = LOG_CHECK_FAST;
+                }
+                let renamed = rotate(path, rotation);
+                if renamed {
+                    looked.renamed.push((id.clone(), path.clone()));
+                }
+                crowded |= renamed || known.is_none();
+                self.lengths.insert(path.clone(), if renamed { 0 } else { length });
+            }
+            if crowded {
+                thin_out(&pod.dir, rotation);
+            }
+        }
+        looked
+    }
+}
+
 /// Renames a log that is too large, dropping the oldest. True when it did: the runtime must then open it anew.
-pub fn rotate(path: &Path, rotation: Rotation) -> bool {
+fn rotate(path: &Path, rotation: Rotation) -> bool {
     if !fs::metadata(path).is_ok_and(|metadata| metadata.len() > rotation.bytes_max) {
         return false;
     }
-    let kept = |n: usize| PathBuf::from(format!("{}.{n}", path.display()));
     let last = rotation.files_max.saturating_sub(1).max(1);
     for n in (1..last).rev() {
-        let _ = fs::rename(kept(n), kept(n + 1));
+        let _ = fs::rename(kept(path, n), kept(path, n + 1));
     }
-    fs::rename(path, kept(1)).is_ok()
+    fs::rename(path, kept(path, 1)).is_ok()
+}
+
+fn kept(path: &Path, n: usize) -> PathBuf {
+    PathBuf::from(format!("{}.{n}", path.display()))
+}
+
+/// Undoes the last renaming, of a log that the runtime still writes: it would grow under a name that nobody looks at.
+pub fn rename_back(path: &Path) {
+    if !path.exists() {
+        let _ = fs::rename(kept(path, 1), path);
+    }
+}
+
+/// Removes the oldest renamed files of a pod until each container and the pod are within their bounds.
+fn thin_out(pod_dir: &Path, rotation: Rotation) {
+    let mut all = Vec::new();
+    for container in fs::read_dir(pod_dir).into_iter().flatten().flatten().take(USAGE_FILES_MAX) {
+        let files = fs::read_dir(container.path()).into_iter().flatten().flatten().take(USAGE_FILES_MAX);
+        let mut own: Vec<_> = files.filter_map(|file| Some((file.path(), file.metadata().ok()?))).collect();
+        drop_oldest(&mut own, rotation.container_bytes());
+        all.append(&mut own);
+    }
+    drop_oldest(&mut all, rotation.container_bytes().saturating_mul(LOGS_PER_POD));
+}
+
+fn drop_oldest(files: &mut Vec<(PathBuf, fs::Metadata)>, bytes_max: u64) {
+    let mut bytes: u64 = files.iter().map(|(_, data)| data.len()).sum();
+    // Renamed files end with their number; of two with one time the higher number is older.
+    let number = |path: &Path| path.extension()?.to_str()?.parse::<u32>().ok();
+    files.sort_by_key(|(path, data)| {
+        (data.modified().unwrap_or(SystemTime::UNIX_EPOCH), std::cmp::Reverse(number(path)))
+    });
+    files.retain(|(path, data)| {
+        let goes = bytes > bytes_max && number(path).is_some() && fs::remove_file(path).is_ok();
+        bytes -= if goes { data.len() } else { 0 };
+        !goes
+    });
 }
 
 /// Removes the log of a container that is gone, with its renamed parts.
@@ -42,31 +147,134 @@ pub fn remove(pod_dir: &Path, container: &str, attempt: u32) {
     }
 }
 
+/// Removes folders `<namespace>_<name>_<uid>` of pods that are not `known` by their uid or incarnation. Others stay: they are
+/// nobody's of ours. Blocking.
+pub fn clean_orphans(log_dir: &Path, known: impl Fn(&str) -> bool) {
+    for entry in fs::read_dir(log_dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let parts: Vec<&str> = name.to_str().unwrap_or_default().split('_').collect();
+        let [_, _, uid] = parts[..] else { continue };
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) || known(uid) {
+            continue;
+        }
+        match fs::remove_dir_all(entry.path()) {
+            Ok(()) => tracing::info!("{} belongs to no pod any more and is removed", entry.path().display()),
+            Err(error) => {
+                tracing::warn!("the logs of a pod that is gone stay: {}: {error}", entry.path().display())
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const ROTATION: Rotation = Rotation { bytes_max: 10, files_max: 3 };
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn pod(dir: &Path, containers: &[&str]) -> PodLogs {
+        let writer = |name: &&str| {
+            fs::create_dir_all(dir.join(name)).unwrap();
+            (format!("id-{name}"), path(dir, name, 0))
+        };
+        PodLogs { dir: dir.into(), writers: containers.iter().map(writer).collect() }
+    }
+
     #[test]
     fn a_log_is_renamed_at_its_size_and_the_oldest_part_goes() {
         let dir = tempfile::tempdir().unwrap();
-        let log = path(dir.path(), "web", 0);
-        fs::create_dir_all(log.parent().unwrap()).unwrap();
-        let rotation = Rotation { bytes_max: 10, files_max: 3 };
-        fs::write(&log, "0123456789").unwrap();
-        assert!(!rotate(&log, rotation), "at the limit, not over it");
+        let pods = [pod(dir.path(), &["web"])];
+        let (log, mut keeper, mut now) = (&pods[0].writers[0].1, Keeper::default(), Instant::now());
+        let mut look = || {
+            now += LOG_CHECK;
+            keeper.look(now, &pods, ROTATION)
+        };
+        fs::write(log, "0123456789").unwrap();
+        let looked = look();
+        assert!(looked.renamed.is_empty() && looked.next == LOG_CHECK, "at the limit, not over it");
         for n in 0..5 {
-            fs::write(&log, format!("number {n} is long enough")).unwrap();
-            assert!(rotate(&log, rotation));
+            fs::write(log, format!("number {n} 01")).unwrap();
+            assert_eq!(look().renamed, [("id-web".to_string(), log.clone())]);
         }
-        let mut names: Vec<_> = fs::read_dir(log.parent().unwrap())
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        assert_eq!(names, ["0.log.1", "0.log.2"]);
-        assert!(fs::read_to_string(format!("{}.2", log.display())).unwrap().starts_with("number 3"));
+        assert_eq!(names(log.parent().unwrap()), ["0.log.1", "0.log.2"]);
+        assert!(fs::read_to_string(kept(log, 2)).unwrap().starts_with("number 3"));
+        rename_back(log);
+        assert_eq!(names(log.parent().unwrap()), ["0.log", "0.log.2"]);
         fs::write(path(dir.path(), "web", 10), "another attempt").unwrap();
         remove(dir.path(), "web", 0);
-        assert_eq!(fs::read_dir(log.parent().unwrap()).unwrap().count(), 1);
+        assert_eq!(names(log.parent().unwrap()), ["10.log"]);
+    }
+
+    #[test]
+    fn a_fast_writer_is_looked_at_oftener_and_keeps_no_more_than_a_slow_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let pods = [pod(dir.path(), &["web"])];
+        let (log, mut keeper, mut now) = (&pods[0].writers[0].1, Keeper::default(), Instant::now());
+        let mut bytes = Vec::new();
+        for n in 0..40 {
+            fs::write(log, vec![b'x'; 25]).unwrap();
+            let looked = keeper.look(now, &pods, ROTATION);
+            assert_eq!(looked.next, LOG_CHECK_FAST, "look {n}");
+            now += looked.next;
+            let folder = fs::read_dir(log.parent().unwrap()).unwrap();
+            bytes.push(folder.map(|file| file.unwrap().metadata().unwrap().len()).sum::<u64>());
+        }
+        assert!(bytes.iter().all(|bytes| *bytes <= ROTATION.container_bytes()), "{bytes:?}");
+        fs::write(log, "slow").unwrap();
+        assert_eq!(keeper.look(now, &pods, ROTATION).next, LOG_CHECK_FAST, "4 bytes in a second");
+        now += LOG_CHECK;
+        assert_eq!(keeper.look(now, &pods, ROTATION).next, LOG_CHECK);
+    }
+
+    #[test]
+    fn a_pod_of_many_containers_keeps_four_containers_worth_and_what_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let many: Vec<String> = (0..9).map(|n| format!("c{n}")).collect();
+        let pods = [pod(dir.path(), &many.iter().map(String::as_str).collect::<Vec<_>>())];
+        let (mut keeper, mut now) = (Keeper::default(), Instant::now());
+        for _ in 0..4 {
+            for (_, log) in &pods[0].writers {
+                fs::write(log, "0123456789a").unwrap();
+            }
+            keeper.look(now, &pods, ROTATION);
+            now += LOG_CHECK;
+        }
+        for (_, log) in &pods[0].writers {
+            fs::write(log, "current").unwrap();
+        }
+        keeper.lengths.clear();
+        keeper.look(now, &pods, ROTATION);
+        let (mut bytes, mut current) = (0, 0);
+        for (_, log) in &pods[0].writers {
+            current += usize::from(log.exists());
+            let folder = fs::read_dir(log.parent().unwrap()).unwrap();
+            bytes += folder.map(|file| file.unwrap().metadata().unwrap().len()).sum::<u64>();
+        }
+        assert_eq!(current, 9);
+        assert!(bytes <= LOGS_PER_POD * ROTATION.container_bytes() && bytes > 9 * 7, "{bytes}");
+    }
+
+    #[test]
+    fn folders_of_pods_that_nobody_knows_go_and_foreign_ones_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["default_web_uid-1", "default_old_uid-2", "audit", "a_b", "a_b_c_d"] {
+            fs::create_dir_all(dir.path().join(name).join("c")).unwrap();
+        }
+        fs::write(dir.path().join("some_file_x"), "").unwrap();
+        fs::write(dir.path().join("default_old_uid-2/c/0.log"), "last words").unwrap();
+        std::os::unix::fs::symlink(dir.path().join("audit"), dir.path().join("x_link_uid-3")).unwrap();
+        clean_orphans(dir.path(), |uid| uid == "uid-1");
+        assert_eq!(
+            names(dir.path()),
+            ["a_b", "a_b_c_d", "audit", "default_web_uid-1", "some_file_x", "x_link_uid-3"]
+        );
+        clean_orphans(&dir.path().join("absent"), |_| false);
     }
 }

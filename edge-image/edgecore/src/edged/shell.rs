@@ -4,6 +4,7 @@
 //! A step that is dropped with the process is decided anew after the start.
 
 mod doorman;
+mod logs;
 mod probes;
 mod statics;
 mod upkeep;
@@ -32,11 +33,11 @@ use super::{
     execute::{Executor, Job},
     figures,
     images::{Images, RuntimeFacts, suspects::Suspects},
-    limits, logs,
+    limits,
+    logs::Keeper,
     manager::{Action, Input, Manager, Wanted},
     node_side::NodeSide,
     observe::{Look, Observer},
-    observed::State,
     pod::{CONFIG_SOURCE, Pod, PodError},
     pressure,
     probe::{self, Memory, machine::Ticket as ProbeTicket},
@@ -74,6 +75,8 @@ enum Happening {
     Relieved(Box<pressure::watch::Relief>),
     /// The import folders were looked at.
     Imported,
+    /// Time to look at the logs.
+    LogsDue(Keeper),
     Nothing,
 }
 
@@ -104,7 +107,6 @@ pub struct Shell {
     told: Option<RuntimeStatus>,
     /// Looks in a row that failed though the runtime is there.
     slow_looks: u32,
-    logs_checked: Instant,
     suspects: Suspects,
     pressure: pressure::machine::Machine,
     collected: Instant,
@@ -151,7 +153,6 @@ impl Shell {
             called_off: BTreeMap::new(),
             told: None,
             slow_looks: 0,
-            logs_checked: now,
             suspects: Suspects::default(),
             pressure,
             collected: now,
@@ -172,6 +173,7 @@ impl Shell {
         self.bring_up();
         self.watch_pressure();
         self.watch_imports();
+        self.watch_logs(Keeper::default());
         loop {
             let (next, probe) = (self.next_look(), self.next_probe());
             tokio::select! {
@@ -268,6 +270,7 @@ impl Shell {
             Happening::Pressed(look) => self.pressed(look),
             Happening::Relieved(relief) => self.relieved(*relief),
             Happening::Imported => self.watch_imports(),
+            Happening::LogsDue(keeper) => self.watch_logs(keeper),
             Happening::Nothing => {}
         }
     }
@@ -441,10 +444,6 @@ impl Shell {
             let result = observer.look().await;
             Happening::Looked(observer, began, result)
         }));
-        if self.logs_checked.elapsed() >= limits::LOG_CHECK {
-            self.logs_checked = Instant::now();
-            self.check_logs();
-        }
         self.keep_up();
     }
 
@@ -541,25 +540,6 @@ impl Shell {
             reason: if broken { "ArchiveUnusable" } else { "AllPresent" }.into(),
             message: problems.join("; "),
         });
-    }
-
-    fn check_logs(&mut self) {
-        for worker in self.manager.workers() {
-            let Some(seen) = &worker.seen else { continue };
-            let dir = self.executor.pod_logs(&worker.record);
-            for container in seen.containers.iter().filter(|container| container.state == State::Running) {
-                let path = logs::path(&dir, &container.name, container.attempt);
-                if logs::rotate(&path, self.settings.log_rotation) {
-                    let (cri, id) = (self.executor.cri.clone(), container.id.clone());
-                    self.work.push(Box::pin(async move {
-                        if let Err(error) = cri.reopen_container_log(&id).await {
-                            tracing::warn!("cannot reopen the log of container {id}: {error}");
-                        }
-                        Happening::Nothing
-                    }));
-                }
-            }
-        }
     }
 
     // --- meta and the cloud ---

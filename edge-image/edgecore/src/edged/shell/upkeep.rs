@@ -9,7 +9,7 @@ use std::{
 use super::{Happening, Shell};
 use crate::{
     contract::LinkState,
-    edged::{limits, manager::Input, pod::Pod, tokens},
+    edged::{limits, logs, manager::Input, pod::Pod, tokens},
 };
 
 /// Kinds that volumes and environments are made of.
@@ -109,8 +109,12 @@ impl Shell {
         let executor = self.executor.clone();
         self.work.push(Box::pin(async move {
             executor.tokens.retain(|uid| known.contains(uid)).await;
-            let places = executor.places.clone();
-            let problems = rt::blocking(move || places.clean_orphans(|name| known.contains(name))).await;
+            let (places, log_dir) = (executor.places.clone(), executor.node.log_dir.clone());
+            let problems = rt::blocking(move || {
+                logs::clean_orphans(&log_dir, |uid| known.contains(uid));
+                places.clean_orphans(|name| known.contains(name))
+            })
+            .await;
             for problem in problems {
                 tracing::warn!("the folder of a pod that is gone stays: {problem}");
             }

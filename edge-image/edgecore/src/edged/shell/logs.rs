@@ -1,0 +1,44 @@
+//! The shell's part of logs: says which containers write, and has the runtime open anew what was renamed.
+
+use std::time::Instant;
+
+use super::{Happening, Shell};
+use crate::edged::{
+    logs::{self, Keeper, PodLogs},
+    observed::State,
+};
+
+impl Shell {
+    /// Beside the loop: a disk that is slow must hold up nothing else.
+    pub(super) fn watch_logs(&mut self, mut keeper: Keeper) {
+        let pods: Vec<PodLogs> = if self.up { self.pod_logs() } else { Vec::new() };
+        let (executor, rotation) = (self.executor.clone(), self.settings.log_rotation);
+        self.work.push(Box::pin(async move {
+            let (keeper, looked) = rt::blocking(move || {
+                let looked = keeper.look(Instant::now(), &pods, rotation);
+                (keeper, looked)
+            })
+            .await;
+            for (id, path) in looked.renamed {
+                if let Err(error) = executor.cri.reopen_container_log(&id).await {
+                    tracing::warn!("cannot reopen the log of container {id}: {error}");
+                    rt::blocking(move || logs::rename_back(&path)).await;
+                }
+            }
+            tokio::time::sleep(looked.next).await;
+            Happening::LogsDue(keeper)
+        }));
+    }
+
+    fn pod_logs(&self) -> Vec<PodLogs> {
+        let mut pods = Vec::new();
+        for worker in self.manager.workers() {
+            let Some(seen) = &worker.seen else { continue };
+            let dir = self.executor.pod_logs(&worker.record);
+            let running = seen.containers.iter().filter(|container| container.state == State::Running);
+            let writers = running.map(|c| (c.id.clone(), logs::path(&dir, &c.name, c.attempt))).collect();
+            pods.push(PodLogs { dir, writers });
+        }
+        pods
+    }
+}
