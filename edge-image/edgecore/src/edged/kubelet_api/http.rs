@@ -79,8 +79,7 @@ async fn handle(
         Route::Metrics => metrics::own(node).await,
         Route::MetricsResource => metrics::resource(node).await,
         Route::MetricsCadvisor => metrics::cadvisor(node).await,
-        // Probes are counted nowhere yet; an empty page is a scrape that succeeds.
-        Route::MetricsProbes => text(StatusCode::OK, ""),
+        Route::MetricsProbes => metrics::probes(),
         Route::Summary => summary::summary(node).await,
         Route::Health => text(StatusCode::OK, "ok"),
     }

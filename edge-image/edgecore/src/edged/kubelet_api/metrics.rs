@@ -17,7 +17,7 @@ use super::{
 use crate::{
     contract::{LinkState, RuntimeStatus},
     edged::{
-        figures,
+        figures, probe,
         stats::{cgroup::Usage, network::Interface, node, process},
     },
 };
@@ -123,13 +123,19 @@ fn each_container(round: &Round, mut visit: impl FnMut(&PodFigures, &str, &Figur
     }
 }
 
+// --- /metrics/probes ---
+
+pub fn probes() -> Answer {
+    page(probe::figures::render())
+}
+
 // --- /metrics/cadvisor ---
 
 /// Name, kind, help, further labels, figure.
 type Group = (&'static str, Kind, &'static str, &'static [(&'static str, &'static str)], Read);
 
 /// What dashboards use of cAdvisor's metrics: one row per group.
-const GROUPS: [Group; 17] = [
+const GROUPS: [Group; 18] = [
     (
         "container_cpu_usage_seconds_total",
         Counter,
@@ -194,6 +200,13 @@ const GROUPS: [Group; 17] = [
         "Cumulative count of memory allocation failures.",
         &[("failure_type", "pgfault"), ("scope", "container")],
         |u| number(u.page_faults),
+    ),
+    (
+        "container_oom_events_total",
+        Counter,
+        "Count of out of memory events observed for the container",
+        &[],
+        |u| number(u.oom_kills),
     ),
     ("container_spec_memory_limit_bytes", Gauge, "Memory limit for the container.", &[], |u| {
         Some(u.memory_limit.unwrap_or(0) as f64)

@@ -20,7 +20,7 @@ pub mod listener;
 pub mod logs;
 mod metrics;
 mod pods;
-mod prometheus;
+pub(super) mod prometheus;
 pub mod route;
 mod streaming;
 mod summary;

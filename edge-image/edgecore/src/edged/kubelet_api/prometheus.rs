@@ -51,7 +51,7 @@ impl<'a> Family<'a> {
     }
 }
 
-fn escape(out: &mut String, value: &str) {
+pub fn escape(out: &mut String, value: &str) {
     for c in value.chars() {
         match c {
             '\\' => out.push_str("\\\\"),

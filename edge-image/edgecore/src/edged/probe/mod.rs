@@ -12,6 +12,7 @@
 
 pub mod check;
 mod exec;
+pub mod figures;
 mod grpc;
 pub mod http;
 pub mod machine;

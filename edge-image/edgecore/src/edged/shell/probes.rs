@@ -11,7 +11,9 @@ use crate::edged::{
     manager::{self, Manager},
     observed::State,
     probe::{
-        Check, Known, Memory, Outcome, Prober, is_probed,
+        Check, Known, Memory, Outcome, Prober,
+        figures::{self, Who},
+        is_probed,
         machine::{Action, Input, Target, Ticket},
     },
     worker::{self, Health, Worker},
@@ -93,7 +95,15 @@ impl Shell {
     }
 
     fn ask(&mut self, incarnation: &str, container: &str, ticket: Ticket, timeout: Duration) {
-        let check = self.manager.worker(incarnation).and_then(|worker| {
+        let worker = self.manager.worker(incarnation);
+        let who = worker.map(|worker| Who {
+            incarnation: incarnation.into(),
+            container: container.into(),
+            namespace: worker.record.namespace.clone(),
+            pod: worker.record.name.clone(),
+            uid: worker.record.uid.clone(),
+        });
+        let check = worker.and_then(|worker| {
             let container = worker.spec.as_ref()?.all_containers().find(|c| c.name == container)?;
             let probe = ticket.kind.of(container)?;
             Some(Check::of(probe, container, &ticket.id, &self.pod_ip(worker)))
@@ -101,10 +111,14 @@ impl Shell {
         let check = check.unwrap_or_else(|| Err("the pod is gone".into()));
         let executor = self.executor.clone();
         self.work.push(Box::pin(async move {
+            let (kind, asked) = (ticket.kind, Instant::now());
             let outcome = match check {
                 Ok(check) => executor.checker.check(check, timeout).await,
                 Err(error) => Outcome::Errored(error),
             };
+            if let Some(who) = who {
+                figures::add(who, kind, &outcome, asked.elapsed());
+            }
             Happening::Probed(ticket, outcome)
         }));
     }

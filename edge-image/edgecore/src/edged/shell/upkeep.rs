@@ -9,7 +9,7 @@ use std::{
 use super::{Happening, Shell};
 use crate::{
     contract::LinkState,
-    edged::{limits, logs, manager::Input, pod::Pod, tokens},
+    edged::{limits, logs, manager::Input, pod::Pod, probe::figures, tokens},
 };
 
 /// Kinds that volumes and environments are made of.
@@ -92,6 +92,7 @@ impl Shell {
         }
         self.upkeep.checked = Instant::now();
         self.upkeep.checks = self.upkeep.checks.saturating_add(1);
+        figures::retain(&self.manager.incarnations().collect());
         let executor = self.executor.clone();
         self.refresh_where(|pod| tokens::projections(pod).next().is_some() && executor.tokens.is_due(pod));
         self.executor.tokens.tell_expired();

@@ -54,6 +54,8 @@ pub struct Usage {
     pub major_page_faults: Option<u64>,
     /// `None`: no limit.
     pub memory_limit: Option<u64>,
+    /// Processes that the kernel ended for want of memory: in this group alone (v1), or with those below it (v2).
+    pub oom_kills: Option<u64>,
     pub processes: Option<u64>,
     pub read_bytes: Option<u64>,
     pub written_bytes: Option<u64>,
@@ -185,6 +187,9 @@ impl Cgroups {
             memory_limit: self
                 .number("memory", path, "memory.limit_in_bytes")
                 .filter(|limit| *limit < NO_LIMIT),
+            oom_kills: self
+                .text("memory", path, "memory.oom_control")
+                .and_then(|text| value_of(&text, "oom_kill")),
             processes: self.number("pids", path, "pids.current"),
             read_bytes: io.map(|io| io.0),
             written_bytes: io.map(|io| io.1),
@@ -214,6 +219,7 @@ impl Cgroups {
             major_page_faults: value_of(&stat, "pgmajfault"),
             // `max` is not a number.
             memory_limit: self.number("", path, "memory.max"),
+            oom_kills: self.text("", path, "memory.events").and_then(|text| value_of(&text, "oom_kill")),
             processes: self.number("", path, "pids.current"),
             read_bytes: io.map(|io| io.0),
             written_bytes: io.map(|io| io.1),

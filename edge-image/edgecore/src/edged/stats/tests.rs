@@ -30,6 +30,7 @@ fn figures_of_a_v1_group() {
             (&at("memory", "memory.usage_in_bytes"), "6000000\n"),
             (&at("memory", "memory.stat"), stat),
             (&at("memory", "memory.limit_in_bytes"), "9223372036854771712\n"),
+            (&at("memory", "memory.oom_control"), "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"),
             (&at("memory", "cgroup.procs"), "4242\n4243\n"),
             (&at("cpuacct", "cpuacct.usage"), "123456789\n"),
             (&at("cpu", "cpu.stat"), "nr_periods 10\nnr_throttled 3\nthrottled_time 77\n"),
@@ -61,6 +62,7 @@ fn figures_of_a_v1_group() {
         swap: Some(512),
         page_faults: Some(900),
         major_page_faults: Some(9),
+        oom_kills: Some(3),
         processes: Some(2),
         read_bytes: Some(15),
         written_bytes: Some(20),
@@ -83,6 +85,7 @@ fn figures_of_a_v2_group_made_by_systemd() {
             ("cgroup.controllers", "cpu memory pids\n"),
             (&at("memory.current"), "6000000\n"),
             (&at("memory.max"), "max\n"),
+            (&at("memory.events"), "low 0\nhigh 0\nmax 4\noom 2\noom_kill 1\noom_group_kill 0\n"),
             (&at("memory.swap.current"), "512\n"),
             (
                 &at("memory.stat"),
@@ -107,7 +110,7 @@ fn figures_of_a_v2_group_made_by_systemd() {
     let usage = groups.usage(&pods["0a1b-22"].containers[ID]);
     assert_eq!((usage.cpu_ns, usage.cpu_user_ns), (Some(123_000), Some(100_000)));
     assert_eq!((usage.working_set, usage.rss, usage.swap), (Some(3_952_000), Some(1_024_000), Some(512)));
-    assert_eq!((usage.memory_limit, usage.processes), (None, Some(2)));
+    assert_eq!((usage.memory_limit, usage.processes, usage.oom_kills), (None, Some(2), Some(1)));
     assert_eq!((usage.read_bytes, usage.written_bytes), (Some(15), Some(20)));
     assert_eq!(usage.cpu_throttled_ns, Some(7000));
     assert_eq!(groups.usage(&pods["77"].path).memory_limit, Some(67_108_864));

@@ -264,6 +264,8 @@ fn figures_of_pods_that_run() {
     pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "scratch", "mountPath": "/scratch" }]);
     pod["spec"]["containers"][0]["resources"] =
         json!({ "limits": { "memory": "64Mi" }, "requests": { "cpu": "10m" } });
+    pod["spec"]["containers"][0]["readinessProbe"] =
+        json!({ "exec": { "command": ["/hello", "exit", "0"] } });
     node.apply(&pod);
     node.wait_running("web");
     node.wait_page(8080);
@@ -376,7 +378,16 @@ fn figures_of_pods_that_run() {
         );
         find("container_spec_memory_limit_bytes", &["container=\"c\"", " 67108864 "]);
         find("container_memory_failures_total", &["failure_type=\"pgmajfault\""]);
+        find("container_oom_events_total", &["container=\"c\"", " 0 "]);
         find("machine_memory_bytes", &[]);
+
+        let (_, page) = get(&server, "/metrics/probes").await;
+        for line in [
+            "prober_probe_total{container=\"c\",namespace=\"default\",pod=\"web\",pod_uid=\"uid-web\",probe_type=\"Readiness\",result=\"successful\"} ",
+            "prober_probe_duration_seconds_count{container=\"c\",namespace=\"default\",pod=\"web\",probe_type=\"Readiness\"} ",
+        ] {
+            assert!(page.lines().any(|found| found.starts_with(line)), "{line} in {page}");
+        }
 
         let (_, page) = get(&server, "/metrics").await;
         assert!(page.contains("\nkubelet_running_pods 1\n"), "{page}");
