@@ -78,7 +78,12 @@ impl Containerd {
 
     /// Starts one in a folder that may hold the state of an earlier one.
     pub fn start_in(dir: &Path) -> Result<Containerd> {
-        Containerd::start_configured(dir, "")
+        Containerd::start_configured(dir, "", "")
+    }
+
+    /// As [`Containerd::start_in`]; `setup` is a part of a shell script that PID 1 inside runs first, in `dir`.
+    pub fn start_after(dir: &Path, setup: &str) -> Result<Containerd> {
+        Containerd::start_configured(dir, "", setup)
     }
 
     /// As [`Containerd::start_in`], with another shim than the packaged one: a program `containerd-shim-runc-v2-rs`.
@@ -87,15 +92,15 @@ impl Containerd {
             "    [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n      runtime_type = \"io.containerd.runc.v2\"\n      runtime_path = \"{}\"\n",
             shim.display()
         );
-        Containerd::start_configured(dir, &runtime)
+        Containerd::start_configured(dir, &runtime, "")
     }
 
-    fn start_configured(dir: &Path, more: &str) -> Result<Containerd> {
+    fn start_configured(dir: &Path, more: &str, setup: &str) -> Result<Containerd> {
         fs::create_dir_all(dir.join("cni"))?;
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
         fs::write(dir.join("config.toml"), config(dir) + more)?;
         fs::write(dir.join("cni/10-kinglet.conflist"), CNI)?;
-        fs::write(dir.join("start.sh"), START)?;
+        fs::write(dir.join("start.sh"), format!("set -e\n{setup}{START}"))?;
         // Places that tests of one machine would otherwise share; empty file systems are mounted over them inside.
         for shared in ["/run/netns", "/var/lib/cni"] {
             fs::create_dir_all(shared).with_context(|| format!("cannot make {shared}"))?;
@@ -277,7 +282,6 @@ fn descends(mut pid: u32, ancestor: u32) -> bool {
 
 /// PID 1 of the namespaces: mounts, loopback, an address for host ports, and containerd again whenever it ends.
 const START: &str = "\
-set -e
 mount -t tmpfs tmpfs /run/netns
 mount -t tmpfs tmpfs /var/lib/cni
 ip link set lo up

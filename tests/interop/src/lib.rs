@@ -11,6 +11,7 @@ pub mod control_plane;
 pub mod peers;
 pub mod ports;
 pub mod stock_cloud;
+pub mod stock_edge;
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,7 @@ pub use control_plane::ControlPlane;
 pub use peers::{Peer, Peers, peers};
 
 /// All flows, module by module.
-const ALL: &[&[Flow]] = &[control_plane::FLOWS, stock_cloud::FLOWS];
+const ALL: &[&[Flow]] = &[control_plane::FLOWS, stock_cloud::FLOWS, stock_edge::FLOWS];
 
 /// One story against one or more peers.
 #[derive(Debug)]

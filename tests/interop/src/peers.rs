@@ -11,8 +11,10 @@ pub enum Peer {
     Kubectl,
     /// KubeEdge's.
     Cloudcore,
-    /// KubeEdge's.
+    /// KubeEdge's, v1.23.
     Edgecore,
+    /// KubeEdge's, v1.22.
+    Edgecore122,
     K3s,
 }
 
@@ -25,13 +27,14 @@ impl Peer {
             Peer::Kubectl => "kubectl",
             Peer::Cloudcore => "cloudcore",
             Peer::Edgecore => "edgecore",
+            Peer::Edgecore122 => "edgecore-1.22",
             Peer::K3s => "k3s",
         }
     }
 
     /// Where it is looked for after the peers' folder. KubeEdge's programs have the names of ours, so they are not.
     fn is_on_the_system(self) -> bool {
-        !matches!(self, Peer::Cloudcore | Peer::Edgecore)
+        !matches!(self, Peer::Cloudcore | Peer::Edgecore | Peer::Edgecore122)
     }
 }
 
