@@ -142,9 +142,14 @@ impl Story<'_> {
         })?;
         steps.step("a device reports, from its first value on", || self.device(node))?;
         steps.step("a deleted pod is gone here and there", || {
-            let before = node.containers()?.len();
+            let (before, since) = (node.containers()?.len(), node.log_len());
             self.kubectl.run(&["delete", "pod", "waiting", "--timeout=60s"])?;
-            wait_until(SOON, "its containers to go", || Ok((node.containers()?.len() < before).then_some(())))
+            wait_until(SOON, "its containers to go", || {
+                let told = node.received(since).contains(&"delete default/pod/waiting".to_owned());
+                Ok((told && node.containers()?.len() < before).then_some(()))
+            })?;
+            // What follows on the link comes after the acknowledgement.
+            self.ready(node)
         })?;
         steps.step(
             "cloudcore killed and started: nothing acknowledged comes again, nothing is lost",

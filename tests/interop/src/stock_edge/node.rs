@@ -54,8 +54,9 @@ impl StockNode {
                 .with_context(|| format!("make {folder} for something to be mounted on"))?;
             fs::create_dir_all(own(&dir, folder))?;
         }
-        // Its kubelet asks for its own name's address, which no name server of this network answers in time.
-        fs::write(dir.join("hosts"), format!("127.0.0.1 localhost\n10.77.0.1 {name}\n"))?;
+        // It asks for the addresses of its own name and of the machine's, which no name server of this network answers in time.
+        let machine = fs::read_to_string("/proc/sys/kernel/hostname")?;
+        fs::write(dir.join("hosts"), format!("127.0.0.1 localhost\n10.77.0.1 {name} {machine}\n"))?;
         let group = format!("kinglet-interop-{}-{name}", std::process::id());
         let containerd = Containerd::start_after(&inner, &setup(&dir, &group)?)?;
         let node = StockNode {
