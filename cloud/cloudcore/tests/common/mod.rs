@@ -42,6 +42,15 @@ impl Cloud {
     }
 
     pub async fn start_with(dir: &Path, config: &str) -> Cloud {
+        Cloud::start_as(dir, config, None).await
+    }
+
+    /// A replica on the cluster of this kubeconfig.
+    pub async fn start_on(dir: &Path, kubeconfig: &Path) -> Cloud {
+        Cloud::start_as(dir, "", Some(kubeconfig.to_owned())).await
+    }
+
+    async fn start_as(dir: &Path, config: &str, kubeconfig: Option<std::path::PathBuf>) -> Cloud {
         let config =
             Config::parse("test.yaml".as_ref(), if config.is_empty() { "{}" } else { config }).unwrap();
         assert_eq!(config.unknown, [], "the test's configuration");
@@ -51,6 +60,7 @@ impl Cloud {
             api_port: Some(0),
             hub_port: Some(0),
             join_port: Some(0),
+            kubeconfig,
             ..Run::default()
         };
         let settings = settings(config.config, &run);
@@ -70,7 +80,10 @@ impl Cloud {
         let (endpoints, drain) = (running.endpoints.clone(), running.drain().clone());
         let nodes = running.nodes();
         let ended = tokio::spawn(running.wait(Duration::from_secs(10)));
-        let file = kube::config::Kubeconfig::read_from(dir.join("kubeconfig")).unwrap();
+        // A cloudcore on a cluster writes none.
+        let kubeconfig = [dir.join("kubeconfig"), run.kubeconfig.unwrap_or_default()];
+        let kubeconfig = kubeconfig.iter().find(|path| path.exists()).expect("a kubeconfig");
+        let file = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
         let config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await.unwrap();
         Cloud { endpoints, api: kube::Client::try_from(config).unwrap(), nodes, drain, ended }
     }
