@@ -2,7 +2,7 @@
 
 use super::{
     Cri, CriError,
-    images::{FilesystemIdentifier, UInt64Value},
+    images::{FilesystemUsage, UInt64Value},
     limits,
 };
 
@@ -20,23 +20,13 @@ pub struct ContainerStats {
     #[prost(message, optional, tag = "1")]
     pub attributes: Option<ContainerAttributes>,
     #[prost(message, optional, tag = "4")]
-    pub writable_layer: Option<WritableLayer>,
+    pub writable_layer: Option<FilesystemUsage>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ContainerAttributes {
     #[prost(string, tag = "1")]
     pub id: String,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct WritableLayer {
-    #[prost(message, optional, tag = "2")]
-    pub fs_id: Option<FilesystemIdentifier>,
-    #[prost(message, optional, tag = "3")]
-    pub used_bytes: Option<UInt64Value>,
-    #[prost(message, optional, tag = "4")]
-    pub inodes_used: Option<UInt64Value>,
 }
 
 impl Cri {
