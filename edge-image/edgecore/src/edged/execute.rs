@@ -1,7 +1,14 @@
 //! Carries out one step of a pod against the runtime, the disk and meta. Every step can be repeated.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use bytes::Bytes;
+use futures_util::future::join;
 use tokio::sync::Semaphore;
 
 use super::{
@@ -9,7 +16,7 @@ use super::{
     cri::{Cri, CriError, messages as cri},
     device_plugin::{self, host::Plugins},
     events::Recorder,
-    hooks,
+    figures, hooks,
     images::{Images, pull::Want, repair, runtime_error},
     limits, logs, node_side,
     observed::{Sandbox, label},
@@ -35,6 +42,16 @@ pub struct Job {
     pub host_ip: String,
     /// The pod's address; empty before there is a sandbox.
     pub ip: String,
+    /// Of a pod for which the runtime is called for the first time.
+    pub arrival: Option<Arrival>,
+}
+
+/// Of a pod that came while the agent runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    pub at: Instant,
+    /// Since then, for the record to be on the disk and the volumes to be filled.
+    pub waited: Duration,
 }
 
 pub struct Executor {
@@ -50,6 +67,7 @@ pub struct Executor {
     /// Shared by probes and hooks.
     pub checker: Checker,
     pub plugins: Arc<Plugins>,
+    prepares: Semaphore,
     starts: Semaphore,
     stops: Semaphore,
 }
@@ -73,7 +91,6 @@ impl Executor {
         let places = settings.places();
         let plugins = Arc::new(Plugins::new(&settings.kubelet_dir));
         let checker = Checker::new(cri.clone());
-        let (starts, stops) = (Semaphore::new(limits::STARTS_MAX), Semaphore::new(limits::STOPS_MAX));
         let events = Recorder::new(handles.uplink.clone(), handles.node_name.clone(), settings.report_events);
         let deadlines = Deadlines::default();
         let tokens = Tokens::new(handles.clone());
@@ -89,8 +106,9 @@ impl Executor {
             deadlines,
             tokens,
             checker,
-            starts,
-            stops,
+            prepares: Semaphore::new(limits::PREPARES_MAX),
+            starts: Semaphore::new(limits::STARTS_MAX),
+            stops: Semaphore::new(limits::STOPS_MAX),
         }
     }
 
@@ -124,15 +142,22 @@ impl Executor {
         if let Work::CreateContainer { name, .. } = &job.work {
             self.obtain_image(&job, name).await?;
         }
-        let stop = matches!(job.work, Work::StopContainers { .. });
-        let gate = if stop { &self.stops } else { &self.starts };
+        let gate = match &job.work {
+            Work::Persist(_) | Work::Prepare(_) => &self.prepares,
+            Work::StopContainers { .. } => &self.stops,
+            _ => &self.starts,
+        };
         let place = gate.acquire().await.expect("the semaphore is never closed");
-        let Job { record, pod, work, host_ip, ip } = job;
+        let Job { record, pod, work, host_ip, ip, arrival } = job;
         let need = || pod.as_ref().ok_or_else(|| bug("a step that starts something has a pod"));
         match work {
             Work::Persist(record) => self.persist(&record).await,
-            Work::PrepareVolumes => self.prepare(need()?, &record, &host_ip).await,
-            Work::RunSandbox { attempt } => self.run_sandbox(need()?, &record, attempt).await,
+            Work::Prepare(unwritten) => {
+                let volumes = self.prepare(need()?, &record, &host_ip);
+                let (stored, prepared) = join(self.persist_new(unwritten.as_deref()), volumes).await;
+                stored.and(prepared)
+            }
+            Work::RunSandbox { attempt } => self.run_sandbox(need()?, &record, attempt, arrival).await,
             Work::RetireSandbox { id } => {
                 self.cri.stop_pod_sandbox(&id).await.map_err(|e| runtime_error("KillPodSandboxError", &e))?;
                 self.cri.remove_pod_sandbox(&id).await.map_err(|e| runtime_error("KillPodSandboxError", &e))
@@ -180,16 +205,30 @@ impl Executor {
         self.node.log_dir.join(render::log_dir_name(record))
     }
 
+    /// A volume that failed is prepared again with the record, which then is stored already.
+    async fn persist_new(&self, record: Option<&Record>) -> Done {
+        let Some(record) = record else { return Ok(()) };
+        let stored = self.handles.meta.get_local(KIND, &record.incarnation);
+        let same =
+            |body: Bytes| serde_json::from_slice::<Record>(&body).is_ok_and(|stored| stored == *record);
+        if stored.is_some_and(same) { Ok(()) } else { self.persist(record).await }
+    }
+
     async fn persist(&self, record: &Record) -> Done {
         let body = serde_json::to_vec(record).expect("a record serialises without error");
-        let put = self.handles.meta.put_local(KIND, &record.incarnation, body.into(), true).await;
+        let begun = Instant::now();
+        let put = self
+            .handles
+            .meta
+            .put_local(KIND, &record.incarnation, body.into_boxed_slice().into(), true)
+            .await;
+        figures::record_written(begun.elapsed());
         put.map_err(|error| store_error(&error))
     }
 
-    async fn run_sandbox(&self, pod: &Pod, record: &Record, attempt: u32) -> Done {
+    async fn run_sandbox(&self, pod: &Pod, record: &Record, attempt: u32, arrival: Option<Arrival>) -> Done {
         let broken = |message| WorkError { reason: "FailedCreatePodSandBox", message, retry: Retry::Backoff };
         render::check_sandbox(pod, &self.node).map_err(broken)?;
-        self.images.ensure_sandbox_image().await?;
         self.tell_names(pod, record);
         let config = self.sandbox_config(pod, record, attempt);
         let dir = PathBuf::from(&config.log_directory);
@@ -199,6 +238,10 @@ impl Executor {
             retry: Retry::Backoff,
         })?;
         self.limit_pod(pod, record).await;
+        if let Some(Arrival { at, waited }) = arrival {
+            figures::pod_start(at.elapsed(), at.elapsed().saturating_sub(waited));
+        }
+        self.images.ensure_sandbox_image().await?;
         let ran = self.cri.run_pod_sandbox(config).await;
         ran.map(|_| ()).map_err(|error| sandbox_error(&error))
     }

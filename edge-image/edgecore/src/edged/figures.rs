@@ -99,6 +99,9 @@ struct Figures {
     operations: [Histogram; OPERATIONS.len()],
     errors: [AtomicU32; OPERATIONS.len()],
     pod_start: Histogram,
+    pod_start_own: Histogram,
+    record: Histogram,
+    token: Histogram,
     event_to_status: Histogram,
 }
 
@@ -106,6 +109,9 @@ static FIGURES: Figures = Figures {
     operations: [const { Histogram::new() }; OPERATIONS.len()],
     errors: [const { AtomicU32::new(0) }; OPERATIONS.len()],
     pod_start: Histogram::new(),
+    pod_start_own: Histogram::new(),
+    record: Histogram::new(),
+    token: Histogram::new(),
     event_to_status: Histogram::new(),
 };
 
@@ -118,9 +124,21 @@ pub fn runtime_call(call: &str, took: Duration, failed: bool) {
     }
 }
 
-/// From a pod object's arrival in edged to the first call of the runtime that is for it.
-pub fn pod_start(took: Duration) {
+/// From a pod object's arrival in edged to the first call of the runtime that is for it; `own`: without the wait for its record to
+/// be on the disk and its volumes to be filled, which go side by side.
+pub fn pod_start(took: Duration, own: Duration) {
     FIGURES.pod_start.add(took);
+    FIGURES.pod_start_own.add(own);
+}
+
+/// A pod's record was made durable: little else than the disk's time.
+pub fn record_written(took: Duration) {
+    FIGURES.record.add(took);
+}
+
+/// A service account's token came from the cloud and was made durable.
+pub fn token_obtained(took: Duration) {
+    FIGURES.token.add(took);
 }
 
 /// From an event of the runtime to the pod's status handed to the link.
@@ -165,6 +183,13 @@ pub fn render(out: &mut String) {
             "From seeing a pod to the first call of the container runtime for it.",
             &FIGURES.pod_start,
         ),
+        (
+            "kinglet_pod_start_own_seconds",
+            "Of that, what remains without the wait for the pod's record and volumes.",
+            &FIGURES.pod_start_own,
+        ),
+        ("kinglet_pod_record_seconds", "Until a pod's record was durable.", &FIGURES.record),
+        ("kinglet_pod_token_seconds", "Until a token came from the cloud and was durable.", &FIGURES.token),
         (
             "kinglet_runtime_event_to_status_seconds",
             "From an event of the container runtime to the status handed to the link.",

@@ -18,6 +18,8 @@ pub const IMAGE_PULL: Duration = Duration::from_secs(30 * 60);
 pub const CRI_ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Sandboxes and containers being started at once; other pods wait. A small board is slower with more.
 pub const STARTS_MAX: usize = 3;
+/// Pods whose record and volumes are being written at once; others wait. So many share one sync of the disk.
+pub const PREPARES_MAX: usize = 16;
 /// Stops wait out a grace period and cost nothing: they have their own, wider bound.
 pub const STOPS_MAX: usize = 32;
 
@@ -163,6 +165,9 @@ pub const PROBE_HEADERS_MAX: usize = 64;
 pub const PROBE_REDIRECTS_MAX: usize = 10;
 /// A kubelet waits for a postStart hook for ever; here it has failed after this.
 pub const POST_START_MAX: Duration = Duration::from_secs(3600);
+
+/// How long newcomers that lack a label of the node wait for the cloud's answer; then what is known decides.
+pub const NODE_ASKED: Duration = Duration::from_secs(10);
 
 /// Resources of device plugins; one more is refused at its registration.
 pub const DEVICE_RESOURCES_MAX: usize = 64;

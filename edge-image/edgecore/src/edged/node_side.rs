@@ -34,20 +34,28 @@ pub fn tell_cgroups(handles: &Handles, events: &Recorder, applied: Result<(), Cg
 pub struct NodeSide {
     node_limited: bool,
     swept: bool,
+    /// Pods that count.
+    count: usize,
     classes: Option<[(Name, Limits); 2]>,
 }
 
 impl NodeSide {
     /// Brings the groups above the pods up to what the manager knows. Returns what is to be done beside the agent's loop.
+    /// `wish`: what is wanted of a pod may be another thing than before.
     pub fn follow(
         &mut self,
+        wish: bool,
         manager: &Manager,
         executor: &Arc<Executor>,
     ) -> Option<impl Future<Output = ()> + Send + use<>> {
         let (cgroups, policy) = (&executor.node.cgroups, &executor.settings.policy);
-        let active = manager.workers().filter(|worker| worker.record.ended.is_none());
-        let pods = active.filter_map(|worker| worker.desired.as_deref());
-        let classes = values::classes(&cgroups.config.root, pods);
+        let active = || manager.workers().filter(|worker| worker.record.ended.is_none());
+        let pods = || active().filter_map(|worker| worker.desired.as_deref());
+        let count = std::mem::replace(&mut self.count, pods().count());
+        if !wish && count == self.count && self.swept == manager.is_reconciled() && self.node_limited {
+            return None;
+        }
+        let classes = values::classes(&cgroups.config.root, pods());
         let changed = self.classes.as_ref() != Some(&classes);
         let first = !std::mem::replace(&mut self.node_limited, true);
         // Groups are swept once, after every pod that runs here is known.

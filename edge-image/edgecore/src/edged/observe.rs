@@ -2,10 +2,7 @@
 //!
 //! Invariant: an observation is whole or an error; half of one would read as containers that are gone.
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::Path,
-};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use super::{
     cri::{Cri, CriError, messages as cri},
@@ -19,10 +16,8 @@ pub struct Observer {
     cri: Cri,
     node_name: String,
     places: Places,
-    /// What cannot change while the state stays: start, exit, last words.
-    containers: HashMap<String, (State, Container)>,
-    /// Addresses of ready sandboxes.
-    addresses: HashMap<String, Vec<String>>,
+    /// What the look before found. What cannot change while the state stays (start, exit, last words, addresses) is taken over.
+    last: Observed,
 }
 
 /// A look at the runtime as a whole.
@@ -34,65 +29,61 @@ pub struct Look {
 
 impl Observer {
     pub fn new(cri: Cri, node_name: &str, places: Places) -> Observer {
-        Observer {
-            cri,
-            node_name: node_name.into(),
-            places,
-            containers: HashMap::new(),
-            addresses: HashMap::new(),
-        }
+        Observer { cri, node_name: node_name.into(), places, last: Observed::default() }
     }
 
     pub async fn look(&mut self) -> Result<Look, CriError> {
         let status = self.cri.status(false).await?.status.unwrap_or_default();
         let broken = |c: &&cri::RuntimeCondition| c.r#type == "NetworkReady" && !c.status;
         let network_problem = status.conditions.iter().find(broken).map(|c| c.message.clone());
-        Ok(Look { observed: self.observe().await?, network_problem })
+        self.last = self.observe().await?;
+        Ok(Look { observed: self.last.clone(), network_problem })
     }
 
-    async fn observe(&mut self) -> Result<Observed, CriError> {
+    async fn observe(&self) -> Result<Observed, CriError> {
         let ours = HashMap::from([(label::NODE.to_string(), self.node_name.clone())]);
         // Containers first: one whose sandbox is listed was there when the sandbox was, so none is missing from the list.
         let containers = self.cri.list_containers(ours.clone()).await?;
         let sandboxes = self.cri.list_pod_sandboxes(ours).await?;
+        let known: HashMap<&str, &Arc<Sandbox>> =
+            self.last.sandboxes.iter().map(|sandbox| (sandbox.id.as_str(), sandbox)).collect();
         let mut observed = Observed::default();
         for listed in sandboxes {
-            if let Some(sandbox) = self.sandbox(listed).await? {
-                observed.sandboxes.push(sandbox);
-            }
+            let known = known.get(listed.id.as_str()).copied();
+            observed.sandboxes.extend(self.sandbox(listed, known).await?);
         }
         let incarnations: HashMap<&str, &str> =
             observed.sandboxes.iter().map(|s| (s.id.as_str(), s.incarnation.as_str())).collect();
-        let mut seen = Vec::new();
+        let known: HashMap<&str, &Arc<Container>> =
+            self.last.containers.iter().map(|container| (container.id.as_str(), container)).collect();
         for listed in containers {
-            let incarnation =
-                incarnations.get(listed.pod_sandbox_id.as_str()).copied().unwrap_or_default().to_string();
-            if let Some(container) = self.container(listed, incarnation).await? {
-                seen.push(container);
-            }
+            let incarnation = incarnations.get(listed.pod_sandbox_id.as_str()).copied().unwrap_or_default();
+            let known = known.get(listed.id.as_str()).copied();
+            observed.containers.extend(self.container(listed, known, incarnation).await?);
         }
-        observed.containers = seen;
-        self.forget(&observed);
         Ok(observed)
     }
 
-    async fn sandbox(&mut self, listed: cri::PodSandbox) -> Result<Option<Sandbox>, CriError> {
-        let mut labels = listed.labels;
+    /// `None`: removed since it was listed.
+    async fn sandbox(
+        &self,
+        listed: cri::PodSandbox,
+        known: Option<&Arc<Sandbox>>,
+    ) -> Result<Option<Arc<Sandbox>>, CriError> {
         let ready = listed.state == i32::from(cri::PodSandboxState::Ready);
-        let ips = match (ready, self.addresses.get(&listed.id)) {
-            (false, _) => Vec::new(),
-            (true, Some(known)) => known.clone(),
-            (true, None) => match self.cri.pod_sandbox_status(&listed.id).await {
+        if let Some(known) = known.filter(|known| known.ready == ready) {
+            return Ok(Some(known.clone()));
+        }
+        let ips = match ready {
+            false => Vec::new(),
+            true => match self.cri.pod_sandbox_status(&listed.id).await {
                 Ok(status) => addresses(status),
-                // Removed since it was listed.
                 Err(error) if error.is_not_found() => return Ok(None),
                 Err(error) => return Err(error),
             },
         };
-        if ready {
-            self.addresses.insert(listed.id.clone(), ips.clone());
-        }
-        Ok(Some(Sandbox {
+        let mut labels = listed.labels;
+        Ok(Some(Arc::new(Sandbox {
             incarnation: take(&mut labels, label::INCARNATION),
             namespace: take(&mut labels, label::POD_NAMESPACE),
             name: take(&mut labels, label::POD_NAME),
@@ -101,24 +92,18 @@ impl Observer {
             id: listed.id,
             ready,
             ips,
-        }))
+        })))
     }
 
+    /// `None`: removed since it was listed.
     async fn container(
-        &mut self,
+        &self,
         listed: cri::Container,
-        incarnation: String,
-    ) -> Result<Option<Container>, CriError> {
-        let state = match cri::ContainerState::try_from(listed.state) {
-            Ok(cri::ContainerState::Created) => State::Created,
-            Ok(cri::ContainerState::Running) => State::Running,
-            Ok(cri::ContainerState::Exited) => State::Exited,
-            _ => State::Unknown,
-        };
-        if let Some((known, container)) = self.containers.get(&listed.id)
-            && *known == state
-        {
-            return Ok(Some(container.clone()));
+        known: Option<&Arc<Container>>,
+        incarnation: &str,
+    ) -> Result<Option<Arc<Container>>, CriError> {
+        if let Some(known) = known.filter(|known| known.state == state(listed.state)) {
+            return Ok(Some(known.clone()));
         }
         let status = match self.cri.container_status(&listed.id).await {
             Ok(status) => status,
@@ -132,7 +117,8 @@ impl Observer {
             hash: take(&mut labels, label::CONTAINER_HASH),
             attempt: metadata.attempt,
             sandbox_id: listed.pod_sandbox_id,
-            state,
+            // It may have ended since it was listed.
+            state: state(status.state),
             started_at: status.started_at,
             finished_at: status.finished_at,
             exit_code: status.exit_code,
@@ -142,8 +128,8 @@ impl Observer {
             image_ref: if status.image_ref.is_empty() { listed.image_ref } else { status.image_ref },
             id: listed.id,
         };
-        if state == State::Exited {
-            let record = Record { incarnation, ..Record::default() };
+        if container.state == State::Exited {
+            let record = Record { incarnation: incarnation.into(), ..Record::default() };
             let file = self.places.termination_log(&record, &container.name, container.attempt);
             let mut words = last_words::of_file(&file);
             let of_log = labels.contains_key(label::LAST_WORDS) && container.exit_code != 0;
@@ -153,19 +139,16 @@ impl Observer {
             let between = if words.is_empty() || container.message.is_empty() { "" } else { ": " };
             container.message = format!("{}{between}{words}", container.message);
         }
-        // The list said running, the status may say exited already: the next look will take it from there.
-        if status.state == listed.state {
-            self.containers.insert(container.id.clone(), (state, container.clone()));
-        }
-        Ok(Some(container))
+        Ok(Some(Arc::new(container)))
     }
+}
 
-    fn forget(&mut self, observed: &Observed) {
-        let containers: HashSet<&str> = observed.containers.iter().map(|c| c.id.as_str()).collect();
-        self.containers.retain(|id, _| containers.contains(id.as_str()));
-        let ready: HashSet<&str> =
-            observed.sandboxes.iter().filter(|s| s.ready).map(|s| s.id.as_str()).collect();
-        self.addresses.retain(|id, _| ready.contains(id.as_str()));
+fn state(of_runtime: i32) -> State {
+    match cri::ContainerState::try_from(of_runtime) {
+        Ok(cri::ContainerState::Created) => State::Created,
+        Ok(cri::ContainerState::Running) => State::Running,
+        Ok(cri::ContainerState::Exited) => State::Exited,
+        _ => State::Unknown,
     }
 }
 

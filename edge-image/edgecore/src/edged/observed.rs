@@ -1,6 +1,6 @@
 //! What the runtime says is there: sandboxes and containers of this node's pods, as plain values.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 /// Labels on our sandboxes and containers. The first three are those that `crictl` and metrics tools show.
 pub mod label {
@@ -17,10 +17,11 @@ pub mod label {
     pub const CONTAINER_HASH: &str = "kinglet.dev/container-hash";
 }
 
+/// Cheap to clone: the observer, the manager and the workers hold the same values.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
-    pub sandboxes: Vec<Sandbox>,
-    pub containers: Vec<Container>,
+    pub sandboxes: Vec<Arc<Sandbox>>,
+    pub containers: Vec<Arc<Container>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -66,7 +67,7 @@ pub struct Container {
 impl Observed {
     /// The part of one pod.
     pub fn of(&self, incarnation: &str) -> Observed {
-        let sandboxes: Vec<Sandbox> =
+        let sandboxes: Vec<Arc<Sandbox>> =
             self.sandboxes.iter().filter(|sandbox| sandbox.incarnation == incarnation).cloned().collect();
         let ours = |id: &str| sandboxes.iter().any(|sandbox| sandbox.id == id);
         let containers = self.containers.iter().filter(|c| ours(&c.sandbox_id)).cloned().collect();
@@ -74,12 +75,12 @@ impl Observed {
     }
 
     pub fn in_sandbox<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Container> {
-        self.containers.iter().filter(move |container| container.sandbox_id == id)
+        self.containers.iter().map(Arc::as_ref).filter(move |container| container.sandbox_id == id)
     }
 
     /// The newest container of a name in a sandbox.
-    pub fn latest(&self, sandbox: &str, name: &str) -> Option<&Container> {
-        self.containers.iter().filter(|c| c.sandbox_id == sandbox && c.name == name).max_by_key(|c| c.attempt)
+    pub fn latest<'a>(&'a self, sandbox: &'a str, name: &str) -> Option<&'a Container> {
+        self.in_sandbox(sandbox).filter(|c| c.name == name).max_by_key(|c| c.attempt)
     }
 }
 

@@ -12,7 +12,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 use wire::{Message, Operation};
 
 use super::{
+    figures,
     pod::{Pod, TokenProjection},
     unix_ms,
 };
@@ -73,17 +74,28 @@ impl TokenError {
     }
 }
 
-impl Entry {
-    /// `jitter_s` keeps the pods of a node from asking in the same second.
-    pub fn is_due(&self, now: i64, jitter_s: i64) -> bool {
-        let issued = self.expires - self.lifetime_s;
-        now > issued + AGE_MAX_S - jitter_s || now > self.expires - self.lifetime_s / 5 - jitter_s
+/// Whether a token is to be renewed. `jitter_s` keeps the pods of a node from asking in the same second.
+pub fn is_due(expires: i64, lifetime_s: i64, now: i64, jitter_s: i64) -> bool {
+    let issued = expires - lifetime_s;
+    now > issued + AGE_MAX_S - jitter_s || now > expires - lifetime_s / 5 - jitter_s
+}
+
+impl Kept {
+    fn of(entry: &Entry) -> Kept {
+        let Entry { expires, lifetime_s, .. } = *entry;
+        Kept { pod_uid: entry.pod_uid.clone(), expires, lifetime_s, unstored: None }
     }
 
-    pub fn has_expired(&self, now: i64) -> bool {
+    fn is_due(&self, now: i64, jitter_s: i64) -> bool {
+        is_due(self.expires, self.lifetime_s, now, jitter_s)
+    }
+
+    fn has_expired(&self, now: i64) -> bool {
         now >= self.expires
     }
+}
 
+impl Entry {
     /// Reads a kept token. Total.
     pub fn parse(body: &[u8]) -> Option<Entry> {
         let entry: Entry = serde_json::from_slice(body).ok()?;
@@ -124,7 +136,7 @@ fn read_answer(pod: &Pod, answer: &Message) -> Result<Entry, TokenError> {
 
 /// Any bytes as a record or as the cloud's answer.
 pub fn fuzz(data: &[u8]) {
-    let entry = Entry::parse(data);
+    let entry = Entry::parse(data).map(|entry| Kept::of(&entry));
     let _ = entry.map(|entry| (entry.is_due(0, 0), entry.has_expired(i64::MAX)));
     if let Ok(message) = Message::decode(data) {
         let _ = read_answer(&Pod::default(), &message);
@@ -134,7 +146,16 @@ pub fn fuzz(data: &[u8]) {
 pub struct Tokens {
     handles: Handles,
     /// By [`key`].
-    kept: Mutex<BTreeMap<String, Entry>>,
+    kept: Mutex<BTreeMap<String, Kept>>,
+}
+
+/// What is asked of a token time and again; the token itself is in the store.
+struct Kept {
+    pod_uid: String,
+    expires: i64,
+    lifetime_s: i64,
+    /// The store did not take it.
+    unstored: Option<Entry>,
 }
 
 impl Tokens {
@@ -142,36 +163,43 @@ impl Tokens {
         let mut kept = BTreeMap::new();
         for (name, body) in handles.meta.list_local(KIND) {
             match Entry::parse(&body) {
-                Some(entry) => drop(kept.insert(name, entry)),
+                Some(entry) => drop(kept.insert(name, Kept::of(&entry))),
                 None => tracing::warn!("record {KIND}/{name} cannot be read; the token is asked for again"),
             }
         }
         Tokens { handles, kept: Mutex::new(kept) }
     }
 
-    fn kept(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<String, Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn entry(&self, key: &str) -> Option<Entry> {
+        let unstored = self.kept().get(key)?.unstored.clone();
+        unstored.or_else(|| Entry::parse(&self.handles.meta.get_local(KIND, key)?))
     }
 
     /// The kept token, or a new one when there is none or it is due.
     pub async fn get(&self, pod: &Pod, wanted: &TokenProjection) -> Result<Found, TokenError> {
         let key = key(pod, wanted);
         let now = unix_ms() / 1000;
-        let kept = self.kept().get(&key).cloned();
+        let kept = self.entry(&key);
         let jitter_s = (rt::random_u64() % JITTER_MAX_S) as i64;
-        if let Some(entry) = kept.as_ref().filter(|entry| !entry.is_due(now, jitter_s)) {
+        if let Some(entry) = kept.as_ref().filter(|e| !is_due(e.expires, e.lifetime_s, now, jitter_s)) {
             return Ok(Found { token: entry.token.clone(), warning: None });
         }
+        let begun = Instant::now();
         match self.request(pod, wanted).await {
             Ok(entry) => {
                 let token = entry.token.clone();
                 self.keep(key, entry, kept.is_none()).await;
+                figures::token_obtained(begun.elapsed());
                 Ok(Found { token, warning: None })
             }
             Err(error) => {
                 let Some(entry) = kept else { return Err(error) };
                 let account = format!("{}/{}", entry.namespace, entry.account);
-                let warning = entry.has_expired(now).then(|| {
+                let warning = (now >= entry.expires).then(|| {
                     format!("token of service account {account} expired and refresh failed: {error}; the old one is kept")
                 });
                 Ok(Found { token: entry.token, warning })
@@ -212,13 +240,14 @@ impl Tokens {
 
     async fn keep(&self, key: String, entry: Entry, first: bool) {
         let body = serde_json::to_vec(&entry).expect("a token's record serialises without error");
-        self.kept().insert(key.clone(), entry);
+        self.kept().insert(key.clone(), Kept { unstored: Some(entry.clone()), ..Kept::of(&entry) });
         // A renewal that a power cut takes back leaves the token before it, which is good for a while yet.
-        if let Err(error) = self.handles.meta.put_local(KIND, &key, body.into(), first).await {
-            tracing::warn!(
+        match self.handles.meta.put_local(KIND, &key, body.into_boxed_slice().into(), first).await {
+            Ok(()) => drop(self.kept().insert(key, Kept::of(&entry))),
+            Err(error) => tracing::warn!(
                 "a service account's token is not kept over a restart: {}",
                 rt::error_chain(&error)
-            );
+            ),
         }
         self.tell_expired();
     }
@@ -250,13 +279,13 @@ impl Tokens {
     /// Raises or clears the node's condition.
     pub fn tell_expired(&self) {
         let now = unix_ms() / 1000;
-        let pods: Vec<String> = {
+        let expired: Vec<String> = {
             let kept = self.kept();
-            let expired = kept.values().filter(|entry| entry.has_expired(now));
-            let mut pods: Vec<String> = expired.map(|e| format!("{}/{}", e.namespace, e.pod)).collect();
-            pods.dedup();
-            pods
+            kept.iter().filter(|(_, kept)| kept.has_expired(now)).map(|(key, _)| key.clone()).collect()
         };
+        let entries = expired.iter().filter_map(|key| self.entry(key));
+        let mut pods: Vec<String> = entries.map(|e| format!("{}/{}", e.namespace, e.pod)).collect();
+        pods.dedup();
         let status = !pods.is_empty();
         let message = match status {
             true => format!(
@@ -279,7 +308,7 @@ impl Tokens {
 pub fn projections(pod: &Pod) -> impl Iterator<Item = &TokenProjection> {
     let sources =
         pod.spec.volumes.iter().filter_map(|volume| volume.projected.as_ref()).flat_map(|p| &p.sources);
-    sources.filter_map(|source| source.service_account_token.as_ref())
+    sources.filter_map(|source| source.service_account_token.as_deref())
 }
 
 /// What a token depends on. Hashed: parts of it are free text, and it is a name in the store.

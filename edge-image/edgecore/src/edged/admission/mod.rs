@@ -54,6 +54,8 @@ impl Default for NodeView {
     }
 }
 
+const NODE_AFFINITY: &str = "NodeAffinity";
+
 /// Why a pod is Failed before it ran.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
@@ -69,6 +71,11 @@ impl Rejection {
     /// An error that has no word of its own.
     pub fn unexpected(message: impl Into<String>) -> Rejection {
         Rejection::new("UnexpectedAdmissionError", message)
+    }
+
+    /// For the labels of the Node object, of which there may be a newer one.
+    pub fn is_of_labels(&self) -> bool {
+        self.reason == NODE_AFFINITY
     }
 
     /// As the pod's status has it.
@@ -197,7 +204,7 @@ fn failed(predicate: &str, why: &str) -> Rejection {
 fn misfits(pod: &Pod, others: &[&Pod], node: &NodeView) -> Vec<Rejection> {
     let mut found = Vec::new();
     if !selects(pod, node) {
-        found.push(failed("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
+        found.push(failed(NODE_AFFINITY, "node(s) didn't match Pod's node affinity/selector"));
     }
     let elsewhere = !pod.spec.node_name.is_empty() && pod.spec.node_name != node.name;
     if elsewhere && !node.name.is_empty() {
@@ -220,16 +227,7 @@ fn selects(pod: &Pod, node: &NodeView) -> bool {
     let Some(labels) = &node.labels else { return true };
     let selector = pod.spec.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value));
     let required = pod.spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref()?.required.as_ref());
-    let fields = BTreeMap::from([("metadata.name".to_string(), node.name.clone())]);
-    let affine = required.is_none_or(|selector| {
-        selector.node_selector_terms.iter().any(|term| {
-            let empty = term.match_expressions.is_empty() && term.match_fields.is_empty();
-            !empty
-                && term.match_expressions.iter().all(|requirement| requirement.matches(labels))
-                && term.match_fields.iter().all(|requirement| requirement.matches(&fields))
-        })
-    });
-    selector && affine
+    selector && required.is_none_or(|required| required.matches(labels, &node.name))
 }
 
 struct HostPort<'a> {

@@ -58,6 +58,7 @@ mod tests {
             ..Container::default()
         };
         let containers = vec![ended("a", 139, 1), ended("b", 139, 60), ended("c", 1, 1), ended("d", 127, 0)];
+        let containers = containers.into_iter().map(Into::into).collect();
         let observed = Observed { containers, ..Observed::default() };
         let mut suspects = Suspects::default();
         assert_eq!(suspects.judge(&observed), ["image-a", "image-d"]);

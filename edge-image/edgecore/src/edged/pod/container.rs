@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     RestartPolicy, SeccompProfile,
-    decode::{null_default, quantities, quantity},
+    decode::{list, null_default, quantities, quantity},
 };
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,9 +28,9 @@ pub struct SecurityContext {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Capabilities {
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub add: Vec<String>,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub drop: Vec<String>,
 }
 
@@ -40,23 +40,23 @@ pub struct Container {
     pub name: String,
     pub image: String,
     pub image_pull_policy: String,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub command: Vec<String>,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub args: Vec<String>,
     pub working_dir: String,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub ports: Vec<Port>,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub env: Vec<EnvVar>,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub env_from: Vec<EnvFrom>,
     #[serde(deserialize_with = "null_default")]
     pub resources: Resources,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub volume_mounts: Vec<VolumeMount>,
-    pub security_context: Option<SecurityContext>,
-    #[serde(deserialize_with = "null_default")]
+    pub security_context: Option<Box<SecurityContext>>,
+    #[serde(deserialize_with = "list")]
     pub volume_devices: Vec<VolumeDevice>,
     pub termination_message_path: String,
     /// `File` or `FallbackToLogsOnError`.
@@ -65,10 +65,10 @@ pub struct Container {
     pub restart_policy: Option<RestartPolicy>,
     /// Of an ephemeral container: the container whose processes it sees.
     pub target_container_name: String,
-    pub startup_probe: Option<Probe>,
-    pub liveness_probe: Option<Probe>,
-    pub readiness_probe: Option<Probe>,
-    pub lifecycle: Option<Lifecycle>,
+    pub startup_probe: Option<Box<Probe>>,
+    pub liveness_probe: Option<Box<Probe>>,
+    pub readiness_probe: Option<Box<Probe>>,
+    pub lifecycle: Option<Box<Lifecycle>>,
     pub stdin: bool,
     pub stdin_once: bool,
     pub tty: bool,
@@ -90,7 +90,7 @@ pub struct Port {
 pub struct EnvVar {
     pub name: String,
     pub value: String,
-    pub value_from: Option<EnvSource>,
+    pub value_from: Option<Box<EnvSource>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -205,7 +205,7 @@ pub struct LifecycleHandler {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ExecAction {
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub command: Vec<String>,
 }
 
@@ -217,7 +217,7 @@ pub struct HttpGetAction {
     pub host: String,
     /// `HTTP` (also when empty) or `HTTPS`.
     pub scheme: String,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub http_headers: Vec<EnvVar>,
 }
 

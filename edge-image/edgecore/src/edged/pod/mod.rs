@@ -16,7 +16,7 @@ mod volume;
 use serde::{Deserialize, Serialize};
 
 pub use container::*;
-use decode::{null_default, quantities};
+use decode::{Word, condition_word, list, null_default, quantities, unix_seconds};
 pub use placement::*;
 pub use volume::*;
 
@@ -37,18 +37,20 @@ pub struct EchoedStatus {
     /// A pod that is Succeeded or Failed for the cloud is not run again.
     #[serde(deserialize_with = "null_default")]
     pub phase: String,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub conditions: Vec<EchoedCondition>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct EchoedCondition {
-    #[serde(rename = "type")]
-    pub condition_type: String,
-    pub status: String,
-    #[serde(deserialize_with = "null_default")]
-    pub last_transition_time: String,
+    #[serde(rename = "type", deserialize_with = "condition_word")]
+    pub condition_type: Word,
+    #[serde(deserialize_with = "condition_word")]
+    pub status: Word,
+    /// Unix seconds.
+    #[serde(deserialize_with = "unix_seconds")]
+    pub last_transition_time: Option<i64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -72,24 +74,24 @@ pub struct Metadata {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Spec {
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub containers: Vec<Container>,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub init_containers: Vec<Container>,
-    #[serde(deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub ephemeral_containers: Vec<Container>,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub volumes: Vec<Volume>,
     pub restart_policy: RestartPolicy,
     pub termination_grace_period_seconds: Option<i64>,
     pub active_deadline_seconds: Option<i64>,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub image_pull_secrets: Vec<ObjectRef>,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub readiness_gates: Vec<ReadinessGate>,
     #[serde(deserialize_with = "null_default")]
     pub node_selector: BTreeMap<String, String>,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub tolerations: Vec<Toleration>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
@@ -118,9 +120,9 @@ pub struct Spec {
     pub share_process_namespace: Option<bool>,
     pub dns_policy: String,
     pub dns_config: Option<DnsConfig>,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub host_aliases: Vec<HostAlias>,
-    pub security_context: Option<PodSecurityContext>,
+    pub security_context: Option<Box<PodSecurityContext>>,
     pub service_account_name: String,
 }
 
@@ -152,11 +154,11 @@ pub struct Toleration {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DnsConfig {
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub nameservers: Vec<String>,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub searches: Vec<String>,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub options: Vec<DnsOption>,
 }
 
@@ -183,11 +185,11 @@ pub struct PodSecurityContext {
     pub fs_group: Option<i64>,
     /// `OnRootMismatch` or `Always`.
     pub fs_group_change_policy: Option<String>,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub supplemental_groups: Vec<i64>,
     /// `Merge` or `Strict`.
     pub supplemental_groups_policy: Option<String>,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub sysctls: Vec<NameValue>,
     pub seccomp_profile: Option<SeccompProfile>,
     pub app_armor_profile: Option<SeccompProfile>,

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Toleration, decode::null_default};
+use super::{
+    Toleration,
+    decode::{list, null_default},
+};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -23,7 +26,7 @@ pub struct NodeAffinity {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct NodeSelector {
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub node_selector_terms: Vec<NodeSelectorTerm>,
 }
 
@@ -31,9 +34,9 @@ pub struct NodeSelector {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct NodeSelectorTerm {
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub match_expressions: Vec<Requirement>,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub match_fields: Vec<Requirement>,
 }
 
@@ -42,22 +45,42 @@ pub struct NodeSelectorTerm {
 pub struct Requirement {
     pub key: String,
     pub operator: String,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub values: Vec<String>,
 }
 
+impl NodeSelector {
+    /// Whether it selects a node of this name with these labels.
+    pub fn matches(&self, labels: &BTreeMap<String, String>, node: &str) -> bool {
+        self.node_selector_terms.iter().any(|term| term.matches(labels, node))
+    }
+}
+
+impl NodeSelectorTerm {
+    fn matches(&self, labels: &BTreeMap<String, String>, node: &str) -> bool {
+        // The one field that there is.
+        let field = |key: &str| (key == "metadata.name").then_some(node);
+        !(self.match_expressions.is_empty() && self.match_fields.is_empty())
+            && self.match_expressions.iter().all(|r| r.matches(labels.get(&r.key).map(String::as_str)))
+            && self.match_fields.iter().all(|r| r.matches(field(&r.key)))
+    }
+}
+
 impl Requirement {
-    /// An operator that is not known matches nothing.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        let value = labels.get(&self.key);
-        let number = |text: Option<&String>| text.and_then(|text| text.parse::<i64>().ok());
-        let compared = |by: fn(&i64, &i64) -> bool| match (number(value), number(self.values.first())) {
+    /// `value`: what the node has at the key. An operator that is not known matches nothing.
+    fn matches(&self, value: Option<&str>) -> bool {
+        let among = value.is_some_and(|value| self.values.iter().any(|wanted| wanted == value));
+        let number = |text: &str| text.parse::<i64>().ok();
+        let compared = |by: fn(&i64, &i64) -> bool| match (
+            value.and_then(number),
+            self.values.first().and_then(|wanted| number(wanted)),
+        ) {
             (Some(has), Some(wanted)) => by(&has, &wanted),
             _ => false,
         };
         match self.operator.as_str() {
-            "In" => value.is_some_and(|value| self.values.contains(value)),
-            "NotIn" => value.is_none_or(|value| !self.values.contains(value)),
+            "In" => among,
+            "NotIn" => !among,
             "Exists" => value.is_some(),
             "DoesNotExist" => value.is_none(),
             "Gt" => compared(i64::gt),

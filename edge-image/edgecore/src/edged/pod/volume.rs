@@ -6,22 +6,22 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     FieldRef, ResourceFieldRef,
-    decode::{null_default, quantity},
+    decode::{list, null_default, quantity},
 };
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Volume {
     pub name: String,
-    pub empty_dir: Option<EmptyDir>,
-    pub host_path: Option<HostPath>,
-    pub config_map: Option<ConfigMapVolume>,
-    pub secret: Option<SecretVolume>,
+    pub empty_dir: Option<Box<EmptyDir>>,
+    pub host_path: Option<Box<HostPath>>,
+    pub config_map: Option<Box<ConfigMapVolume>>,
+    pub secret: Option<Box<SecretVolume>>,
     #[serde(rename = "downwardAPI")]
-    pub downward_api: Option<DownwardVolume>,
-    pub projected: Option<ProjectedVolume>,
-    pub persistent_volume_claim: Option<ClaimVolume>,
-    pub image: Option<ImageVolume>,
+    pub downward_api: Option<Box<DownwardVolume>>,
+    pub projected: Option<Box<ProjectedVolume>>,
+    pub persistent_volume_claim: Option<Box<ClaimVolume>>,
+    pub image: Option<Box<ImageVolume>>,
     /// Types that this node does not offer, by name (`csi`, `nfs`, `ephemeral`, ...): kept so that the refusal can name them.
     #[serde(flatten, skip_serializing)]
     pub other: BTreeMap<String, serde::de::IgnoredAny>,
@@ -70,7 +70,7 @@ pub struct KeyToPath {
 #[serde(default, rename_all = "camelCase")]
 pub struct ConfigMapVolume {
     pub name: String,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub items: Vec<KeyToPath>,
     pub default_mode: Option<u32>,
     pub optional: Option<bool>,
@@ -82,7 +82,7 @@ pub struct SecretVolume {
     pub secret_name: String,
     /// Projected secrets call it so.
     pub name: String,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub items: Vec<KeyToPath>,
     pub default_mode: Option<u32>,
     pub optional: Option<bool>,
@@ -91,7 +91,7 @@ pub struct SecretVolume {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct DownwardVolume {
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub items: Vec<DownwardFile>,
     pub default_mode: Option<u32>,
 }
@@ -108,7 +108,7 @@ pub struct DownwardFile {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ProjectedVolume {
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "list")]
     pub sources: Vec<ProjectedSource>,
     pub default_mode: Option<u32>,
 }
@@ -116,11 +116,11 @@ pub struct ProjectedVolume {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ProjectedSource {
-    pub config_map: Option<ConfigMapVolume>,
-    pub secret: Option<SecretVolume>,
+    pub config_map: Option<Box<ConfigMapVolume>>,
+    pub secret: Option<Box<SecretVolume>>,
     #[serde(rename = "downwardAPI")]
-    pub downward_api: Option<DownwardVolume>,
-    pub service_account_token: Option<TokenProjection>,
+    pub downward_api: Option<Box<DownwardVolume>>,
+    pub service_account_token: Option<Box<TokenProjection>>,
     /// Not offered; kept so that the refusal can name it.
     #[serde(skip_serializing)]
     pub cluster_trust_bundle: Option<serde::de::IgnoredAny>,

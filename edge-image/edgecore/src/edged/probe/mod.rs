@@ -36,9 +36,9 @@ impl Kind {
 
     pub fn of(self, container: &Container) -> Option<&Probe> {
         match self {
-            Kind::Startup => container.startup_probe.as_ref(),
-            Kind::Liveness => container.liveness_probe.as_ref(),
-            Kind::Readiness => container.readiness_probe.as_ref(),
+            Kind::Startup => container.startup_probe.as_deref(),
+            Kind::Liveness => container.liveness_probe.as_deref(),
+            Kind::Readiness => container.readiness_probe.as_deref(),
         }
     }
 

@@ -48,8 +48,8 @@ impl ImageUser {
 
 fn contexts(pod: &Pod, container: &Container) -> (PodSecurityContext, SecurityContext) {
     (
-        pod.spec.security_context.clone().unwrap_or_default(),
-        container.security_context.clone().unwrap_or_default(),
+        pod.spec.security_context.as_deref().cloned().unwrap_or_default(),
+        container.security_context.as_deref().cloned().unwrap_or_default(),
     )
 }
 

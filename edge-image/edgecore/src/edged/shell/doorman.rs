@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use tokio::sync::mpsc;
+use wire::{Message, Operation};
 
 use super::{Happening, Shell};
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
         limits,
         manager::{Input, Manager},
         pod::Taint,
+        unix_ms,
     },
 };
 
@@ -33,6 +35,8 @@ pub(super) enum GateNews {
     /// The plugins' preferences: claims by their place in the list.
     Preferred(String, Vec<(usize, Vec<String>)>),
     Allocated(String, Result<(), String>),
+    /// The cloud was asked for the Node object, for this pod's sake.
+    Node(String),
     /// What the Node's status shows; `None`: the runtime did not say.
     Images(Option<Vec<NodeImage>>),
 }
@@ -211,6 +215,10 @@ impl Shell {
                 }
                 self.watch_images(true);
             }
+            GateNews::Node(incarnation) => {
+                self.doorman.look(&self.handles, &mut self.manager);
+                self.handle(Input::NodeAsked { incarnation });
+            }
             GateNews::Allocated(incarnation, result) => self.handle(Input::Allocated { incarnation, result }),
         }
     }
@@ -248,6 +256,17 @@ impl Shell {
             };
             let result = work.await;
             Happening::Gate(GateNews::Allocated(incarnation, result))
+        }));
+    }
+
+    /// The hub stores the answer before it hands it out. Without a link what is known must do.
+    pub(super) fn ask_node(&mut self, incarnation: String) {
+        let uplink = self.handles.uplink.clone();
+        let node = wire::Resource::new("null", "node", &self.handles.node_name).to_string();
+        let query = Message::new(unix_ms(), wire::source::EDGED, "meta", Operation::QUERY, &node);
+        self.work.push(Box::pin(async move {
+            let _ = uplink.request(query, limits::NODE_ASKED).await;
+            Happening::Gate(GateNews::Node(incarnation))
         }));
     }
 

@@ -1,7 +1,5 @@
 //! The pod's conditions with kubelet's reasons and messages.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use super::{
@@ -10,8 +8,22 @@ use super::{
 };
 use crate::edged::{pod::Pod, worker::Now};
 
-/// Since when a condition has its state: Unix seconds.
-pub type Transitions = BTreeMap<&'static str, (bool, i64)>;
+/// Since when a condition has its state: Unix seconds. A handful, so it is searched.
+#[derive(Debug, Default)]
+pub struct Transitions(Vec<(&'static str, bool, i64)>);
+
+impl Transitions {
+    fn get(&self, name: &str) -> Option<(bool, i64)> {
+        self.0.iter().find(|(known, ..)| *known == name).map(|(_, status, since)| (*status, *since))
+    }
+
+    fn set(&mut self, name: &'static str, status: bool, since: i64) {
+        match self.0.iter_mut().find(|(known, ..)| *known == name) {
+            Some(entry) => *entry = (name, status, since),
+            None => self.0.push((name, status, since)),
+        }
+    }
+}
 
 /// A condition before its time is known.
 pub struct Finding {
@@ -119,14 +131,14 @@ pub fn render(finding: Finding, pod: &Pod, now: Now, transitions: &mut Transitio
     let echoed = || {
         let condition =
             pod.status.conditions.iter().find(|c| c.condition_type == name && c.status == text)?;
-        condition.last_transition_time.parse::<jiff::Timestamp>().ok().map(|time| time.as_second())
+        condition.last_transition_time
     };
     let since = match transitions.get(name) {
-        Some((same, since)) if *same == status => *since,
+        Some((same, since)) if same == status => since,
         Some(_) => now.unix,
         None => echoed().unwrap_or(now.unix),
     };
-    transitions.insert(name, (status, since));
+    transitions.set(name, status, since);
     let or_null = |text: &str| if text.is_empty() { Value::Null } else { json!(text) };
     let mut condition = json!({
         "type": name, "status": text, "lastProbeTime": null, "lastTransitionTime": rfc3339(since),

@@ -10,6 +10,8 @@ mod line;
 mod phase;
 mod qos;
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 pub use conditions::Transitions;
@@ -38,7 +40,7 @@ pub fn render(worker: &Worker, now: Now, node: &NodeFacts, transitions: &mut Tra
     let pod = worker.desired.as_ref().filter(|_| !worker.ended_elsewhere)?;
     let nothing = Observed::default();
     let seen = worker.seen.as_ref().unwrap_or(&nothing);
-    let sandbox = worker.sandbox(seen);
+    let sandbox = worker.sandbox(seen).map(Arc::as_ref);
     let lines = Lines::of(worker, pod, seen, sandbox);
     let (phase, heading) = phases(worker, pod, &lines);
     let over = worker.is_deleting() && worker.record.ended.is_some();
@@ -103,7 +105,8 @@ struct Lines {
 impl Lines {
     fn of(worker: &Worker, pod: &Pod, seen: &Observed, sandbox: Option<&Sandbox>) -> Lines {
         // An ended pod's sandbox is stopped, but it still holds the containers.
-        let home = sandbox.or_else(|| seen.sandboxes.iter().max_by_key(|sandbox| sandbox.attempt));
+        let home =
+            sandbox.or_else(|| seen.sandboxes.iter().map(Arc::as_ref).max_by_key(|sandbox| sandbox.attempt));
         let reason =
             if pod.spec.init_containers.is_empty() { "ContainerCreating" } else { "PodInitializing" };
         let scene = Scene { worker, pod, seen, home, reason };

@@ -1,6 +1,6 @@
 //! Statuses as the cloud sees them, and what whatever bytes in a pod object lead to.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -74,7 +74,7 @@ impl Scene {
         while !matches!(scene.work, Some(Work::RunSandbox { .. })) {
             scene.done(Ok(()));
         }
-        scene.observed.sandboxes.push(Sandbox {
+        scene.observed.sandboxes.push(Arc::new(Sandbox {
             id: "s".into(),
             incarnation: "u1".into(),
             namespace: "default".into(),
@@ -83,8 +83,8 @@ impl Scene {
             ready: true,
             ips: vec!["10.88.0.7".into()],
             ..Sandbox::default()
-        });
-        scene.observed.containers.push(Container {
+        }));
+        scene.observed.containers.push(Arc::new(Container {
             id: "f00".into(),
             sandbox_id: "s".into(),
             name: "c".into(),
@@ -93,7 +93,7 @@ impl Scene {
             image_ref: "sha256:abc".into(),
             started_at: 1_795_247_990_000_000_000,
             ..container
-        });
+        }));
         scene.done(Ok(()));
         scene
     }
@@ -176,7 +176,7 @@ fn a_pod_that_ended() {
     let mut scene = Scene::with_container(pod(json!({ "restartPolicy": "Never" })), ended(0));
     let stop = Some(Work::StopSandbox { id: "s".into() });
     assert_eq!(scene.work, stop, "its network is given back, its logs stay");
-    scene.observed.sandboxes[0].ready = false;
+    Arc::make_mut(&mut scene.observed.sandboxes[0]).ready = false;
     scene.done(Ok(()));
     assert!(matches!(scene.work, Some(Work::Persist(_))), "{:?}", scene.work);
     assert_eq!(scene.reported["phase"], "Running", "its end is written down before it is told");
@@ -194,7 +194,7 @@ fn a_pod_that_ended() {
         ]
     );
     let mut scene = Scene::with_container(pod(json!({ "restartPolicy": "Never" })), ended(3));
-    scene.observed.sandboxes[0].ready = false;
+    Arc::make_mut(&mut scene.observed.sandboxes[0]).ready = false;
     scene.done(Ok(()));
     scene.done(Ok(()));
     assert_eq!(scene.reported["phase"], "Failed");
@@ -220,6 +220,72 @@ fn a_step_that_fails_is_the_containers_waiting_reason() {
         json!({ "waiting": { "reason": "ImagePullBackOff", "message": "no route to registry" } })
     );
     assert_eq!(container["lastState"]["terminated"]["exitCode"], 1);
+}
+
+fn wanted(pod: Pod) -> Input {
+    Input::Desired(vec![Wanted {
+        namespace: "default".into(),
+        name: "web".into(),
+        uid: "u1".into(),
+        deleting: false,
+        pod: Ok(pod.into()),
+    }])
+}
+
+#[test]
+fn record_and_volumes_go_side_by_side_and_the_sandbox_follows_without_a_look_between() {
+    let mut manager = Manager::new(Vec::new());
+    let began = manager.ticket();
+    manager.handle(NOW, Input::Observed { began, observed: Observed::default() });
+    let works = |actions: Vec<Action>| {
+        assert!(!actions.contains(&Action::Observe), "nothing of the runtime changed: {actions:?}");
+        let work = |action| if let Action::Work { work, .. } = action { Some(work) } else { None };
+        actions.into_iter().filter_map(work).collect::<Vec<_>>()
+    };
+    let first = works(manager.handle(NOW, wanted(pod(json!({})))));
+    assert!(matches!(first[..], [Work::Prepare(Some(_))]), "{first:?}");
+    let done = || Input::Done { incarnation: "u1".into(), result: Ok(()) };
+    assert_eq!(works(manager.handle(NOW, done())), [Work::RunSandbox { attempt: 0 }]);
+    let actions = manager.handle(NOW, done());
+    assert_eq!(actions.last(), Some(&Action::Observe), "a sandbox is there or not: {actions:?}");
+}
+
+#[test]
+fn a_pod_that_lacks_a_label_is_failed_only_when_the_clouds_newest_node_lacks_it_too() {
+    for (newest, comes) in [("north", true), ("south", false)] {
+        let zone = |zone: &str| Some([("zone".to_string(), zone.to_string())].into());
+        let mut manager = Manager::new(Vec::new());
+        manager.gate.node.labels = zone("south");
+        let began = manager.ticket();
+        manager.handle(NOW, Input::Observed { began, observed: Observed::default() });
+        let pod = pod(json!({ "nodeSelector": { "zone": "north" } }));
+        let actions = manager.handle(NOW, wanted(pod));
+        let is_step = |action: &Action| matches!(action, Action::Work { .. } | Action::Event { .. });
+        assert!(actions.contains(&Action::AskNode { incarnation: "u1".into() }), "{actions:?}");
+        assert!(!actions.iter().any(is_step), "it waits: {actions:?}");
+        manager.gate.node.labels = zone(newest);
+        let actions = manager.handle(NOW, Input::NodeAsked { incarnation: "u1".into() });
+        let prepares = |action: &Action| matches!(action, Action::Work { work: Work::Prepare(_), .. });
+        let fails =
+            |action: &Action| matches!(action, Action::Event { event, .. } if event.reason == "NodeAffinity");
+        assert_eq!((actions.iter().any(prepares), actions.iter().any(fails)), (comes, !comes), "{actions:?}");
+    }
+}
+
+/// What a node holds of each pod for as long as it runs. A field that makes one of these larger is better put into a box.
+#[test]
+fn a_pod_is_small_in_memory() {
+    use crate::edged::{pod, worker::Worker};
+    let sizes = [
+        ("pod", size_of::<Pod>(), 888),
+        ("container", size_of::<pod::Container>(), 440),
+        ("volume", size_of::<pod::Volume>(), 112),
+        ("source of a projected volume", size_of::<pod::ProjectedSource>(), 40),
+        ("worker", size_of::<Worker>(), 520),
+    ];
+    for (what, bytes, most) in sizes {
+        assert!(bytes <= most, "a {what} has {bytes} bytes, more than {most}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a pod's life looks like from outside: statuses and events in kubelet's words, step by step.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -78,8 +78,8 @@ impl Life {
         self.made += 1;
         let id = format!("id{}", self.made);
         match work {
-            Work::Persist(record) => self.record = record.clone(),
-            Work::RunSandbox { attempt } => self.seen.sandboxes.push(Sandbox {
+            Work::Persist(record) | Work::Prepare(Some(record)) => self.record = (**record).clone(),
+            Work::RunSandbox { attempt } => self.seen.sandboxes.push(Arc::new(Sandbox {
                 id: format!("s{attempt}"),
                 incarnation: "u1".into(),
                 namespace: "default".into(),
@@ -88,20 +88,14 @@ impl Life {
                 attempt: *attempt,
                 ready: true,
                 ips: vec!["10.88.0.7".into()],
-            }),
-            Work::StopSandbox { .. } => self.seen.sandboxes[0].ready = false,
+            })),
+            Work::StopSandbox { .. } => Arc::make_mut(&mut self.seen.sandboxes[0]).ready = false,
             Work::RetireSandbox { .. } => self.seen = Observed::default(),
             Work::CreateContainer { sandbox, name, attempt, .. } => {
                 let hash = self.pod.all_containers().find(|c| c.name == *name).unwrap().hash();
                 let (sandbox_id, name, attempt) = (sandbox.id.clone(), name.clone(), *attempt);
-                self.seen.containers.push(Container {
-                    id,
-                    sandbox_id,
-                    name,
-                    attempt,
-                    hash,
-                    ..Container::default()
-                });
+                let container = Container { id, sandbox_id, name, attempt, hash, ..Container::default() };
+                self.seen.containers.push(Arc::new(container));
             }
             Work::StartContainer { id, name } => {
                 self.steps.push(format!("start {name}"));
@@ -117,12 +111,13 @@ impl Life {
             }
             Work::RemoveContainer { id, .. } => self.seen.containers.retain(|c| c.id != *id),
             Work::CleanUp => self.steps.push("clean up".into()),
-            Work::PrepareVolumes | Work::Forget => {}
+            Work::Prepare(None) | Work::Forget => {}
         }
     }
 
     fn set(&mut self, id: &str, state: State, exit_code: i32) {
         let container = self.seen.containers.iter_mut().find(|c| c.id == *id).unwrap();
+        let container = Arc::make_mut(container);
         (container.state, container.exit_code) = (state, exit_code);
         container.started_at = 1_795_247_990_000_000_000;
     }
@@ -330,7 +325,7 @@ fn a_reboot_starts_init_containers_again_and_counts_on() {
     );
     life.exits("setup", 0);
     assert_eq!(life.steps, ["start setup", "start main"]);
-    life.seen.sandboxes[0].ready = false;
+    Arc::make_mut(&mut life.seen.sandboxes[0]).ready = false;
     let main = life.id("main");
     life.set(&main, State::Exited, 255);
     life.told();

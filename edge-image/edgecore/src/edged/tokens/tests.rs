@@ -1,7 +1,7 @@
 use super::*;
 
-fn entry(expires: i64, lifetime_s: i64) -> Entry {
-    Entry { token: "t".into(), expires, lifetime_s, ..Entry::default() }
+fn entry(expires: i64, lifetime_s: i64) -> Kept {
+    Kept::of(&Entry { token: "t".into(), expires, lifetime_s, ..Entry::default() })
 }
 
 #[test]

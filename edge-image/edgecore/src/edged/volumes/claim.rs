@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::Deserialize;
 
 use super::{VolumeError, failed, fs_group, ownership, support};
-use crate::edged::pod::{HostPath, Pod};
+use crate::edged::pod::{HostPath, NodeSelector, Pod};
 
 /// The claims of a pod that are resolved, by the name of the volume.
 pub type Claims = BTreeMap<String, LocalVolume>;
@@ -118,28 +118,7 @@ struct LocalSource {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct NodeAffinity {
-    required: Option<Terms>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Terms {
-    node_selector_terms: Vec<Term>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Term {
-    match_expressions: Option<Vec<Expression>>,
-    match_fields: Option<Vec<Expression>>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Expression {
-    key: String,
-    operator: String,
-    values: Option<Vec<String>>,
+    required: Option<NodeSelector>,
 }
 
 /// The sources that are PersistentVolume fields of other meaning than "where it is".
@@ -203,8 +182,8 @@ impl Volume {
             return Err(ClaimError::OtherClaim { volume: name, found, claim });
         }
         let required = self.spec.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref());
-        if let (Some(terms), Some(labels)) = (required, labels)
-            && !terms.node_selector_terms.iter().any(|term| term.matches(labels, node))
+        if let (Some(required), Some(labels)) = (required, labels)
+            && !required.matches(labels, node)
         {
             return Err(ClaimError::NodeAffinity(name));
         }
@@ -219,37 +198,6 @@ impl Volume {
             }
         };
         Ok(LocalVolume { name, path, source, read_only })
-    }
-}
-
-impl Term {
-    /// A term without expressions matches nothing (Kubernetes' documentation of node affinity).
-    fn matches(&self, labels: &BTreeMap<String, String>, node: &str) -> bool {
-        let expressions = self.match_expressions.as_deref().unwrap_or_default();
-        let fields = self.match_fields.as_deref().unwrap_or_default();
-        let by_label = |e: &Expression| e.matches(labels.get(&e.key).map(String::as_str));
-        let by_field = |e: &Expression| e.key == "metadata.name" && e.matches(Some(node));
-        !(expressions.is_empty() && fields.is_empty())
-            && expressions.iter().all(by_label)
-            && fields.iter().all(by_field)
-    }
-}
-
-impl Expression {
-    fn matches(&self, found: Option<&str>) -> bool {
-        let values = self.values.as_deref().unwrap_or_default();
-        let among = found.is_some_and(|found| values.iter().any(|value| value == found));
-        let number = |text: &str| text.parse::<i64>().ok();
-        let bound = values.first().and_then(|value| number(value));
-        match self.operator.as_str() {
-            "In" => among,
-            "NotIn" => !among,
-            "Exists" => found.is_some(),
-            "DoesNotExist" => found.is_none(),
-            "Gt" => found.and_then(number).zip(bound).is_some_and(|(found, bound)| found > bound),
-            "Lt" => found.and_then(number).zip(bound).is_some_and(|(found, bound)| found < bound),
-            _ => false,
-        }
     }
 }
 

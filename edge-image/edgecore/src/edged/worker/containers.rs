@@ -3,6 +3,8 @@
 //! A kubelet cannot tell the containers of an older sandbox from those of this one and has rules for that; here they are apart,
 //! so every init container runs again in a new sandbox, and only there.
 
+use std::sync::Arc;
+
 use super::{Now, Slot, Stop, Work, Worker, run::is_final};
 use crate::edged::{
     limits,
@@ -16,7 +18,7 @@ impl Worker {
         now: Now,
         pod: &Pod,
         seen: &Observed,
-        sandbox: &Sandbox,
+        sandbox: &Arc<Sandbox>,
     ) -> Option<Work> {
         if let Some(kill) = self.next_kill(pod, seen, sandbox) {
             return Some(kill);
@@ -128,7 +130,7 @@ impl Worker {
         &self,
         now: Now,
         seen: &Observed,
-        sandbox: &Sandbox,
+        sandbox: &Arc<Sandbox>,
         container: &Container,
     ) -> Option<Work> {
         let remembered = self.record.containers.get(&container.name).is_some_and(|r| r.last.is_some());
@@ -143,7 +145,7 @@ impl Worker {
         &self,
         now: Now,
         seen: &Observed,
-        sandbox: &Sandbox,
+        sandbox: &Arc<Sandbox>,
         container: &Container,
     ) -> Option<Work> {
         let name = container.name.clone();

@@ -69,11 +69,8 @@ impl Worker {
     }
 
     /// The next step towards a pod of which nothing runs: containers first, then the sandbox, after which none can start.
-    pub(super) fn take_down(&mut self, seen: &Observed, sandbox: Option<&Sandbox>) -> Option<Work> {
-        if let Some(stop) = self.stop_all(seen) {
-            return Some(stop);
-        }
-        sandbox.map(|sandbox| Work::StopSandbox { id: sandbox.id.clone() })
+    pub(super) fn take_down(&mut self, seen: &Observed, sandbox: Option<String>) -> Option<Work> {
+        self.stop_all(seen).or(sandbox.map(|id| Work::StopSandbox { id }))
     }
 
     /// Remembers how the pod ended. For good: what is told of it must outlive every crash.

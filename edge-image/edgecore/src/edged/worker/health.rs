@@ -79,7 +79,8 @@ impl Worker {
         seen: &Seen,
     ) -> Option<(&'static str, &'a Probe)> {
         let health = self.health(&seen.id);
-        let failed = |probe: &'a Option<Probe>, verdict| probe.as_ref().filter(|_| verdict == Some(false));
+        let failed =
+            |probe: &'a Option<Box<Probe>>, verdict| probe.as_deref().filter(|_| verdict == Some(false));
         failed(&container.liveness_probe, health.liveness)
             .map(|probe| ("liveness", probe))
             .or_else(|| failed(&container.startup_probe, health.startup).map(|probe| ("startup", probe)))

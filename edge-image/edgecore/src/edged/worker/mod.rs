@@ -3,7 +3,8 @@
 //! Not here: the steps themselves (`shell`), the text of the status (`status`), which pods there are (`manager`).
 //!
 //! Invariants
-//! - At most one step of a pod is under way, and the next one is decided on an observation that began after it ended.
+//! - At most one step of a pod is under way, and the next one is decided on an observation that began after it ended, or after
+//!   the last step before it that may have changed what the runtime holds: writing a record or files changes nothing there.
 //! - A pod that ends has its containers stopped first; only then is its end recorded and told.
 //! - A sandbox is only made when the observation shows none that is ready, under an attempt number that the runtime refuses to
 //!   give twice: never two running sandboxes for one pod, wherever the agent is killed.
@@ -43,8 +44,9 @@ pub type Ticket = u64;
 /// One step for the shell. Each can be repeated: after a crash the same step is named again.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
-    Persist(Record),
-    PrepareVolumes,
+    Persist(Box<Record>),
+    /// Sets the volumes up, and beside that writes the record if it is not stored: both must be done before there is a sandbox.
+    Prepare(Option<Box<Record>>),
     RunSandbox {
         attempt: u32,
     },
@@ -57,7 +59,7 @@ pub enum Work {
         id: String,
     },
     CreateContainer {
-        sandbox: Sandbox,
+        sandbox: Arc<Sandbox>,
         name: String,
         attempt: u32,
     },
@@ -79,6 +81,13 @@ pub enum Work {
     CleanUp,
     /// Logs and the record: the pod was never here.
     Forget,
+}
+
+impl Work {
+    /// What was seen of the runtime before the step says nothing any more after it.
+    fn is_of_runtime(&self) -> bool {
+        !matches!(self, Work::Persist(_) | Work::Prepare(_))
+    }
 }
 
 /// Why a step failed, in the words of a container's waiting state.
@@ -208,12 +217,21 @@ impl Worker {
         self.busy.is_some()
     }
 
+    /// What was last seen of the runtime holds.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
     pub fn is_deleting(&self) -> bool {
         self.desired.as_ref().is_none_or(|pod| pod.metadata.deletion_timestamp.is_some())
     }
 
     /// Takes a new wish, and tells what becomes of the step that is under way.
     pub fn set_desired(&mut self, desired: Option<Arc<Pod>>) -> Turn {
+        let same = |(new, known): (&Arc<Pod>, &Arc<Pod>)| Arc::ptr_eq(new, known);
+        if self.refused.is_none() && desired.as_ref().zip(self.desired.as_ref()).is_some_and(same) {
+            return Turn::GoOn;
+        }
         self.touched = true;
         self.refused = None;
         if let Some(pod) = &desired {
@@ -231,9 +249,9 @@ impl Worker {
         self.set_desired(Some(pod));
     }
 
-    /// An observation that began at `began`; older than the last step, it is not used.
+    /// An observation that began at `began`; older than the last step of the runtime, it is not used.
     pub fn observe(&mut self, now: Now, began: Ticket, all: &Observed) {
-        if self.busy.is_some() || began < self.done_at {
+        if self.busy.as_ref().is_some_and(Work::is_of_runtime) || began < self.done_at {
             return;
         }
         let seen = all.of(&self.record.incarnation);
@@ -259,8 +277,10 @@ impl Worker {
 
     pub fn done(&mut self, now: Now, at: Ticket, result: Result<(), WorkError>) {
         let Some(work) = self.busy.take() else { return };
-        self.done_at = at;
-        self.fresh = false;
+        if work.is_of_runtime() {
+            self.done_at = at;
+            self.fresh = false;
+        }
         self.touched = true;
         let slot = match &work {
             Work::CreateContainer { name, .. } | Work::StartContainer { name, .. } => {
@@ -275,12 +295,13 @@ impl Worker {
         }
         self.failures.remove(&slot);
         match work {
-            // The record may have changed while it was written.
-            Work::Persist(written) => {
-                self.end_stored |= written.ended.is_some();
-                self.stored = written == self.record;
+            Work::Persist(written) => self.wrote(&written),
+            Work::Prepare(written) => {
+                self.prepared = true;
+                if let Some(written) = written {
+                    self.wrote(&written);
+                }
             }
-            Work::PrepareVolumes => self.prepared = true,
             Work::RetireSandbox { .. } => self.prepared = false,
             Work::CleanUp => {
                 self.emptied = true;
@@ -290,6 +311,17 @@ impl Worker {
             Work::Forget => self.forgotten = true,
             _ => {}
         }
+    }
+
+    /// The record may have changed while it was written.
+    fn wrote(&mut self, written: &Record) {
+        self.end_stored |= written.ended.is_some();
+        self.stored = *written == self.record;
+    }
+
+    /// The record, if it is to be written.
+    fn unwritten(&self) -> Option<Box<Record>> {
+        (!self.stored).then(|| Box::new(self.record.clone()))
     }
 
     fn fail(&mut self, now: Now, slot: Slot, error: WorkError) {
@@ -359,7 +391,7 @@ impl Worker {
     }
 
     /// The sandbox that the pod runs in: the ready one; of several, which only a foreign hand can make, the fullest.
-    pub fn sandbox<'a>(&self, seen: &'a Observed) -> Option<&'a Sandbox> {
+    pub fn sandbox<'a>(&self, seen: &'a Observed) -> Option<&'a Arc<Sandbox>> {
         let running =
             |sandbox: &Sandbox| seen.in_sandbox(&sandbox.id).filter(|c| c.state == State::Running).count();
         seen.sandboxes.iter().filter(|s| s.ready).max_by_key(|s| (running(s), s.attempt))

@@ -1,5 +1,7 @@
 //! What a wanted pod needs next, down to its sandbox.
 
+use std::sync::Arc;
+
 use super::{Now, Slot, Work, Worker};
 use crate::edged::{
     observed::{Observed, Sandbox},
@@ -14,7 +16,7 @@ impl Worker {
         }
         self.note_start(now, &pod);
         let current = self.sandbox(seen).cloned();
-        let is_current = |s: &&Sandbox| current.as_ref().is_some_and(|current| current.id == s.id);
+        let is_current = |s: &&Arc<Sandbox>| current.as_ref().is_some_and(|current| current.id == s.id);
         let old = seen.sandboxes.iter().find(|s| !is_current(s)).cloned();
         // An ended pod keeps its dead sandbox: its containers hold logs and exit codes.
         if self.record.ended.is_none() {
@@ -25,31 +27,32 @@ impl Worker {
             }
             self.check_deadline(now, &pod);
         }
-        let outcome = self.outcome(&pod, seen, current.as_ref());
+        let outcome = self.outcome(&pod, seen, current.as_deref());
         if let Some(outcome) = outcome
             && current.is_none()
         {
             self.note_end(outcome);
         }
-        if !self.stored {
-            return Some(Work::Persist(self.record.clone()));
+        let is_next_sandbox = outcome.is_none() && old.is_none() && current.is_none();
+        if is_next_sandbox && !self.prepared {
+            return Some(Work::Prepare(self.unwritten()));
+        }
+        if let Some(record) = self.unwritten() {
+            return Some(Work::Persist(record));
         }
         if outcome.is_some() {
             // Its volumes go, as a kubelet's do: a memory volume of a finished job is memory. Logs and exit codes stay.
             let empty = (current.is_none() && !self.emptied).then_some(Work::CleanUp);
-            return self.take_down(seen, current.as_ref()).or(empty);
+            return self.take_down(seen, current.map(|sandbox| sandbox.id.clone())).or(empty);
         }
         if let Some(old) = old {
             if current.is_none() {
                 self.say_sandbox_changed();
             }
-            return Some(Work::RetireSandbox { id: old.id });
+            return Some(Work::RetireSandbox { id: old.id.clone() });
         }
         let Some(sandbox) = current else {
-            return Some(match self.prepared {
-                false => Work::PrepareVolumes,
-                true => Work::RunSandbox { attempt: self.record.next_sandbox },
-            });
+            return Some(Work::RunSandbox { attempt: self.record.next_sandbox });
         };
         self.next_in_sandbox(now, &pod, seen, &sandbox)
     }

@@ -71,7 +71,7 @@ impl Worker {
             (Work::StartContainer { name, .. }, Err(error)) if error.reason == "RunContainerError" => {
                 Event::warning("Failed", format!("Error: {}", error.message)).at(self.field_path(name))
             }
-            (Work::PrepareVolumes, Err(error)) if error.reason == "FailedMount" => {
+            (Work::Prepare(_), Err(error)) if error.reason == "FailedMount" => {
                 Event::warning("FailedMount", error.message.clone())
             }
             (Work::RunSandbox { .. }, Err(error)) if error.reason == "FailedCreatePodSandBox" => {

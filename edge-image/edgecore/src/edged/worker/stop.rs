@@ -1,6 +1,6 @@
 //! How a pod is taken down: all containers at once, sidecars in their turn, then the sandbox and what it left.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{Now, Slot, Turn, Work, Worker};
 use crate::edged::{
@@ -27,8 +27,7 @@ impl Worker {
         if self.waits(now, &Slot::Pod) {
             return None;
         }
-        let sandbox = self.sandbox(seen).cloned();
-        if let Some(step) = self.take_down(seen, sandbox.as_ref()) {
+        if let Some(step) = self.take_down(seen, self.sandbox(seen).map(|sandbox| sandbox.id.clone())) {
             return Some(step);
         }
         // The last status is told of what was written down.
@@ -37,7 +36,7 @@ impl Worker {
                 self.record.harvest(seen, sandbox);
             }
             self.note_end(self.outcome_of_deleted(seen));
-            return Some(Work::Persist(self.record.clone()));
+            return Some(Work::Persist(Box::new(self.record.clone())));
         }
         if let Some(sandbox) = seen.sandboxes.first() {
             return Some(Work::RetireSandbox { id: sandbox.id.clone() });
@@ -50,8 +49,9 @@ impl Worker {
 
     /// Stops whatever runs.
     pub(super) fn stop_all(&mut self, seen: &Observed) -> Option<Work> {
-        let alive = |c: &&Seen| matches!(c.state, State::Running | State::Unknown);
-        let stop = |c: &Seen| Stop { id: c.id.clone(), name: c.name.clone(), turn: self.turn_of(&c.name) };
+        let alive = |c: &&Arc<Seen>| matches!(c.state, State::Running | State::Unknown);
+        let stop =
+            |c: &Arc<Seen>| Stop { id: c.id.clone(), name: c.name.clone(), turn: self.turn_of(&c.name) };
         let stops: Vec<Stop> = seen.containers.iter().filter(alive).map(stop).collect();
         if stops.is_empty() {
             return None;
@@ -96,7 +96,7 @@ impl Worker {
             Some(Work::StopContainers { grace, .. }) if self.grace() < *grace => {
                 Turn::Hasten { grace: self.grace() }
             }
-            Some(Work::PrepareVolumes | Work::CreateContainer { .. } | Work::StartContainer { .. }) => {
+            Some(Work::Prepare(_) | Work::CreateContainer { .. } | Work::StartContainer { .. }) => {
                 Turn::CallOff
             }
             _ => Turn::GoOn,

@@ -135,8 +135,8 @@ impl World {
                     self.told.status(&uid, &status, &self.runtime.running_of(&uid));
                 }
                 Action::CallOff { incarnation } => self.call_off(&incarnation),
-                Action::Allocate { .. } | Action::Release { .. } => {
-                    unreachable!("no pod here asks for devices")
+                Action::Allocate { .. } | Action::Release { .. } | Action::AskNode { .. } => {
+                    unreachable!("no pod here asks for devices or labels")
                 }
                 Action::Hasten { .. } | Action::Event { .. } | Action::Observe => {}
             }
@@ -226,16 +226,19 @@ impl World {
     fn call_off(&mut self, incarnation: &str) {
         let Some(at) = self.pending.iter().position(|(of, ..)| of == incarnation) else { return };
         let (incarnation, record, pod, work) = self.pending.swap_remove(at);
-        if self.random.one_in(2) {
-            self.stray.push((record, pod, work));
+        match work {
+            // The store takes what it was given, also when nobody waits for the answer.
+            Work::Prepare(Some(record)) => drop(self.records.insert(incarnation.clone(), *record)),
+            work if self.random.one_in(2) => self.stray.push((record, pod, work)),
+            _ => {}
         }
         self.input(Input::Done { incarnation, result: Err(WorkError::called_off()) });
     }
 
     fn carry_out(&mut self, record: &Record, pod: Option<&Pod>, work: &Work) -> Result<(), WorkError> {
         match work {
-            Work::Persist(record) => {
-                self.records.insert(record.incarnation.clone(), record.clone());
+            Work::Persist(record) | Work::Prepare(Some(record)) => {
+                self.records.insert(record.incarnation.clone(), (**record).clone());
             }
             Work::Forget => {
                 self.records.remove(&record.incarnation);
@@ -267,7 +270,7 @@ impl World {
         let at = self.random.below(self.stray.len() as u64) as usize;
         let (record, pod, work) = self.stray.swap_remove(at);
         // Writing to the store ends with the process; only the runtime's calls go on.
-        if !matches!(work, Work::Persist(_) | Work::Forget) {
+        if !matches!(work, Work::Persist(_) | Work::Prepare(_) | Work::Forget) {
             let _ = self.runtime.apply(&record, pod.as_deref(), &work);
         }
         self.check();
@@ -349,7 +352,7 @@ impl World {
     fn lose_track(&mut self) {
         let running = self.runtime.running();
         if let Some(at) = running.first() {
-            self.runtime.seen.containers[*at].state = State::Unknown;
+            Arc::make_mut(&mut self.runtime.seen.containers[*at]).state = State::Unknown;
         }
     }
 
@@ -402,7 +405,7 @@ impl World {
                 self.observe();
             }
             // Init containers do their work and end well; everything else is in good health.
-            let init = |c: &&mut Container| c.name.starts_with('i') && c.state == State::Running;
+            let init = |c: &&mut Arc<Container>| c.name.starts_with('i') && c.state == State::Running;
             self.runtime.seen.containers.iter_mut().filter(init).for_each(|c| end(c, 0));
             for at in self.runtime.running() {
                 for kind in [ProbeKind::Startup, ProbeKind::Liveness, ProbeKind::Readiness] {
@@ -513,7 +516,7 @@ fn whatever_fails_in_whatever_order_it_converges_and_never_runs_a_pod_twice() {
 #[test]
 fn an_empty_store_removes_nothing() {
     let mut world = World::new(1);
-    world.runtime.seen.sandboxes.push(Sandbox {
+    world.runtime.seen.sandboxes.push(Arc::new(Sandbox {
         id: "s".into(),
         incarnation: "u1".into(),
         namespace: "default".into(),
@@ -521,9 +524,9 @@ fn an_empty_store_removes_nothing() {
         uid: "u1".into(),
         ready: true,
         ..Sandbox::default()
-    });
+    }));
     let container =
-        |state| Container { id: "c".into(), sandbox_id: "s".into(), state, ..Container::default() };
+        |state| Arc::new(Container { id: "c".into(), sandbox_id: "s".into(), state, ..Container::default() });
     world.runtime.seen.containers.push(container(State::Running));
     world.input(Input::Desired(Vec::new()));
     world.observe();

@@ -1,6 +1,6 @@
 //! A runtime as the simulation needs it: what it holds, and how its calls change that.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::edged::{
     observed::{Container, Observed, Sandbox, State},
@@ -31,8 +31,12 @@ impl Runtime {
                 self.seen.containers.retain(|c| c.sandbox_id != *id);
             }
             Work::StopSandbox { id } => {
-                self.seen.sandboxes.iter_mut().filter(|s| s.id == *id).for_each(|s| s.ready = false);
-                let inside = |c: &&mut Container| c.sandbox_id == *id && c.state == State::Running;
+                self.seen
+                    .sandboxes
+                    .iter_mut()
+                    .filter(|s| s.id == *id)
+                    .for_each(|s| Arc::make_mut(s).ready = false);
+                let inside = |c: &&mut Arc<Container>| c.sandbox_id == *id && c.state == State::Running;
                 self.seen.containers.iter_mut().filter(inside).for_each(|c| end(c, 137));
             }
             Work::CreateContainer { sandbox, name, attempt, .. } => {
@@ -46,6 +50,7 @@ impl Runtime {
                 let container = all.find(|(c, startable)| c.id == *id && *startable).map(|(c, _)| c);
                 let Some(container) = container else { return Err(failed("no such container")) };
                 if container.state == State::Created {
+                    let container = Arc::make_mut(container);
                     let once = self.lives.insert((record.uid.clone(), container.name.clone()));
                     assert!(once || !container.name.starts_with('e'), "a second life of {container:?}");
                     (container.state, container.started_at) = (State::Running, 1);
@@ -54,22 +59,22 @@ impl Runtime {
             Work::StopContainers { stops, .. } => {
                 let named = |c: &Container| stops.iter().any(|stop| stop.id == c.id);
                 let running =
-                    |c: &&mut Container| named(c) && matches!(c.state, State::Running | State::Unknown);
+                    |c: &&mut Arc<Container>| named(c) && matches!(c.state, State::Running | State::Unknown);
                 self.seen.containers.iter_mut().filter(running).for_each(|c| end(c, 0));
             }
             Work::RemoveContainer { id, .. } => self.seen.containers.retain(|c| c.id != *id),
-            Work::Persist(_) | Work::PrepareVolumes | Work::CleanUp | Work::Forget => {}
+            Work::Persist(_) | Work::Prepare(_) | Work::CleanUp | Work::Forget => {}
         }
         Ok(())
     }
 
     fn run_sandbox(&mut self, record: &Record, attempt: u32) -> Result<(), WorkError> {
-        let taken = |s: &Sandbox| s.incarnation == record.incarnation && s.attempt == attempt;
+        let taken = |s: &Arc<Sandbox>| s.incarnation == record.incarnation && s.attempt == attempt;
         if self.seen.sandboxes.iter().any(taken) {
             return Err(failed("the name is reserved"));
         }
         let id = self.id();
-        self.seen.sandboxes.push(Sandbox {
+        self.seen.sandboxes.push(Arc::new(Sandbox {
             id,
             incarnation: record.incarnation.clone(),
             namespace: record.namespace.clone(),
@@ -78,7 +83,7 @@ impl Runtime {
             attempt,
             ready: true,
             ips: vec!["10.0.0.2".into()],
-        });
+        }));
         Ok(())
     }
 
@@ -86,7 +91,7 @@ impl Runtime {
         if !self.seen.sandboxes.iter().any(|s| s.id == sandbox && s.ready) {
             return Err(failed("no such sandbox"));
         }
-        let taken = |c: &Container| c.sandbox_id == sandbox && c.name == name && c.attempt == attempt;
+        let taken = |c: &Arc<Container>| c.sandbox_id == sandbox && c.name == name && c.attempt == attempt;
         if self.seen.containers.iter().any(taken) {
             return Err(failed("the name is reserved"));
         }
@@ -99,20 +104,20 @@ impl Runtime {
             hash: wanted.hash(),
             ..Container::default()
         };
-        self.seen.containers.push(container);
+        self.seen.containers.push(Arc::new(container));
         Ok(())
     }
 
     /// Everything ends; what is on disk stays.
     pub fn power_cut(&mut self) {
-        self.seen.sandboxes.iter_mut().for_each(|s| s.ready = false);
-        let alive = |c: &&mut Container| matches!(c.state, State::Running | State::Unknown);
+        self.seen.sandboxes.iter_mut().for_each(|s| Arc::make_mut(s).ready = false);
+        let alive = |c: &&mut Arc<Container>| matches!(c.state, State::Running | State::Unknown);
         self.seen.containers.iter_mut().filter(alive).for_each(|c| end(c, 255));
     }
 
     /// Names of what runs of a pod.
     pub fn running_of(&self, uid: &str) -> Vec<&str> {
-        let ours = |c: &&Container| {
+        let ours = |c: &&Arc<Container>| {
             self.seen.sandboxes.iter().any(|s| s.id == c.sandbox_id && s.uid == uid)
                 && c.state == State::Running
         };
@@ -125,7 +130,8 @@ impl Runtime {
     }
 }
 
-pub fn end(container: &mut Container, code: i32) {
+pub fn end(container: &mut Arc<Container>, code: i32) {
+    let container = Arc::make_mut(container);
     container.state = State::Exited;
     container.exit_code = code;
 }
