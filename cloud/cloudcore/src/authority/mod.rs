@@ -1,141 +1,142 @@
-//! The certificate authority of the nodes and the certificate that hub and join port show. The API has another one.
+//! The certificate authority of the nodes and the certificates that hub, join port and tunnel show. The API has another one.
+//!
+//! Where the keys are: [`Source`], files beside an embedded API, KubeEdge's Secrets in a cluster. What they are: [`Material`], one
+//! CA, or two while one takes the place of the other (docs/certificates.md). A running cloudcore looks every few seconds whether
+//! they changed ([`Authority::follow`]), and new connections see the change.
+//!
+//! Invariants
+//! - Whoever makes the first CA, everybody uses that one: it is created, never replaced, and on a conflict read again.
+//! - What signs is trusted; what is trusted beside it signs nothing.
 
-use std::path::{Path, PathBuf};
+mod change;
+mod material;
+mod peer;
+mod ports;
+mod secrets;
+mod source;
 
-use pki::{Ca, CertInfo, Csr, Key, Names, PkiError};
-use rustls::ServerConfig;
-use rustls::pki_types::CertificateDer;
+use std::sync::Arc;
+use std::time::Duration;
 
-/// KubeEdge's name for it.
-const CA_NAME: &str = "KubeEdge";
-const CERTIFICATE: &str = "CERTIFICATE";
+use pki::{Ca, Csr, Key, Names, PkiError, Validity};
+use rt::Drain;
+use tokio::sync::watch;
 
-#[derive(Debug, thiserror::Error)]
-pub enum AuthorityError {
-    #[error("cannot read {0}")]
-    Read(PathBuf, #[source] std::io::Error),
-    #[error("{0} is damaged; restore it from a backup, or remove it: then every node must join again")]
-    Damaged(PathBuf, #[source] PkiError),
-    #[error("cannot lock {0}")]
-    Lock(PathBuf, #[source] std::io::Error),
-    #[error("cannot keep keys")]
-    Write(#[source] rt::FileError),
-    #[error("cannot make keys")]
-    Make(#[source] PkiError),
-}
+pub use change::{begin, finish, switch};
+pub use material::Material;
+pub use peer::{Peer, PeerError, fingerprint, node_of_certificate};
+pub use ports::{Port, TlsPort};
+pub use source::{AuthorityError, Source};
 
-#[derive(Debug, thiserror::Error)]
-pub enum PeerError {
-    #[error("there is none")]
-    None,
-    #[error("it cannot be read")]
-    Unreadable(#[source] PkiError),
-    #[error("it is of {0:?}; a node's is of \"system:node:<name>\" in group \"system:nodes\"")]
-    NotANode(String),
-}
+use ports::Configs;
+use secrets::Secrets;
 
-/// A node, as its verified certificate names it.
+pub use material::fuzz_rotation;
+pub use secrets::fuzz_secret;
+
+/// What the certificates that are made say.
 #[derive(Clone, Debug)]
-pub struct Peer {
-    pub node: String,
-    pub fingerprint: String,
+pub struct Policy {
+    /// The names of this cloudcore.
+    pub names: Names,
+    /// Those of them that a certificate from elsewhere must have: what nodes are told to dial.
+    pub names_needed: Names,
+    /// Life of a node's certificate.
+    pub node_cert: Duration,
+    /// Life of the token in a cluster's `tokensecret`.
+    pub token: Duration,
 }
 
-pub fn node_of_certificate(certificate: &CertificateDer) -> Result<Peer, PeerError> {
-    let info = CertInfo::parse(certificate).map_err(PeerError::Unreadable)?;
-    match info.subject.node_name() {
-        Some(node) => Ok(Peer { node: node.to_owned(), fingerprint: fingerprint(certificate) }),
-        None => Err(PeerError::NotANode(info.subject.common_name)),
-    }
-}
-
-pub fn fingerprint(certificate: &[u8]) -> String {
-    pki::sha256_hex(certificate)
-}
-
+/// A running cloudcore's authority.
 pub struct Authority {
-    ca: Ca,
-    dir: PathBuf,
+    source: Source,
+    policy: Policy,
+    material: watch::Sender<Arc<Material>>,
+    configs: watch::Sender<Arc<Configs>>,
 }
 
 impl Authority {
-    /// The authority in the data directory; made there the first time.
-    pub fn open(data_dir: &Path, now_s: u64) -> Result<Authority, AuthorityError> {
-        let dir = data_dir.join("pki");
-        std::fs::create_dir_all(&dir).map_err(|error| AuthorityError::Lock(dir.clone(), error))?;
-        // `cloudcore token` and a starting cloudcore may come here at the same moment; one of them makes it.
-        let lock_path = dir.join(".lock");
-        let lock = std::fs::File::create(&lock_path).and_then(|file| file.lock().map(|()| file));
-        let _lock = lock.map_err(|error| AuthorityError::Lock(lock_path, error))?;
-        let path = dir.join("nodes-ca.pem");
-        let ca = match read_pair(&path)? {
-            Some((certificate, key)) => {
-                Ca::new(certificate, key).map_err(|error| AuthorityError::Damaged(path, error))?
-            }
-            None => {
-                let ca = Ca::create(CA_NAME, now_s).map_err(AuthorityError::Make)?;
-                write_pair(&path, ca.cert_der(), ca.key())?;
-                ca
-            }
-        };
-        Ok(Authority { ca, dir })
+    /// The authority of the source; made there the first time.
+    pub async fn open(source: Source, policy: Policy, now_s: u64) -> Result<Authority, AuthorityError> {
+        let material = Arc::new(source.load_or_make(now_s).await?);
+        let server = source.server(&material, &policy, now_s).await?;
+        let configs = Configs::new(&material, server).map_err(AuthorityError::Make)?;
+        let (material, configs) = (watch::Sender::new(material), watch::Sender::new(Arc::new(configs)));
+        let authority = Authority { source, policy, material, configs };
+        authority.look(now_s).await?;
+        Ok(authority)
     }
 
-    pub fn ca(&self) -> &Ca {
-        &self.ca
+    pub fn material(&self) -> Arc<Material> {
+        self.material.borrow().clone()
     }
 
-    pub fn ca_der(&self) -> &[u8] {
-        self.ca.cert_der()
-    }
-
-    /// TLS of the hub (a client certificate is required) or of the join port (it is optional).
-    pub fn server_tls(
-        &self,
-        names: &Names,
-        now_s: u64,
-        required: bool,
-    ) -> Result<ServerConfig, AuthorityError> {
-        let path = self.dir.join("hub-server.pem");
-        let kept = read_pair(&path)?
-            .filter(|(certificate, key)| self.ca.server_fits(certificate, key, names, now_s));
-        let (certificate, key) = match kept {
-            Some(pair) => pair,
-            None => {
-                let key = Key::generate().map_err(AuthorityError::Make)?;
-                let certificate = self.ca.issue_server(&key, names, now_s).map_err(AuthorityError::Make)?;
-                write_pair(&path, &certificate, &key)?;
-                (certificate, key)
-            }
-        };
-        let clients = match required {
-            true => pki::tls::ClientAuth::Required(self.ca_der()),
-            false => pki::tls::ClientAuth::Requested(self.ca_der()),
-        };
-        pki::tls::server_config(&certificate, &key, clients).map_err(AuthorityError::Make)
+    /// TLS of a port, with what is trusted at the moment of each connection.
+    pub fn port(&self, port: Port) -> TlsPort {
+        TlsPort::new(self.configs.subscribe(), port)
     }
 
     /// A certificate for the public key in the request; everything else in it is read over.
-    pub fn sign_node(&self, csr_der: &[u8], node: &str, now_s: u64) -> Result<Vec<u8>, PkiError> {
-        self.ca.issue_node(&Csr::parse(csr_der)?, node, now_s)
+    pub fn sign_node(&self, csr: &Csr, node: &str, now_s: u64) -> Result<Vec<u8>, PkiError> {
+        let validity = Validity::seconds(now_s, self.policy.node_cert.as_secs());
+        self.material().active.issue_node_for(csr, node, validity)
+    }
+
+    /// Takes over what others change in the source, and renews what this cloudcore shows. Runs until the drain.
+    pub async fn follow(self: Arc<Self>, drain: Drain) {
+        let mut told = String::new();
+        while drain.sleep(self.source.look_every()).await {
+            let line = match self.look(crate::join::now_s()).await {
+                Ok(()) => String::new(),
+                Err(error) => rt::error_chain(&error),
+            };
+            if line != told && !line.is_empty() {
+                tracing::error!(
+                    "the certificate authority cannot be read again, the last one counts: {line}"
+                );
+            }
+            told = line;
+        }
+    }
+
+    async fn look(&self, now_s: u64) -> Result<(), AuthorityError> {
+        self.take_over(now_s).await?;
+        match &self.source {
+            Source::Dir(_) => Ok(()),
+            Source::Secrets { api, .. } => {
+                let life_s = self.policy.token.as_secs();
+                Secrets(api).refresh_token(&self.material().active, life_s, now_s).await
+            }
+        }
+    }
+
+    async fn take_over(&self, now_s: u64) -> Result<(), AuthorityError> {
+        let material = Arc::new(self.source.load_or_make(now_s).await?);
+        let (had, shown) = (self.material(), self.configs.borrow().clone());
+        if material == had && shown.server_fits(&material.active, &self.policy, now_s) {
+            return Ok(());
+        }
+        let server = self.source.server(&material, &self.policy, now_s).await?;
+        let configs = Configs::new(&material, server).map_err(AuthorityError::Make)?;
+        if material != had {
+            tracing::info!("{}", material.describe());
+        }
+        self.configs.send_replace(Arc::new(configs));
+        self.material.send_replace(material);
+        Ok(())
     }
 }
 
-/// Certificate and key in one PEM file, so that one never is without the other.
-fn read_pair(path: &Path) -> Result<Option<(Vec<u8>, Key)>, AuthorityError> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(AuthorityError::Read(path.into(), error)),
-    };
-    let damaged = |error| AuthorityError::Damaged(path.into(), error);
-    let blocks = pki::pem_decode(&text).map_err(damaged)?;
-    let missing = PkiError::Malformed { what: "the file", reason: "it has no certificate" };
-    let certificate = blocks.into_iter().find(|(label, _)| label == CERTIFICATE).ok_or(damaged(missing))?.1;
-    Ok(Some((certificate, Key::from_pem(&text).map_err(damaged)?)))
+/// A server's own certificate.
+#[derive(Clone, Debug)]
+pub struct ServerPair {
+    pub certificate: Vec<u8>,
+    pub key: Key,
 }
 
-fn write_pair(path: &Path, certificate: &[u8], key: &Key) -> Result<(), AuthorityError> {
-    let text = format!("{}{}", pki::pem_encode(CERTIFICATE, certificate), key.to_pem());
-    rt::atomic_write_private(path, text.as_bytes()).map_err(AuthorityError::Write)
+impl ServerPair {
+    fn make(ca: &Ca, names: &Names, now_s: u64) -> Result<ServerPair, PkiError> {
+        let key = Key::generate()?;
+        Ok(ServerPair { certificate: ca.issue_server(&key, names, now_s)?, key })
+    }
 }
