@@ -5,6 +5,7 @@ mod budgets;
 mod checks;
 mod cloud_image;
 mod cross_env;
+mod deb;
 mod demo;
 mod elf;
 mod images;
@@ -33,6 +34,7 @@ cargo xtask: build, run and test Kinglet
       --dev                             with a shell on the serial console
       --out DIR                         default target/image/BOARD
   cargo xtask cloud-image [--arch A]    cloudcore as an OCI image for amd64 and arm64, without a container engine
+  cargo xtask deb [--arch A]            the Debian package of a node, for amd64 and arm64, into target/deb
   cargo xtask build-device              edgecore, mapper, init and sample programs for aarch64, size-optimised
   cargo xtask bench pods                what pods cost beside containerd; table and target/bench/pods.json
       --shim FILE                       and the memory per pod with this containerd shim
@@ -93,6 +95,7 @@ fn dispatch() -> Result<()> {
         "test" => test::run(&root, &options),
         "image" => images::run(&root, &options),
         "cloud-image" => cloud_image::run(&root, &options),
+        "deb" => deb::run(&root, &options),
         "build-device" => programs::device(&root, options.debian_mirror.as_deref()).map(drop),
         "bench" => bench::run(&root, &options),
         "sizes" => budgets::run(&root),

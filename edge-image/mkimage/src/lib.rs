@@ -9,6 +9,7 @@
 pub mod apt;
 mod boot;
 pub mod cli;
+pub mod deb;
 pub mod disk;
 pub mod elf;
 pub mod fat;
