@@ -1,6 +1,7 @@
 //! Reads database files of SQLite 3, so that a KubeEdge node's database can be taken over without linking SQLite (1 MB).
 //!
-//! Not here: SQL, indexes, writing. Tables are read in rowid order, whole.
+//! Not here: SQL, reading of indexes, changing a file in place. Tables are read in rowid order, whole; [`Database::rewrite`] makes
+//! a new file of them.
 //!
 //! Invariants
 //! - Any bytes are a database or an error: every length is checked, every page is visited once, nothing recurses.
@@ -16,6 +17,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 mod wal;
+mod write;
 
 use std::{
     fs, io,

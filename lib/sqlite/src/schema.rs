@@ -9,6 +9,8 @@ pub struct Table {
     pub columns: Vec<String>,
     /// The column that is the row's number (INTEGER PRIMARY KEY); the row itself does not hold it.
     pub row_number: Option<usize>,
+    /// The column that alone is the primary key, where it is none of integers.
+    pub text_key: Option<usize>,
 }
 
 impl Table {
@@ -34,7 +36,7 @@ pub fn table(values: &[Value]) -> Result<Option<Table>, SqliteError> {
         return Err(SqliteError::Unsupported("a table is WITHOUT ROWID"));
     }
     let mut columns = Vec::new();
-    let mut row_number = None;
+    let (mut row_number, mut text_key) = (None, None);
     for part in parts(&sql[open + 1..close]) {
         let Some((column, rest)) = name_of(part) else { continue };
         let rest = rest.to_ascii_uppercase();
@@ -58,9 +60,12 @@ pub fn table(values: &[Value]) -> Result<Option<Table>, SqliteError> {
                 rest.split_whitespace().next().is_some_and(|word| word.eq_ignore_ascii_case("integer"))
             })
         };
-        row_number = row_number.or(at.filter(|at| single && is_integer(*at)));
+        match at.filter(|_| single) {
+            Some(at) if is_integer(at) => row_number = row_number.or(Some(at)),
+            other => text_key = other,
+        }
     }
-    Ok(Some(Table { name: name.clone(), root, columns, row_number }))
+    Ok(Some(Table { name: name.clone(), root, columns, row_number, text_key }))
 }
 
 /// The parts between the commas of the outermost level.

@@ -155,7 +155,7 @@ impl Delivery {
             Input::Acked { msg_id } => self.acked(&msg_id, &mut actions),
             Input::Skipped { msg_id } => {
                 if let Some(uid) = self.unacked_uid(&msg_id) {
-                    self.skip(&uid);
+                    self.settle(&uid);
                 }
             }
             Input::Reset => {
@@ -238,15 +238,6 @@ impl Delivery {
             actions.push(Action::Record { uid: uid.clone(), delivered, durable: false });
         }
         self.settle(&uid);
-    }
-
-    /// Ends the wait for an object that could not be read. Asked for again at once it would be gone again: what the cluster has
-    /// shows with the next `Desired`.
-    fn skip(&mut self, uid: &str) {
-        self.unacked.remove(uid);
-        if self.is_in_flight(uid) {
-            self.in_flight = None;
-        }
     }
 
     /// Ends the wait for this object; it queues again if the node still lacks something of it.
