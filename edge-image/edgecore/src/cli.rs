@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
 use lexopt::prelude::{Long, Short, Value, ValueExt};
 
-use crate::{config::CONFIG_PATH, join};
+use crate::{adopt, config::CONFIG_PATH, join};
 
 pub const HELP: &str = "\
 edgecore: the agent of a Kinglet node (KubeEdge's edgecore, small)
@@ -37,6 +37,14 @@ edgecore: the agent of a Kinglet node (KubeEdge's edgecore, small)
             --cgroupdriver cgroupfs|systemd     as for join
             --json                              for programs: [{level, check, what, why, remedy}]
 
+  edgecore adopt
+      Takes this node over from KubeEdge's edgecore: configuration, certificate, database; what runs goes on running.
+      Example: edgecore adopt --dry-run && edgecore adopt
+        -c, --config FILE                       KubeEdge's (default: /etc/kubeedge/config/edgecore.yaml)
+            --dry-run                           only say what would be done
+            --undo                              give the node back to KubeEdge's edgecore
+            --force                             leave pods alone that run and are in no database
+
   edgecore config check FILE
       Says which keys of a configuration are wrong or unknown; exit code 1 if there are any.
       Example: edgecore config check /etc/kubeedge/config/edgecore.yaml
@@ -57,6 +65,7 @@ Environment: KINGLET_LOG=info,hub=debug sets what is logged.
 pub enum Command {
     Run { config: PathBuf },
     Join(join::Options),
+    Adopt(adopt::Options),
     Doctor { machine: join::Options, config: Option<PathBuf>, json: bool },
     ConfigCheck { file: PathBuf },
     RuntimeCheck { root: PathBuf },
@@ -76,7 +85,7 @@ pub enum UsageError {
     #[error("{0}")]
     Join(join::JoinError),
     #[error(
-        "edgecore has no command {0:?}; it has join, doctor, config check and runtime check, and runs without one"
+        "edgecore has no command {0:?}; it has join, doctor, adopt, config check and runtime check, and runs without one"
     )]
     Command(String),
     #[error("--cgroupdriver {0:?} is not known; use cgroupfs or systemd, as containerd is configured")]
@@ -106,6 +115,7 @@ pub fn parse(arguments: Vec<OsString>, token: Option<String>) -> Result<Command,
             Value(word) if word == "version" => return Ok(Command::Version),
             Value(word) if word == "join" => return parse_join(parser, root, token),
             Value(word) if word == "doctor" => return parse_doctor(parser, root, config),
+            Value(word) if word == "adopt" => return parse_adopt(parser, root, config),
             Value(word) if word == "config" => return parse_config(parser),
             Value(word) if word == "runtime" => return parse_runtime(parser),
             Value(word) => return Err(UsageError::Command(word.to_string_lossy().into_owned())),
@@ -180,6 +190,26 @@ fn parse_doctor(
         }
     }
     Ok(Command::Doctor { machine, config, json })
+}
+
+fn parse_adopt(
+    mut parser: lexopt::Parser,
+    root: PathBuf,
+    config: Option<PathBuf>,
+) -> Result<Command, UsageError> {
+    let config = config.unwrap_or_else(|| root.join(CONFIG_PATH));
+    let mut options = adopt::Options { config, dry_run: false, undo: false, force: false };
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("config") | Short('c') => options.config = parser.value()?.into(),
+            Long("dry-run") => options.dry_run = true,
+            Long("undo") => options.undo = true,
+            Long("force") => options.force = true,
+            Long("help") | Short('h') => return Ok(Command::Help),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(Command::Adopt(options))
 }
 
 fn endpoint(parser: &mut lexopt::Parser) -> Result<String, UsageError> {

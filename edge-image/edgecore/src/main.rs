@@ -1,6 +1,7 @@
 use std::{io::Write as _, process::ExitCode};
 
 use edgecore::{
+    adopt,
     cli::{self, Command},
     config::Config,
     doctor, join, runtime_guard,
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
             Err(rt::error_chain(&runtime_guard::start(&root, "/run/kinglet".as_ref(), &command)))
         }
         Ok(Command::Join(options)) => run_join(&options),
+        Ok(Command::Adopt(options)) => run_adopt(&options),
         Ok(Command::Doctor { machine, config, json }) => run_doctor(&machine, config.as_deref(), json),
         Ok(Command::Run { config }) => run(&config),
         Err(error) => {
@@ -84,6 +86,17 @@ fn run_doctor(machine: &join::Options, config: Option<&std::path::Path>, json: b
         true => Err("this machine needs attention before pods run on it; see the errors above".into()),
         false => Ok(()),
     }
+}
+
+fn run_adopt(options: &adopt::Options) -> Outcome {
+    let services = adopt::System::new();
+    let lines = runtime()?.block_on(async {
+        match options.undo {
+            true => adopt::undo(options, &services).await,
+            false => adopt::run(options, &services, None).await,
+        }
+    });
+    print(&lines.map_err(|error| rt::error_chain(&error))?.join("\n"))
 }
 
 fn run_join(options: &join::Options) -> Outcome {

@@ -247,8 +247,6 @@ pub struct Kinglet {
     pub cloud_id: String,
     /// The link may carry logs and exec beside the messages. False: only KubeEdge's tunnel (`modules.edgeStream`) does.
     pub link_streams: bool,
-    /// How often it is looked whether the node's certificate is due; every twelfth time the cloud is asked for its CAs.
-    pub certificate_check_seconds: u32,
 }
 
 impl Default for Database {
@@ -385,7 +383,6 @@ impl Default for Kinglet {
             run_dir: "/run/kinglet".into(),
             cloud_id: String::new(),
             link_streams: true,
-            certificate_check_seconds: 1800,
         }
     }
 }

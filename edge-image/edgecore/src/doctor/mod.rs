@@ -20,7 +20,7 @@ use std::{fmt::Write as _, path::Path};
 use serde::Serialize;
 
 pub use ask::ask;
-pub use host::{Asked, Disk, Host, Reach, RuntimeView, Taken};
+pub use host::{Asked, Disk, Host, Process, Reach, RuntimeView, Taken};
 
 use crate::{config::Config, join};
 

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     Settings, cgroup,
-    cri::{Cri, CriError, messages as cri},
+    cri::{Cri, CriError, adopted, messages as cri},
     device_plugin::{self, host::Plugins},
     events::Recorder,
     figures, hooks,
@@ -195,6 +195,9 @@ impl Executor {
                 let dir = self.pod_logs(&record);
                 // Logs are no reason to keep a pod.
                 let _ = rt::blocking(move || std::fs::remove_dir_all(dir)).await;
+                if self.handles.meta.get_local(adopted::KIND, &record.incarnation).is_some() {
+                    let _ = self.handles.meta.delete_local(adopted::KIND, &record.incarnation).await;
+                }
                 let deleted = self.handles.meta.delete_local(KIND, &record.incarnation).await;
                 deleted.map_err(|error| store_error(&error))
             }

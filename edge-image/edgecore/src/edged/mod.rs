@@ -52,7 +52,7 @@ pub mod tokens;
 pub mod volumes;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{path::PathBuf, time::SystemTime};
 

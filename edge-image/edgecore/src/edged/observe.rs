@@ -130,7 +130,10 @@ impl Observer {
         };
         if container.state == State::Exited {
             let record = Record { incarnation: incarnation.into(), ..Record::default() };
-            let file = self.places.termination_log(&record, &container.name, container.attempt);
+            let file = match labels.get(label::TERMINATION_LOG) {
+                Some(of_kubelet) => Path::new(of_kubelet).to_owned(),
+                None => self.places.termination_log(&record, &container.name, container.attempt),
+            };
             let mut words = last_words::of_file(&file);
             let of_log = labels.contains_key(label::LAST_WORDS) && container.exit_code != 0;
             if words.is_empty() && of_log {

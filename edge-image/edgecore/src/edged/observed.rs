@@ -8,6 +8,8 @@ pub mod label {
     pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
     pub const POD_UID: &str = "io.kubernetes.pod.uid";
     pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+    /// All labels below are ours.
+    pub const OURS: &str = "kinglet.dev/";
     /// The node whose agent made it: only its own are listed.
     pub const NODE: &str = "kinglet.dev/node";
     /// The key of the pod's record, see `record`.
@@ -15,6 +17,8 @@ pub mod label {
     /// `log`: terminationMessagePolicy is FallbackToLogsOnError.
     pub const LAST_WORDS: &str = "kinglet.dev/last-words";
     pub const CONTAINER_HASH: &str = "kinglet.dev/container-hash";
+    /// Where a container that a kubelet made leaves its last words.
+    pub const TERMINATION_LOG: &str = "kinglet.dev/termination-log";
 }
 
 /// Cheap to clone: the observer, the manager and the workers hold the same values.

@@ -29,7 +29,7 @@ use tonic::{Streaming, transport::Channel};
 
 use super::{
     Settings,
-    cri::{self, Cri, CriError},
+    cri::{self, Cri, CriError, adopted::Book},
     execute::{Arrival, Executor, Job},
     images::{Images, RuntimeFacts, suspects::Suspects},
     limits,
@@ -115,7 +115,7 @@ pub struct Shell {
 impl Shell {
     pub fn new(handles: Handles, settings: Settings) -> Shell {
         let channel = cri::channel(&settings.endpoint);
-        let cri = Cri::new(channel.clone());
+        let cri = Cri::new(channel.clone()).with_adopted(Book::load(&*handles.meta));
         let images =
             Images::new(cri.clone(), channel.clone(), settings.preload_dir.clone(), &settings.images);
         let observer = Observer::new(cri.clone(), &handles.node_name, settings.places());

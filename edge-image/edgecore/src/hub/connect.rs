@@ -12,10 +12,7 @@ use tokio_tungstenite::{
 use wire::{headers, limits::MESSAGE_BYTES_MAX};
 
 use super::Endpoint;
-use crate::{
-    credentials::{CredentialsError, client_config, server_name},
-    tls_fault,
-};
+use crate::credentials::{CredentialsError, client_config, server_name};
 
 pub type Socket = streams::Socket<TlsStream<Counted<TcpStream>>>;
 
@@ -34,12 +31,12 @@ pub enum ConnectError {
     Certificate(String),
     #[error("{0:?} is not the address of a cloud; set modules.edgeHub.websocket.server to host:10000")]
     Address(String),
-    /// `rejected`: one end does not accept the certificate of the other.
-    #[error("TLS with the cloud at {server} failed: {reason}")]
-    Tls { server: String, reason: String, rejected: bool },
-    /// `rejected`: because of who we are.
+    #[error(
+        "TLS with the cloud at {server} failed: {reason}; if that cloud was made anew, run `edgecore join --adopt` with a new token"
+    )]
+    Tls { server: String, reason: String },
     #[error("the cloud at {server} refused this node: {reason}")]
-    Refused { server: String, reason: String, rejected: bool },
+    Refused { server: String, reason: String },
     #[error(
         "the cloud at {server} is {found}, this node joined {joined}; its objects are not taken. To move the node, run `edgecore join --adopt`"
     )]
@@ -48,16 +45,6 @@ pub enum ConnectError {
         "the cloud at {server} did not answer within {seconds} s; check that it is a cloudcore and not overloaded"
     )]
     Timeout { server: String, seconds: u64 },
-}
-
-impl ConnectError {
-    /// Whether other certificates may do better.
-    pub fn is_rejection(&self) -> bool {
-        matches!(
-            self,
-            ConnectError::Tls { rejected: true, .. } | ConnectError::Refused { rejected: true, .. }
-        )
-    }
 }
 
 /// Reads the certificates anew, since they may have been renewed.
@@ -83,8 +70,9 @@ async fn dial(endpoint: &Endpoint) -> Result<Socket, ConnectError> {
     let _ = tcp.set_nodelay(true);
     streams::tune(&tcp).map_err(unreachable)?;
     let (tcp, progress) = Counted::new(tcp);
-    let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
-    let tls = tls.map_err(|error| tls_failed(server, &error))?;
+    let tls_error =
+        |error: std::io::Error| ConnectError::Tls { server: server.clone(), reason: error.to_string() };
+    let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(tls_error)?;
 
     let upgraded = client_async_with_config(request(endpoint)?, tls, Some(websocket_config())).await;
     let (ws, response) = upgraded.map_err(|error| refusal(server, error))?;
@@ -127,16 +115,12 @@ fn websocket_config() -> WebSocketConfig {
         .max_frame_size(Some(MESSAGE_BYTES_MAX))
 }
 
-fn tls_failed(server: &str, error: &std::io::Error) -> ConnectError {
-    let (reason, rejected) = (tls_fault::explain(error), tls_fault::is_rejection(error));
-    ConnectError::Tls { server: server.into(), reason, rejected }
-}
-
 fn refusal(server: &str, error: tungstenite::Error) -> ConnectError {
-    let rejected = matches!(&error, tungstenite::Error::Http(response) if matches!(response.status().as_u16(), 401 | 403));
     let reason = match error {
         // What a TLS 1.3 server thinks of our certificate arrives with the first bytes we read.
-        tungstenite::Error::Io(error) => return tls_failed(server, &error),
+        tungstenite::Error::Io(error) => {
+            return ConnectError::Tls { server: server.into(), reason: error.to_string() };
+        }
         tungstenite::Error::Http(response) => {
             let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
             let body: String = body.trim().chars().take(300).collect();
@@ -144,5 +128,5 @@ fn refusal(server: &str, error: tungstenite::Error) -> ConnectError {
         }
         other => other.to_string(),
     };
-    ConnectError::Refused { server: server.into(), reason, rejected }
+    ConnectError::Refused { server: server.into(), reason }
 }

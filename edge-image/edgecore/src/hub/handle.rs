@@ -38,7 +38,6 @@ pub struct HubHandle {
     pub(super) state: watch::Sender<LinkState>,
     /// Whether the link carries streams; `None` without a link.
     pub(super) streams: watch::Sender<Option<bool>>,
-    certificates: watch::Sender<u64>,
 }
 
 impl HubHandle {
@@ -48,7 +47,6 @@ impl HubHandle {
             arrived: Notify::new(),
             state: watch::Sender::new(LinkState::Disconnected("not dialled yet".into())),
             streams: watch::Sender::new(None),
-            certificates: watch::Sender::new(0),
         })
     }
 
@@ -56,17 +54,6 @@ impl HubHandle {
     pub fn reconnect(&self, reason: &str) {
         self.mail().hangup = Some(reason.into());
         self.arrived.notify_one();
-    }
-
-    /// The node has another certificate: every connection that shows one begins anew.
-    pub fn certificate_changed(&self) {
-        self.certificates.send_modify(|count| *count += 1);
-        self.reconnect("the node's certificate was renewed");
-    }
-
-    /// Changes with every new certificate.
-    pub fn certificates(&self) -> watch::Receiver<u64> {
-        self.certificates.subscribe()
     }
 
     /// Whether the link carries byte streams; `None` without a link.

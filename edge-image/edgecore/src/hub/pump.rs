@@ -21,7 +21,6 @@ use super::{
 };
 use crate::{
     contract::{Applied, BoxFuture, Condition, LinkState, UplinkError},
-    credentials::{Refusals, unix_now_s},
     limits::{INBOX_QUEUE_LEN, LINK_CLOSE_TIME_MAX, RECONNECT_DELAY_FIRST, RECONNECT_DELAY_MAX},
 };
 
@@ -46,7 +45,6 @@ impl Hub {
             started: Instant::now(),
             last_down: String::new(),
             store_failed: false,
-            refusals: Refusals::default(),
             serving: TaskGroup::new("stream", wire::limits::STREAMS_MAX, drain.clone()),
             hub: self,
         };
@@ -67,23 +65,8 @@ struct Pump {
     /// The last reason in the log: a cloud that stays away costs one line, not one per dial.
     last_down: String,
     store_failed: bool,
-    /// In a row, because of the certificates.
-    refusals: Refusals,
     /// The kubelet API on the streams of the link; they end with it.
     serving: TaskGroup,
-}
-
-/// The cloud refused the certificate again and again: the one before the last change may still be good.
-fn fall_back(endpoint: &Endpoint) {
-    match endpoint.credentials.fall_back(&endpoint.node, unix_now_s()) {
-        Ok(true) => {
-            tracing::warn!(target: "hub", "the cloud does not accept the node's certificate; the one before it is tried");
-        }
-        Ok(false) => {}
-        Err(error) => {
-            tracing::warn!(target: "hub", "the certificate before cannot be tried: {}", rt::error_chain(&error));
-        }
-    }
 }
 
 static SENT_BYTES: rt::Gauge =
@@ -145,15 +128,11 @@ impl Pump {
         match dialled {
             Ok(socket) => {
                 self.socket = Some(socket);
-                self.refusals.accepted();
                 self.other_cloud(None);
                 self.inputs.push_back(Input::Connected);
             }
             Err(error) => {
                 self.other_cloud(Some(&error));
-                if error.is_rejection() && self.refusals.refused() {
-                    fall_back(&self.hub.endpoint);
-                }
                 self.inputs.push_back(Input::Lost(error.to_string()));
             }
         }

@@ -20,10 +20,7 @@ use wire::{
 };
 
 use super::Settings;
-use crate::{
-    credentials::{CredentialsError, client_config, server_name},
-    tls_fault,
-};
+use crate::credentials::{CredentialsError, client_config, server_name};
 
 const BUFFER_LEN: usize = 4096;
 /// Before the data stand two numbers of at most ten bytes.
@@ -41,8 +38,8 @@ pub enum DialError {
     Certificate(#[source] pki::PkiError),
     #[error("modules.edgeStream.server is not host:port")]
     Address,
-    #[error("TLS failed: {}", tls_fault::explain(.0))]
-    Tls(std::io::Error),
+    #[error("TLS failed")]
+    Tls(#[source] std::io::Error),
     #[error("the cloud refused the tunnel")]
     WebSocket(#[source] Box<tungstenite::Error>),
     #[error("no answer in time")]

@@ -98,6 +98,27 @@ struct Record {
     body: String,
 }
 
+/// The record of a device whose twins another agent kept until now. `uid`: of its Device, empty when that is not known.
+pub fn taken_over(uid: &str, twins: Twins, state: &str, last_online: &str) -> Bytes {
+    let (uid, state, last_online) = (uid.into(), state.into(), last_online.into());
+    let record = Record { uid, twins, state, last_online, ..Record::default() };
+    serde_json::to_vec(&record).expect("a record serialises").into()
+}
+
+/// What of a device's record matters to another agent.
+#[derive(Debug)]
+pub struct Kept {
+    pub twins: Twins,
+    pub state: String,
+    pub last_online: String,
+}
+
+/// `None`: the record cannot be read.
+pub fn kept(record: &[u8]) -> Option<Kept> {
+    let Record { twins, state, last_online, .. } = serde_json::from_slice(record).ok()?;
+    Some(Kept { twins, state, last_online })
+}
+
 #[derive(Serialize)]
 struct Inventory<'a> {
     devices: Vec<&'a str>,
@@ -297,6 +318,10 @@ impl Machine {
     /// Takes over a Device that makes sense: description for mappers, twins, desired values.
     fn apply(&mut self, now_ms: i64, id: &str, spec: &Spec, actions: &mut Vec<Action>) {
         let Some(device) = self.devices.get_mut(id) else { return };
+        if device.record.uid.is_empty() && !device.record.twins.is_empty() {
+            // Taken over from an agent that did not keep the Device itself.
+            device.record.uid.clone_from(&spec.uid);
+        }
         if device.record.uid != spec.uid {
             // Deleted and made anew under the same name: the old values are not this device's. The version goes on, because
             // a mapper may still hold the old description.

@@ -18,7 +18,7 @@ pub mod types;
 mod upload;
 pub mod validate;
 
-pub use shell::run;
+pub use shell::{RECORD_KIND, run};
 
 #[cfg(test)]
 mod tests;

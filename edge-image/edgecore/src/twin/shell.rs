@@ -15,7 +15,7 @@ use crate::{
     contract::{Condition, Handles, LinkState, Publish, Report},
 };
 
-const RECORD_KIND: &str = "twin";
+pub const RECORD_KIND: &str = "twin";
 const FILTERS: [&str; 3] = [
     "$hw/events/device/+/+/state/update",
     "$hw/events/device/+/+/twin/+",

@@ -4,6 +4,7 @@
 //! Invariants: no call waits for ever; an error names the call. The channel connects when first used and again after containerd
 //! was restarted, so a client is made once and kept.
 
+pub mod adopted;
 pub mod images;
 pub mod messages;
 pub mod stats;
@@ -60,11 +61,18 @@ pub fn channel(endpoint: &str) -> Channel {
 #[derive(Clone)]
 pub struct Cri {
     channel: Channel,
+    /// What runs here without labels of ours.
+    book: adopted::Book,
 }
 
 impl Cri {
     pub fn new(channel: Channel) -> Cri {
-        Cri { channel }
+        Cri { channel, book: adopted::Book::default() }
+    }
+
+    /// The same, which shows what a kubelet made and this node took over as its own.
+    pub fn with_adopted(self, book: adopted::Book) -> Cri {
+        Cri { book, ..self }
     }
 
     async fn call<Q, A>(&self, path: &'static str, request: Q, deadline: Duration) -> Result<A, CriError>
@@ -156,10 +164,11 @@ impl Cri {
         &self,
         labels: HashMap<String, String>,
     ) -> Result<Vec<PodSandbox>, CriError> {
-        let request = ListPodSandboxRequest { filter: Some(PodSandboxFilter { label_selector: labels }) };
+        let asked = self.book.ask(labels.clone());
+        let request = ListPodSandboxRequest { filter: Some(PodSandboxFilter { label_selector: asked }) };
         let answer: ListPodSandboxResponse =
             self.call("/runtime.v1.RuntimeService/ListPodSandbox", request, limits::CRI_QUICK).await?;
-        Ok(answer.items)
+        Ok(self.book.dress(answer.items, &labels, adopted::of_sandbox))
     }
 
     pub async fn create_container(&self, request: CreateContainerRequest) -> Result<String, CriError> {
@@ -190,10 +199,11 @@ impl Cri {
     }
 
     pub async fn list_containers(&self, labels: HashMap<String, String>) -> Result<Vec<Container>, CriError> {
-        let request = ListContainersRequest { filter: Some(ContainerFilter { label_selector: labels }) };
+        let asked = self.book.ask(labels.clone());
+        let request = ListContainersRequest { filter: Some(ContainerFilter { label_selector: asked }) };
         let answer: ListContainersResponse =
             self.call("/runtime.v1.RuntimeService/ListContainers", request, limits::CRI_QUICK).await?;
-        Ok(answer.containers)
+        Ok(self.book.dress(answer.containers, &labels, adopted::of_container))
     }
 
     pub async fn container_status(&self, id: &str) -> Result<ContainerStatus, CriError> {

@@ -75,7 +75,8 @@ pub struct Server {
 
 /// The node's kubelet API. Opens nothing: the runtime is connected to when it is first needed.
 pub fn new(handles: Handles, settings: Settings) -> Server {
-    let cri = Cri::new(cri::channel(&settings.endpoint));
+    let book = cri::adopted::Book::load(&*handles.meta);
+    let cri = Cri::new(cri::channel(&settings.endpoint)).with_adopted(book);
     let cgroups = Cgroups::new(&settings.policy.cgroups);
     let node = Node { handles, settings, cri, cgroups, rates: Mutex::default(), disks: Mutex::default() };
     Server { node: Arc::new(node) }

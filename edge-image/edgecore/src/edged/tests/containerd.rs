@@ -25,12 +25,12 @@ use crate::{
     },
 };
 
-pub(super) const HELLO: &str = "docker.io/kinglet/hello:1";
+pub(crate) const HELLO: &str = "docker.io/kinglet/hello:1";
 /// Two cores carry many tests at once.
 const WAIT: Duration = Duration::from_secs(90);
 
 /// The folder of archives that a device's image has in /usr/share/kinglet/images, made from this checkout.
-pub(super) fn archives() -> &'static Path {
+pub(crate) fn archives() -> &'static Path {
     static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
     let make = || {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");

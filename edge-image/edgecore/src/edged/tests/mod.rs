@@ -1,6 +1,6 @@
 //! Tests of edged: values, the state machine under seeds, and the whole against a real containerd.
 
-mod containerd;
+pub(crate) mod containerd;
 mod golden;
 mod images;
 mod life;

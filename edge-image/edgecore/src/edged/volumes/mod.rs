@@ -77,7 +77,13 @@ impl Places {
         } else if volume.downward_api.is_some() {
             in_pod("kubernetes.io~downward-api")
         } else if volume.secret.is_some() || volume.projected.is_some() {
-            self.secret_dir(record).join(&volume.name)
+            // A kubelet mounts memory below the pod's folder; containers that were taken over from it look there.
+            let kind = if volume.secret.is_some() { "secret" } else { "projected" };
+            let of_kubelet = in_pod(&format!("kubernetes.io~{kind}"));
+            match of_kubelet.exists() && mounts::is_mount_point(&of_kubelet) {
+                true => of_kubelet,
+                false => self.secret_dir(record).join(&volume.name),
+            }
         } else {
             in_pod("kubernetes.io~empty-dir")
         })
