@@ -1,4 +1,4 @@
-//! A cloudcore on this machine with its embedded API, or on a cluster's, on free ports that stay its own over restarts.
+//! A cloudcore on this machine with its embedded API, on free ports that stay its own over restarts.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,11 +17,6 @@ pub struct Cloud {
     ports: Option<[u16; 3]>,
     /// KubeEdge's tunnel for logs and exec; `None`: off. 0 until it has a port.
     tunnel: Option<u16>,
-    /// CA, certificate and key of the port where a cluster's API server finds the nodes' kubelets.
-    stream: Option<[PathBuf; 3]>,
-    stream_port: u16,
-    /// Of a cluster; `None`: the embedded API.
-    cluster: Option<PathBuf>,
     running: Option<Process>,
 }
 
@@ -36,9 +31,6 @@ impl Cloud {
             advertise,
             ports: None,
             tunnel: None,
-            stream: None,
-            stream_port: 0,
-            cluster: None,
             running: None,
         })
     }
@@ -46,11 +38,6 @@ impl Cloud {
     /// With KubeEdge's CloudStream.
     pub fn with_tunnel(self) -> Cloud {
         Cloud { tunnel: Some(0), ..self }
-    }
-
-    /// On a cluster, whose API server may ask for containers with certificates of this CA.
-    pub fn on_cluster(self, kubeconfig: &Path, stream: [PathBuf; 3]) -> Cloud {
-        Cloud { cluster: Some(kubeconfig.into()), stream: Some(stream), ..self }
     }
 
     pub fn start(&mut self) -> Result<()> {
@@ -62,17 +49,9 @@ impl Cloud {
         command.args(["--api-port", &api, "--hub-port", &hub, "--join-port", &join]);
         if let Some(port) = self.tunnel {
             let config = self.dir.join("cloudcore.yaml");
-            let files = self.stream.as_ref().map(|[ca, cert, key]| {
-                let [ca, cert, key] = [ca, cert, key].map(|path| path.display());
-                format!(", tlsStreamCAFile: {ca}, tlsStreamCertFile: {cert}, tlsStreamPrivateKeyFile: {key}")
-            });
-            let (files, stream) = (files.unwrap_or_default(), self.stream_port);
-            let section = format!("{{enable: true, tunnelPort: {port}, streamPort: {stream}{files}}}");
-            std::fs::write(&config, format!("modules:\n  cloudStream: {section}\n"))?;
+            let stream = format!("{{enable: true, tunnelPort: {port}, streamPort: 0}}");
+            std::fs::write(&config, format!("modules:\n  cloudStream: {stream}\n"))?;
             command.arg("--config").arg(config);
-        }
-        if let Some(kubeconfig) = &self.cluster {
-            command.arg("--kubeconfig").arg(kubeconfig);
         }
         for address in &self.advertise {
             command.args(["--advertise-address", address]);
@@ -92,11 +71,7 @@ impl Cloud {
                 .and_then(|p| p.trim_end_matches('/').parse().ok())
                 .with_context(|| format!("no port in {text}"))
         };
-        let api = if self.cluster.is_some() { 0 } else { port("api")? };
-        self.ports = Some([api, port("hub")?, port("join")?]);
-        if self.stream.is_some() {
-            self.stream_port = port("stream")?;
-        }
+        self.ports = Some([port("api")?, port("hub")?, port("join")?]);
         self.tunnel = self.tunnel.map(|_| port("tunnel")).transpose()?;
         self.running = Some(process);
         Ok(())
@@ -115,17 +90,12 @@ impl Cloud {
         self.tunnel
     }
 
-    /// Where an API server finds the nodes' kubelets; 0 unless it is on a cluster.
-    pub fn stream_port(&self) -> u16 {
-        self.stream_port
-    }
-
     pub fn log(&self) -> PathBuf {
         self.dir.join("cloudcore.log")
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
-        self.cluster.clone().unwrap_or_else(|| self.dir.join("kubeconfig"))
+        self.dir.join("kubeconfig")
     }
 
     pub fn kubectl(&self, program: &Path) -> Kubectl {
@@ -133,12 +103,8 @@ impl Cloud {
     }
 
     pub fn token(&self, extra: &[&str]) -> Result<String> {
-        let mut command = Command::new(&self.program);
-        command.arg("token").arg("--data-dir").arg(&self.dir).args(extra);
-        if let Some(kubeconfig) = &self.cluster {
-            command.arg("--kubeconfig").arg(kubeconfig);
-        }
-        let output = command.output()?;
+        let output =
+            Command::new(&self.program).arg("token").arg("--data-dir").arg(&self.dir).args(extra).output()?;
         if !output.status.success() {
             bail!("cloudcore token: {}", String::from_utf8_lossy(&output.stderr).trim());
         }

@@ -7,6 +7,7 @@
 //! Every flow has a folder of its own, ports of its own on the loopback, and ends whatever it started when its values are dropped.
 //! Start at [`run`]; a flow is a [`Flow`] in its module's `FLOWS`.
 
+pub mod adopt;
 pub mod control_plane;
 pub mod peers;
 pub mod ports;
@@ -22,7 +23,7 @@ pub use control_plane::ControlPlane;
 pub use peers::{Peer, Peers, peers};
 
 /// All flows, module by module.
-const ALL: &[&[Flow]] = &[control_plane::FLOWS, stock_cloud::FLOWS, stock_edge::FLOWS];
+const ALL: &[&[Flow]] = &[control_plane::FLOWS, stock_cloud::FLOWS, stock_edge::FLOWS, adopt::FLOWS];
 
 /// One story against one or more peers.
 #[derive(Debug)]

@@ -22,6 +22,7 @@ use rt::{BoxFuture, BoxIo, Drain, TaskGroup};
 use streams::{Counted, Socket, Streams};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::accept_hdr_async_with_config;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
@@ -30,20 +31,15 @@ use wire::headers::{CLOUD_ID, NODE_ID, STORE_ID, STREAMS, STREAMS_VERSION};
 use wire::limits::MESSAGE_BYTES_MAX;
 
 use crate::accept::accept;
-use crate::authority::{Peer, PeerError, TlsPort, node_of_certificate};
+use crate::authority::{PeerError, node_of_certificate};
 use crate::contract::{Carrier, Placements, Rank, Routes};
-use crate::join::now_s;
 use crate::limits::{HUB_HANDSHAKE_TIME_MAX, HUB_HANDSHAKES_MAX};
 use crate::records::{NodeRecord, RecordError, Records};
-use crate::refusals::RefusalLog;
-use crate::revoke::Revocations;
 use crate::upstream::Upstream;
 use session::{End, Session};
 
 pub struct Hub {
-    pub tls: TlsPort,
-    pub revocations: Revocations,
-    pub refusals: RefusalLog,
+    pub tls: TlsAcceptor,
     pub cloud_id: String,
     pub upstream: Upstream,
     pub placements: Placements,
@@ -113,16 +109,14 @@ impl Hub {
         drain: Drain,
     ) {
         let opened = tokio::time::timeout(HUB_HANDSHAKE_TIME_MAX, self.open(stream));
-        let (peer, record, socket) = match opened.await.unwrap_or(Err(Refusal::Timeout)) {
+        let (node, record, socket) = match opened.await.unwrap_or(Err(Refusal::Timeout)) {
             Ok(Some(opened)) => opened,
             Ok(None) => return,
             Err(refusal) => {
-                let line = format!("connection of {address} refused: {}", rt::error_chain(&refusal));
-                self.refusals.tell(&address.ip().to_string(), &line);
+                tracing::info!("connection of {address} refused: {}", rt::error_chain(&refusal));
                 return;
             }
         };
-        let node = peer.node.clone();
         drop(handshake);
         let stop = drain.child();
         let Some(place) = self.sessions.take_over(&node, stop.clone()).await else { return };
@@ -149,9 +143,6 @@ impl Hub {
                 stop.start();
                 run.await
             }
-            refusal = self.revocations.refused(&peer) => {
-                return tracing::warn!("link of node {node} ended: {refusal}");
-            }
         };
         drop((way, place));
         match end {
@@ -162,19 +153,18 @@ impl Hub {
 
     /// `None`: refused with an HTTP answer that says why.
     #[expect(clippy::result_large_err, reason = "the signature of the check is tungstenite's")]
-    async fn open(&self, stream: TcpStream) -> Result<Option<(Peer, NodeRecord, Link)>, Refusal> {
+    async fn open(&self, stream: TcpStream) -> Result<Option<(String, NodeRecord, Link)>, Refusal> {
         // A failure costs latency only.
         drop(streams::tune(&stream));
         let (stream, progress) = Counted::new(stream);
         let tls = self.tls.accept(stream).await.map_err(Refusal::Tls)?;
         let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let certificate = certificates.first().ok_or(Refusal::Certificate(PeerError::None))?;
-        let peer = node_of_certificate(certificate).and_then(|peer| peer.current(now_s()));
-        let peer = peer.map_err(Refusal::Certificate)?;
+        let peer = node_of_certificate(certificate).map_err(Refusal::Certificate)?;
         let record = self.records.node(&peer.node).await.map_err(Refusal::Records)?;
         let mut upgrade = Upgrade::default();
         let check = |request: &Request, response: Response| {
-            self.check(request, response, &peer, &record, &mut upgrade)
+            self.check(request, response, &peer.node, &peer.fingerprint, &record, &mut upgrade)
         };
         let limits = WebSocketConfig::default()
             .max_message_size(Some(MESSAGE_BYTES_MAX))
@@ -183,13 +173,12 @@ impl Hub {
             .write_buffer_size(8 * 1024);
         let ws = accept_hdr_async_with_config(tls, check, Some(limits)).await;
         if let Some(reason) = upgrade.refused {
-            self.refusals.tell(&peer.node, &format!("connection of node {} refused: {reason}", peer.node));
+            tracing::warn!("connection of node {} refused: {reason}", peer.node);
             return Ok(None);
         }
         let ws = ws.map_err(Refusal::WebSocket)?;
         let session = self.records.new_session();
         let record = self.records.update(&peer.node, |record| {
-            record.has_key(&peer.key);
             if record.connect_store(&upgrade.store_id) {
                 tracing::info!("node {} has a new store: everything is sent to it again", peer.node);
             }
@@ -199,7 +188,7 @@ impl Hub {
         let record = record.await;
         let streams = upgrade.streams.then(Streams::opener);
         let socket = Socket::new(ws, progress, streams, self.write_timeout);
-        Ok(Some((peer, record.map_err(Refusal::Records)?, socket)))
+        Ok(Some((peer.node, record.map_err(Refusal::Records)?, socket)))
     }
 
     #[expect(clippy::result_large_err, reason = "the signature is tungstenite's")]
@@ -207,11 +196,11 @@ impl Hub {
         &self,
         request: &Request,
         mut response: Response,
-        peer: &Peer,
+        node: &str,
+        fingerprint: &str,
         record: &NodeRecord,
         upgrade: &mut Upgrade,
     ) -> Result<Response, ErrorResponse> {
-        let node = peer.node.as_str();
         let header = |name: &str| {
             request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
         };
@@ -223,9 +212,7 @@ impl Hub {
                     header(NODE_ID)
                 ),
             ))
-        } else if let Err(refusal) = self.revocations.check(peer) {
-            Some((refusal.status(), refusal.to_string()))
-        } else if !record.accepts(&peer.fingerprint) {
+        } else if !record.accepts(fingerprint) {
             Some((
                 403,
                 format!(

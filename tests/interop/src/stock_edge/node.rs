@@ -160,6 +160,14 @@ impl StockNode {
         ended.map(drop)
     }
 
+    /// Waits for its end, which somebody else brought about.
+    pub fn gone(&mut self) -> Result<()> {
+        let mut agent = self.agent.take().context("the stock edgecore ran")?;
+        let ended =
+            wait_until(Duration::from_secs(20), "the end of the stock edgecore", || Ok(agent.ended()));
+        ended.map(drop)
+    }
+
     /// Removes its database, as on a device that was set up anew but for its certificates.
     pub fn empty_database(&self) -> Result<()> {
         let database = own(&self.dir, "/var/lib/kubeedge").join("edgecore.db");
@@ -196,26 +204,6 @@ impl StockNode {
             running.filter_map(|line| line.split_whitespace().next().map(str::to_owned)).collect();
         ids.sort();
         Ok(ids)
-    }
-
-    /// A shell script in a container that runs; for clusters whose API server has no way to the node.
-    pub fn in_container(&self, container: &str, script: &str) -> Result<String> {
-        let mut exec = self.inside("ctr")?;
-        exec.arg("--address").arg(self.containerd.socket()).args([
-            "-n",
-            "k8s.io",
-            "tasks",
-            "exec",
-            "--exec-id",
-        ]);
-        exec.args([&format!("look-{}", self.log_len()), container, "sh", "-c", script]);
-        let output = exec.output()?;
-        ensure!(
-            output.status.success(),
-            "in the container: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// How far its log has come: what [`StockNode::received`] counts from.
