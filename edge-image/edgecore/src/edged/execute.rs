@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::join;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     Settings, cgroup,
@@ -119,7 +119,7 @@ impl Executor {
             (Err(error), Some(image))
                 if MADE_OF_IMAGES.contains(&error.reason)
                     && repair::is_suspect(&error.message)
-                    && self.images.heal(&image).await =>
+                    && Box::pin(self.images.heal(&image)).await =>
             {
                 Err(WorkError { retry: Retry::After(limits::REPAIR_RETRY), ..error })
             }
@@ -137,10 +137,11 @@ impl Executor {
         }
     }
 
+    /// What is awaited here is boxed: most steps wait for their turn, and should be small meanwhile.
     async fn step(self: Arc<Self>, job: Job) -> Done {
         // Before its turn among the starts: a slow registry holds up only the pods that need it.
         if let Work::CreateContainer { name, .. } = &job.work {
-            self.obtain_image(&job, name).await?;
+            Box::pin(self.obtain_image(&job, name)).await?;
         }
         let gate = match &job.work {
             Work::Persist(_) | Work::Prepare(_) => &self.prepares,
@@ -148,6 +149,10 @@ impl Executor {
             _ => &self.starts,
         };
         let place = gate.acquire().await.expect("the semaphore is never closed");
+        Box::pin(self.carry_out(job, place)).await
+    }
+
+    async fn carry_out(self: &Arc<Self>, job: Job, place: SemaphorePermit<'_>) -> Done {
         let Job { record, pod, work, host_ip, ip, arrival } = job;
         let need = || pod.as_ref().ok_or_else(|| bug("a step that starts something has a pod"));
         match work {
@@ -177,12 +182,12 @@ impl Executor {
                 // A hook may take long; other pods start meanwhile.
                 drop(place);
                 match hooks::Subject::of(&record, need()?, &name, &id, &ip) {
-                    Some(subject) => hooks::post_start(&self, &subject).await,
+                    Some(subject) => hooks::post_start(self, &subject).await,
                     None => Ok(()),
                 }
             }
             Work::StopContainers { stops, grace } => {
-                stop::stop_all(&self, &record, pod.as_deref(), &ip, &stops, grace).await
+                stop::stop_all(self, &record, pod.as_deref(), &ip, &stops, grace).await
             }
             Work::RemoveContainer { id, name, attempt } => {
                 self.cri.remove_container(&id).await.map_err(|e| runtime_error("KillContainerError", &e))?;

@@ -64,6 +64,8 @@ enum Happening {
     Refreshed(String),
     Gate(GateNews),
     Folder(std::io::Result<Reading>),
+    /// Time to look at what the node has left.
+    PressureDue,
     /// The node and its pods were looked at.
     Pressed(pressure_watch::Look),
     /// Room was made, as far as it goes without pods.
@@ -266,6 +268,7 @@ impl Shell {
             Happening::Refreshed(incarnation) => self.refreshed(incarnation),
             Happening::Gate(news) => self.gate_news(news),
             Happening::Folder(reading) => self.folder_read(reading),
+            Happening::PressureDue => self.look_at_pressure(),
             Happening::Pressed(look) => self.pressed(look),
             Happening::Relieved(relief) => self.relieved(*relief),
             Happening::Imported => self.watch_imports(),

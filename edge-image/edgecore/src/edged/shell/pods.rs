@@ -87,8 +87,6 @@ pub(super) fn records(handles: &Handles) -> Vec<Record> {
 }
 
 fn parse(object: &Object) -> Wanted {
-    let value: Value = serde_json::from_slice(&object.body).unwrap_or_default();
-    let deleting = value.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null());
     let pod = Pod::parse(&object.body).and_then(|mut pod| {
         // Only a file of this node makes a pod static, and with that critical.
         pod.metadata.annotations.remove(CONFIG_SOURCE);
@@ -101,6 +99,10 @@ fn parse(object: &Object) -> Wanted {
             Err(PodError::Missing("metadata.name and namespace that match its resource"))
         }
     });
+    let deleting = match &pod {
+        Ok(pod) => pod.metadata.deletion_timestamp.is_some(),
+        Err(_) => is_deleted(&object.body),
+    };
     Wanted {
         namespace: object.resource.namespace.clone(),
         name: object.resource.name.clone(),
@@ -108,4 +110,10 @@ fn parse(object: &Object) -> Wanted {
         deleting,
         pod,
     }
+}
+
+/// Of an object that is not a pod that can be run.
+fn is_deleted(body: &[u8]) -> bool {
+    let object: Value = serde_json::from_slice(body).unwrap_or_default();
+    object.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null())
 }

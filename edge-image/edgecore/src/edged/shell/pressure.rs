@@ -11,7 +11,6 @@ use crate::{
 impl Shell {
     pub(super) fn watch_pressure(&mut self) {
         let executor = self.executor.clone();
-        let places = pressure::watch::places(&self.manager, &executor);
         let collect = self.up && self.collected.elapsed() >= limits::COLLECT_EVERY;
         if collect {
             self.collected = Instant::now();
@@ -21,8 +20,15 @@ impl Shell {
                 executor.images.collect(&executor.events).await;
             }
             tokio::time::sleep(limits::PRESSURE_CHECK).await;
-            Happening::Pressed(pressure::watch::look(executor, places).await)
+            Happening::PressureDue
         }));
+    }
+
+    pub(super) fn look_at_pressure(&mut self) {
+        let executor = self.executor.clone();
+        let places = pressure::watch::places(&self.manager, &executor);
+        self.work
+            .push(Box::pin(async move { Happening::Pressed(pressure::watch::look(executor, places).await) }));
     }
 
     pub(super) fn pressed(&mut self, look: pressure::watch::Look) {
