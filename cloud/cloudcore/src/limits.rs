@@ -15,6 +15,18 @@ pub const JOIN_CONNECTION_TIME_MAX: Duration = Duration::from_secs(30);
 pub const HUB_HANDSHAKES_MAX: usize = 64;
 /// How long a TLS and WebSocket handshake may take.
 pub const HUB_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(15);
+/// Sessions that start at one time (records read, first objects sent). More: refused with 503 and `Retry-After`.
+pub const HUB_STARTS_MAX: usize = 256;
+/// What a node is told then, in seconds; it adds up to a quarter of its own.
+pub const HUB_RETRY_AFTER_S: u64 = 10;
+/// What a node is told when no node more may connect, or another device has its name, in seconds.
+pub const HUB_FULL_RETRY_AFTER_S: u64 = 60;
+/// Over how long a cloudcore that stops spreads the return of its nodes: so long for each thousand of them, in milliseconds.
+pub const DRAIN_SPREAD_MS: u32 = 5_000;
+/// How long a device that was replaced by another one under its name is refused while that one is connected.
+pub const RIVAL_TIME: Duration = Duration::from_secs(600);
+/// Nodes of which replaced devices are remembered. More: the newest connection wins again.
+pub const RIVALS_MAX: usize = 256;
 /// Requests of one node that wait for the API. Full: the session stops reading until one is answered.
 pub const SESSION_REQUESTS_MAX: usize = 64;
 

@@ -209,6 +209,8 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
         nodes_max: settings.nodes_max,
         sessions: Sessions::default(),
         routes: routes.clone(),
+        packer: Arc::default(),
+        starts: crate::hub::starts(),
     });
     essential(&mut supervisor, "hub", (hub, hub_listener), |(hub, listener), drain| async move {
         hub.serve(listener, drain).await;

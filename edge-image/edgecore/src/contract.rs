@@ -123,6 +123,10 @@ pub trait Uplink: Send + Sync {
         timeout: Duration,
     ) -> BoxFuture<'a, Result<Message, UplinkError>>;
     fn state(&self) -> watch::Receiver<LinkState>;
+    /// The link that is up goes on where the last one ended: nothing that the cloud was told is to be told again.
+    fn is_resumed(&self) -> bool {
+        false
+    }
 }
 
 /// A message on the node's MQTT broker.

@@ -18,7 +18,10 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{self, Message},
 };
-use wire::streams::{Frame, FrameError, Violation};
+use wire::{
+    frames::{STREAM_KINDS, first_kind},
+    streams::{Frame, FrameError, Violation},
+};
 
 use crate::{
     Progress, Stream, Streams,
@@ -27,8 +30,10 @@ use crate::{
 
 /// What came.
 pub enum Event {
-    /// A message of the peer, text or (on a link without streams) binary.
+    /// A message of the peer, text or (on a link without streams and compact lane) binary.
     Message(Bytes),
+    /// Frames of the compact lane.
+    Frames(Bytes),
     /// Any other sign of life.
     Heard,
     /// The peer opened a stream.
@@ -54,6 +59,8 @@ pub enum Ended {
 pub struct Socket<S> {
     ws: WebSocketStream<S>,
     streams: Option<Streams>,
+    /// Binary messages that are not of streams belong to the compact lane.
+    has_lane: bool,
     messages: VecDeque<Message>,
     messages_len: usize,
     /// The WebSocket or TLS may hold bytes that the kernel has not taken.
@@ -75,6 +82,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         Socket {
             ws,
             streams,
+            has_lane: false,
             messages: VecDeque::new(),
             messages_len: 0,
             unflushed: false,
@@ -83,6 +91,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             write_timeout,
             stuck_at: Box::pin(sleep(write_timeout)),
         }
+    }
+
+    /// Both ends have agreed on the compact lane.
+    pub fn with_lane(mut self, has_lane: bool) -> Socket<S> {
+        self.has_lane = has_lane;
+        self
     }
 
     pub fn streams(&self) -> Option<&Streams> {
@@ -144,6 +158,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             };
             let event = match (message, &self.streams) {
                 (Message::Text(text), _) => Event::Message(text.into()),
+                (Message::Binary(bytes), streams)
+                    if self.has_lane && !(streams.is_some() && is_stream(&bytes)) =>
+                {
+                    Event::Frames(bytes)
+                }
                 (Message::Binary(bytes), None) => Event::Message(bytes),
                 (Message::Binary(bytes), Some(streams)) => {
                     let frame = Frame::decode(&bytes).map_err(Ended::Frame)?;
@@ -232,6 +251,10 @@ impl<S> Drop for Socket<S> {
             streams.end("the link between cloud and node has ended");
         }
     }
+}
+
+fn is_stream(bytes: &[u8]) -> bool {
+    first_kind(bytes).is_some_and(|kind| STREAM_KINDS.contains(&kind))
 }
 
 fn broken(error: tungstenite::Error) -> Ended {

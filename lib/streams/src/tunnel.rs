@@ -217,7 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
                     Some(event) => return Poll::Ready(Ok(event)),
                     None => continue,
                 },
-                Poll::Ready(Ok(Event::Heard | Event::Opened(_))) => {
+                Poll::Ready(Ok(Event::Heard | Event::Opened(_) | Event::Frames(_))) => {
                     return Poll::Ready(Ok(TunnelEvent::Heard));
                 }
                 Poll::Ready(Err(ended)) => return Poll::Ready(Err(TunnelEnded::Link(ended))),

@@ -7,7 +7,8 @@
 //! - An object is recorded (durably) before it is sent for the first time, so that it can be deleted again from the node
 //!   whatever is restarted in between.
 //! - A record names a version only after the node acknowledged it; a record goes only after the node acknowledged a delete.
-//! - One unacknowledged push at a time; a push that is not acknowledged goes behind the others, so none starves.
+//! - At most a window of pushes is unacknowledged at one time (one with a stock peer); they are sent in order, and one that is not
+//!   acknowledged goes behind the others, so none starves.
 //! - Without [`Input::Desired`] nothing is deleted: missing data is not an empty desired state.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -45,7 +46,12 @@ pub enum Verb {
     Insert,
     Update,
     Delete,
+    /// All that belongs on the node ([`crate::inventory`]).
+    Inventory,
 }
+
+/// [`Push::uid`] of an inventory, which is no object.
+pub const INVENTORY_UID: &str = "inventory";
 
 /// One push of an object. Sent again under the same `msg_id`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,10 +68,15 @@ pub struct Push {
 
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// A link came up. `nonce` (random) keeps message ids of different links apart.
+    /// A link came up. `nonce` (random) keeps message ids of different links apart; `window`: how many pushes may be on their
+    /// way at one time; `inventory`: when all is acknowledged, the whole list follows.
     Connected {
         nonce: u128,
+        window: usize,
+        inventory: bool,
     },
+    /// Before `Connected`: the node had stored these pushes of its last link ([`Delivery::unacked`]) when that ended.
+    Resumed(Vec<Push>),
     Disconnected,
     /// The whole set of objects that belong on the node.
     Desired(Vec<Target>),
@@ -99,8 +110,9 @@ pub enum Action {
 
 #[derive(Debug)]
 struct InFlight {
-    uid: String,
     sends: u32,
+    /// In the order of sending.
+    place: u64,
     resend_at_ms: u64,
 }
 
@@ -108,12 +120,15 @@ struct InFlight {
 #[derive(Debug, Default)]
 pub struct Delivery {
     nonce: Option<u128>,
+    window: usize,
+    inventory_due: bool,
     next_id: u128,
     desired: Option<BTreeMap<String, Target>>,
     delivered: BTreeMap<String, Delivered>,
-    /// Pushes of this link that wait for an acknowledgement, by uid. Only `in_flight` is waited for.
+    /// Pushes of this link that wait for an acknowledgement, by uid. Only those `in_flight` are waited for.
     unacked: BTreeMap<String, Push>,
-    in_flight: Option<InFlight>,
+    in_flight: BTreeMap<String, InFlight>,
+    next_place: u64,
     queue: VecDeque<String>,
     queued: BTreeSet<String>,
 }
@@ -131,28 +146,45 @@ impl Delivery {
 
     /// Objects that wait to be sent or acknowledged.
     pub fn backlog(&self) -> usize {
-        self.queue.len() + usize::from(self.in_flight.is_some())
+        self.queue.len() + self.in_flight.len()
+    }
+
+    /// Pushes of the link that is up, or was, which the node has not acknowledged.
+    pub fn unacked(&self) -> impl Iterator<Item = &Push> {
+        self.unacked.values()
+    }
+
+    /// The node has not acknowledged the inventory of this link.
+    pub fn inventory_is_due(&self) -> bool {
+        self.inventory_due
     }
 
     /// When [`Input::Tick`] is next of use.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        self.in_flight.as_ref().map(|in_flight| in_flight.resend_at_ms)
+        self.in_flight.values().min_by_key(|i| i.place).map(|first| first.resend_at_ms)
     }
 
     pub fn handle(&mut self, now_ms: u64, input: Input) -> Vec<Action> {
         let mut actions = Vec::new();
         match input {
-            Input::Connected { nonce } => {
+            Input::Connected { nonce, window, inventory } => {
                 self.unlink();
                 self.nonce = Some(nonce);
+                self.inventory_due = inventory;
+                self.window = window.max(1);
                 self.enqueue_all();
+            }
+            Input::Resumed(pushes) => {
+                for push in pushes {
+                    self.confirm(push, &mut actions);
+                }
             }
             Input::Disconnected => self.unlink(),
             Input::Desired(targets) => {
                 self.desired = Some(targets.into_iter().map(|target| (target.uid.clone(), target)).collect());
                 self.enqueue_all();
             }
-            Input::Acked { msg_id } => self.acked(&msg_id, &mut actions),
+            Input::Acked { msg_id } => self.acked(now_ms, &msg_id, &mut actions),
             Input::Skipped { msg_id } => {
                 if let Some(uid) = self.unacked_uid(&msg_id) {
                     self.settle(&uid);
@@ -162,7 +194,7 @@ impl Delivery {
                 let gone = std::mem::take(&mut self.delivered);
                 actions.extend(gone.into_keys().map(|uid| Action::Forget { uid }));
                 self.unacked.clear();
-                self.in_flight = None;
+                self.in_flight.clear();
                 self.enqueue_all();
             }
             Input::Tick => self.resend(now_ms, &mut actions),
@@ -174,13 +206,17 @@ impl Delivery {
     fn unlink(&mut self) {
         self.nonce = None;
         self.unacked.clear();
-        self.in_flight = None;
+        self.in_flight.clear();
         self.queue.clear();
         self.queued.clear();
     }
 
     /// What the node lacks of this object, if anything.
     fn need(&self, uid: &str) -> Option<(Verb, String, String)> {
+        if uid == INVENTORY_UID {
+            let needed = self.inventory_due && self.desired.is_some();
+            return needed.then(|| (Verb::Inventory, String::new(), String::new()));
+        }
         let desired = self.desired.as_ref()?.get(uid);
         match (desired, self.delivered.get(uid)) {
             (Some(target), Some(has)) if has.version == target.version => None,
@@ -219,50 +255,71 @@ impl Delivery {
     }
 
     fn is_in_flight(&self, uid: &str) -> bool {
-        self.in_flight.as_ref().is_some_and(|in_flight| in_flight.uid == uid)
+        self.in_flight.contains_key(uid)
     }
 
     fn unacked_uid(&self, msg_id: &str) -> Option<String> {
         self.unacked.values().find(|push| push.msg_id == msg_id).map(|push| push.uid.clone())
     }
 
-    fn acked(&mut self, msg_id: &str, actions: &mut Vec<Action>) {
+    fn acked(&mut self, now_ms: u64, msg_id: &str, actions: &mut Vec<Action>) {
         let Some(uid) = self.unacked_uid(msg_id) else { return };
         let push = self.unacked.remove(&uid).expect("unacked_uid found it");
-        if push.verb == Verb::Delete {
-            self.delivered.remove(&uid);
-            actions.push(Action::Forget { uid: uid.clone() });
-        } else {
-            let delivered = Delivered { resource: push.resource, version: push.version };
-            self.delivered.insert(uid.clone(), delivered.clone());
-            actions.push(Action::Record { uid: uid.clone(), delivered, durable: false });
-        }
+        self.confirm(push, actions);
         self.settle(&uid);
+        self.wait_anew(now_ms);
+    }
+
+    /// The node has what this push says.
+    fn confirm(&mut self, push: Push, actions: &mut Vec<Action>) {
+        let Push { uid, resource, version, .. } = push;
+        match push.verb {
+            Verb::Inventory => self.inventory_due = false,
+            Verb::Delete => {
+                self.delivered.remove(&uid);
+                actions.push(Action::Forget { uid });
+            }
+            Verb::Insert | Verb::Update => {
+                let delivered = Delivered { resource, version };
+                self.delivered.insert(uid.clone(), delivered.clone());
+                actions.push(Action::Record { uid, delivered, durable: false });
+            }
+        }
     }
 
     /// Ends the wait for this object; it queues again if the node still lacks something of it.
     fn settle(&mut self, uid: &str) {
-        if self.is_in_flight(uid) {
-            self.in_flight = None;
-        }
+        self.in_flight.remove(uid);
         if self.need(uid).is_some() {
             self.enqueue(uid.to_owned());
         }
     }
 
     fn resend(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
-        let Some(in_flight) = self.in_flight.as_mut().filter(|in_flight| in_flight.resend_at_ms <= now_ms)
-        else {
-            return;
-        };
-        let uid = in_flight.uid.clone();
-        if in_flight.sends < PUSH_SENDS_MAX && self.push_is_current(&uid) {
-            let in_flight = self.in_flight.as_mut().expect("checked above");
-            in_flight.sends += 1;
-            in_flight.resend_at_ms = now_ms + PUSH_RESEND_MS;
-            self.send(&uid, actions);
-        } else {
-            self.settle(&uid);
+        // The node takes them in order, so only the one that was sent first is late; those behind it wait for it. To send them
+        // all again would give a slow disk still more to do.
+        let first = self.in_flight.iter().min_by_key(|(_, in_flight)| in_flight.place);
+        let Some((uid, _)) = first.filter(|(_, in_flight)| in_flight.resend_at_ms <= now_ms) else { return };
+        let uid = uid.clone();
+        let is_current = self.push_is_current(&uid);
+        match self.in_flight.get_mut(&uid).filter(|i| i.sends < PUSH_SENDS_MAX && is_current) {
+            Some(in_flight) => {
+                in_flight.sends += 1;
+                in_flight.place = self.next_place;
+                self.next_place += 1;
+                self.send(&uid, actions);
+            }
+            None => self.settle(&uid),
+        }
+        self.wait_anew(now_ms);
+    }
+
+    /// On a slow link or disk, those behind the first waited for it and not for nothing. With many on their way, each repetition
+    /// waits twice as long.
+    fn wait_anew(&mut self, now_ms: u64) {
+        for in_flight in self.in_flight.values_mut() {
+            let factor = if self.window > 1 { 1 << (in_flight.sends - 1) } else { 1 };
+            in_flight.resend_at_ms = now_ms + PUSH_RESEND_MS * factor;
         }
     }
 
@@ -279,11 +336,17 @@ impl Delivery {
         push.verb == verb && push.version == version
     }
 
-    /// Starts the next push when none is waited for.
+    /// Starts the next pushes while the window has room.
     fn pump(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
         let Some(nonce) = self.nonce else { return };
-        while self.in_flight.is_none() {
-            let Some(uid) = self.queue.pop_front() else { return };
+        while self.in_flight.len() < self.window {
+            let Some(uid) = self.queue.pop_front() else {
+                if self.in_flight.is_empty() && self.need(INVENTORY_UID).is_some() {
+                    self.enqueue(INVENTORY_UID.into());
+                    continue;
+                }
+                return;
+            };
             self.queued.remove(&uid);
             let Some((verb, resource, version)) = self.need(&uid) else {
                 self.unacked.remove(&uid);
@@ -304,7 +367,10 @@ impl Delivery {
                 );
             }
             self.send(&uid, actions);
-            self.in_flight = Some(InFlight { uid, sends: 1, resend_at_ms: now_ms + PUSH_RESEND_MS });
+            let in_flight =
+                InFlight { sends: 1, place: self.next_place, resend_at_ms: now_ms + PUSH_RESEND_MS };
+            self.next_place += 1;
+            self.in_flight.insert(uid, in_flight);
         }
     }
 }

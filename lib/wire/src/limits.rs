@@ -65,3 +65,42 @@ const _: () = assert!(STREAM_WINDOW_MIN <= STREAM_WINDOW_MAX && STREAM_WINDOW_MA
 
 /// Data in one message of KubeEdge's tunnel: what a stock peer reads of it (`MaxRespBodyLength`). Larger: the tunnel is closed.
 pub const TUNNEL_DATA_LEN_MAX: usize = 1024 * 1024;
+
+/// Messages sent on a compact lane whose answers are still expected; the oldest is forgotten, and its answer then unknown.
+pub const LANE_SENT_MAX: usize = 1024;
+
+/// Acknowledgements in one frame.
+pub const LANE_ACKS_MAX: usize = 1024;
+
+/// Acknowledgements that wait to be sent together; with so many the frame leaves.
+pub const LANE_ACKS_WAITING_MAX: usize = 16;
+
+/// How long acknowledgements may wait for more of their kind, in milliseconds.
+pub const ACKS_WAIT_MS: u64 = 200;
+
+/// Names and reasons in a frame, in bytes. Longer: the frame is refused.
+pub const LANE_TEXT_LEN_MAX: usize = 1024;
+
+/// Frames in one WebSocket message: with so many bytes it leaves.
+pub const LANE_BATCH_LEN: usize = 64 * 1024;
+
+/// Less is sent as it is: a zstd frame and its wrapping cost some 20 bytes, and short JSON gives little (docs/decisions/compact-lane.md).
+pub const PACK_LEN_MIN: usize = 256;
+
+/// Window of a zstd frame. Larger: refused before anything is allocated.
+pub const PACK_WINDOW_MAX: u64 = 64 * 1024;
+
+/// Kinds of a peer that are reported as unknown on one link; further ones are skipped silently.
+pub const LANE_UNKNOWN_MAX: usize = 64;
+
+/// Pushes on their way to a node at one time on the compact lane; the JSON lane has one, as stock peers do.
+pub const PUSH_WINDOW: usize = 16;
+
+/// Pushes that a node remembers having stored, to tell them to the cloud on the next link.
+pub const RESUME_LEN_MAX: usize = 2 * PUSH_WINDOW;
+
+/// How long a node lets its reports wait for others on the compact lane, in milliseconds: they then leave in one frame.
+pub const REPORT_GATHER_MS: u64 = 100;
+
+/// A cloud that is busy may keep a node away for so long at most, in milliseconds, whatever it asks for.
+pub const BUSY_MS_MAX: u64 = 300_000;

@@ -8,21 +8,23 @@
 //! - A request ends exactly once: answered, failed for want of a link, or timed out.
 //! - A link that is silent for [`SILENCE_BEATS_MAX`] heartbeats is closed, whatever TCP says.
 //! - After a loss the wait before the next dial is drawn evenly between zero and a limit that doubles, so that many nodes
-//!   that lost one cloud do not return in step.
+//!   that lost one cloud do not return in step. A cloud that says how long it is busy is left alone for so long, within bounds.
+//! - What was stored is remembered over the loss of the link, so that the next one need not carry it again ([`Link::stored_ids`]).
 
 mod backoff;
 mod outbox;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 pub use backoff::Backoff;
 use outbox::Outbox;
 
 use crate::{
     Message, Operation, Resource,
-    limits::{LINK_STABLE_MS, REQUESTS_MAX, SILENCE_BEATS_MAX},
+    inventory::INVENTORY,
+    limits::{BUSY_MS_MAX, LINK_STABLE_MS, REQUESTS_MAX, RESUME_LEN_MAX, SILENCE_BEATS_MAX},
     source,
 };
 
@@ -44,8 +46,14 @@ pub struct Settings {
 
 #[derive(Debug)]
 pub enum Input {
-    /// The answer to [`Action::Dial`]: the upgrade was accepted.
-    Connected,
+    /// The answer to [`Action::Dial`]: the upgrade was accepted. `compact`: both ends speak the compact lane.
+    Connected {
+        compact: bool,
+    },
+    /// The cloud asks to be left alone for so long (`Retry-After`, or on the lane); `Lost` follows.
+    Busy {
+        after_ms: u64,
+    },
     /// The answer to a failed [`Action::Dial`], or the connection ended. The text names the remedy.
     Lost(String),
     Received(Box<Message>),
@@ -118,7 +126,7 @@ pub enum RequestFailure {
 enum State {
     Idle { dial_at_ms: u64 },
     Dialling,
-    Up { since_ms: u64, heard_ms: u64, beat_at_ms: u64 },
+    Up { since_ms: u64, heard_ms: u64, sent_ms: u64, beat_at_ms: u64, compact: bool },
 }
 
 /// See the module's text.
@@ -132,6 +140,10 @@ pub struct Link {
     outbox: Outbox,
     /// Deadline of each waiting request by its `msg_id`.
     requests: BTreeMap<String, u64>,
+    /// The cloud is busy until then.
+    busy_until_ms: u64,
+    /// Ids of the messages that were stored last, oldest first.
+    stored_ids: VecDeque<String>,
 }
 
 impl Link {
@@ -145,7 +157,14 @@ impl Link {
             down_reason: "not dialled yet".into(),
             outbox: Outbox::default(),
             requests: BTreeMap::new(),
+            busy_until_ms: 0,
+            stored_ids: VecDeque::new(),
         }
+    }
+
+    /// Ids of the messages that were stored last, whether their acknowledgement arrived or not. At most [`RESUME_LEN_MAX`].
+    pub fn stored_ids(&self) -> impl Iterator<Item = &str> {
+        self.stored_ids.iter().map(String::as_str)
     }
 
     pub fn is_up(&self) -> bool {
@@ -164,7 +183,7 @@ impl Link {
             State::Dialling => None,
             State::Up { heard_ms, beat_at_ms, .. } => {
                 let silent_at = heard_ms + SILENCE_BEATS_MAX * self.settings.heartbeat_ms;
-                Some(beat_at_ms.min(silent_at).min(self.outbox.next_resend_ms().unwrap_or(u64::MAX)))
+                Some(beat_at_ms.min(silent_at).min(self.outbox.next_send_ms().unwrap_or(u64::MAX)))
             }
         };
         state.into_iter().chain(self.requests.values().copied()).min()
@@ -173,7 +192,10 @@ impl Link {
     pub fn handle(&mut self, now: Now, input: Input) -> Vec<Action> {
         let mut actions = Vec::new();
         match input {
-            Input::Connected => self.connected(now, &mut actions),
+            Input::Connected { compact } => self.connected(now, compact, &mut actions),
+            Input::Busy { after_ms } => {
+                self.busy_until_ms = now.mono_ms + self.backoff.above(after_ms.min(BUSY_MS_MAX));
+            }
             Input::Lost(reason) => self.lost(now, reason, &mut actions),
             Input::Hangup(reason) => {
                 if !matches!(self.state, State::Idle { .. }) {
@@ -189,7 +211,7 @@ impl Link {
             Input::Stored(message) => self.stored(now, message, true, &mut actions),
             Input::NotStored(message) => self.stored(now, message, false, &mut actions),
             Input::Report { key, message } => {
-                if !self.outbox.put(key.clone(), message) {
+                if !self.outbox.put(now.mono_ms, key.clone(), message) {
                     actions.push(Action::Refused { key });
                 }
             }
@@ -201,18 +223,25 @@ impl Link {
             Input::Request { message, timeout_ms } => self.request(now, message, timeout_ms, &mut actions),
             Input::Tick => self.tick(now, &mut actions),
         }
-        if self.is_up() {
+        if let State::Up { sent_ms, .. } = &mut self.state {
             self.outbox.transmit(now.mono_ms, &mut actions);
+            if actions.iter().any(|action| matches!(action, Action::Transmit(_))) {
+                *sent_ms = now.mono_ms;
+            }
         }
         actions
     }
 
-    fn connected(&mut self, now: Now, actions: &mut Vec<Action>) {
+    fn connected(&mut self, now: Now, compact: bool, actions: &mut Vec<Action>) {
         if !matches!(self.state, State::Dialling) {
             return;
         }
-        self.state = State::Up { since_ms: now.mono_ms, heard_ms: now.mono_ms, beat_at_ms: 0 };
-        self.outbox.new_link();
+        let Now { mono_ms, .. } = now;
+        let beat_at_ms = if compact { mono_ms + self.settings.heartbeat_ms } else { mono_ms };
+        self.state =
+            State::Up { since_ms: mono_ms, heard_ms: mono_ms, sent_ms: mono_ms, beat_at_ms, compact };
+        self.busy_until_ms = 0;
+        self.outbox.new_link(compact);
         actions.push(Action::Up);
         self.beat(now, actions);
     }
@@ -225,7 +254,8 @@ impl Link {
             }
             _ => {}
         }
-        self.state = State::Idle { dial_at_ms: now.mono_ms + self.backoff.next_ms() };
+        let dial_at_ms = (now.mono_ms + self.backoff.next_ms()).max(self.busy_until_ms);
+        self.state = State::Idle { dial_at_ms };
         self.down_reason = reason.clone();
         actions.push(Action::Down(reason.clone()));
         for msg_id in std::mem::take(&mut self.requests).into_keys() {
@@ -240,15 +270,22 @@ impl Link {
     }
 
     fn beat(&mut self, now: Now, actions: &mut Vec<Action>) {
-        let State::Up { beat_at_ms, .. } = &mut self.state else { return };
+        let State::Up { heard_ms, sent_ms, beat_at_ms, compact, .. } = &mut self.state else { return };
         if *beat_at_ms > now.mono_ms {
             return;
         }
+        let last_ms = now.mono_ms.saturating_sub(self.settings.heartbeat_ms);
         *beat_at_ms = now.mono_ms + self.settings.heartbeat_ms;
-        let keepalive =
-            Message::new(now.unix_ms, source::WEBSOCKET, "resource", Operation::KEEPALIVE, "node");
-        actions.push(Action::Transmit(Box::new(keepalive.with_content("ping"))));
-        actions.push(Action::Ping);
+        if !*compact {
+            let keepalive =
+                Message::new(now.unix_ms, source::WEBSOCKET, "resource", Operation::KEEPALIVE, "node");
+            actions.push(Action::Transmit(Box::new(keepalive.with_content("ping"))));
+            actions.push(Action::Ping);
+        } else if *heard_ms < last_ms || *sent_ms < last_ms {
+            // Whatever passes is a sign of life for either end; the lease alone passes more often than a beat.
+            actions.push(Action::Ping);
+            *sent_ms = now.mono_ms;
+        }
     }
 
     fn tick(&mut self, now: Now, actions: &mut Vec<Action>) {
@@ -312,6 +349,12 @@ impl Link {
     }
 
     fn stored(&mut self, now: Now, message: Box<Message>, durable: bool, actions: &mut Vec<Action>) {
+        if durable {
+            if self.stored_ids.len() >= RESUME_LEN_MAX {
+                self.stored_ids.pop_front();
+            }
+            self.stored_ids.push_back(message.header.msg_id.clone());
+        }
         if durable && self.is_up() {
             actions.push(Action::Transmit(Box::new(message.ack(now.unix_ms))));
         }
@@ -345,7 +388,7 @@ fn kind_of(message: &Message) -> Kind {
     .contains(&route.source.as_str());
     match route.operation.as_str() {
         "config" | "ping" | "pong" => Kind::Control,
-        Operation::INSERT | Operation::UPDATE | Operation::DELETE
+        Operation::INSERT | Operation::UPDATE | Operation::DELETE | INVENTORY
             if from_controller && route.group == "resource" && Resource::parse(&route.resource).is_some() =>
         {
             Kind::Object

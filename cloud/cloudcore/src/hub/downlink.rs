@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use wire::delivery::{Push, Target, Verb};
+use wire::inventory::{INVENTORY, Inventory};
 use wire::{Message, Operation, Resource};
 
 use crate::api::{Api, ApiError};
 use crate::cluster::views::Kind;
+use crate::contract::NodeDesired;
 use crate::upstream::{for_push, tombstone};
 
 /// What became of reading an object that is to be pushed.
@@ -23,6 +25,15 @@ pub enum Fetched {
     },
     /// The API could not be asked. The push is tried again when it would be sent again.
     Failed,
+}
+
+/// All that belongs on the node.
+pub fn inventory(node: &str, push: &Push, desired: &NodeDesired) -> Message {
+    let resource = format!("null/{INVENTORY}/{node}");
+    let mut message = Message::new(now_ms(), wire::source::EDGE_CONTROLLER, "resource", INVENTORY, &resource)
+        .with_content(&Inventory::new(&desired.targets));
+    message.header.msg_id = push.msg_id.clone();
+    message
 }
 
 pub async fn fetch(api: Api, push: Push) -> Fetched {
@@ -63,6 +74,7 @@ fn message(kind: Kind, push: &Push) -> Message {
         Verb::Insert => Operation::INSERT,
         Verb::Update => Operation::UPDATE,
         Verb::Delete => Operation::DELETE,
+        Verb::Inventory => INVENTORY,
     };
     let mut message = Message::new(now_ms(), kind.source(), "resource", operation, &push.resource);
     message.header.msg_id = push.msg_id.clone();

@@ -1,4 +1,4 @@
-//! The link to the nodes: WebSocket over mutual TLS, port 10000, KubeEdge's JSON messages.
+//! The link to the nodes: WebSocket over mutual TLS, port 10000, KubeEdge's JSON messages, or the compact lane with our own edge.
 //!
 //! Beside them the link carries byte streams to the node's kubelet API, when the node offers them.
 //!
@@ -11,11 +11,12 @@
 //!   writer.
 
 mod downlink;
+mod pack;
 pub mod session;
+mod sessions;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rt::{BoxFuture, BoxIo, Drain, TaskGroup};
@@ -27,16 +28,25 @@ use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::accept_hdr_async_with_config;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use wire::headers::{CLOUD_ID, NODE_ID, STORE_ID, STREAMS, STREAMS_VERSION};
+use wire::headers::{
+    CLOUD_ID, LANE, LANE_VERSION, LINK, NODE_ID, RESUME, STORE_ID, STREAMS, STREAMS_VERSION, parse_link,
+    parse_resume,
+};
+use wire::lane::{End as LaneEnd, Lane};
 use wire::limits::MESSAGE_BYTES_MAX;
 
 use crate::accept::accept;
 use crate::authority::{PeerError, node_of_certificate};
 use crate::contract::{Carrier, Placements, Rank, Routes};
-use crate::limits::{HUB_HANDSHAKE_TIME_MAX, HUB_HANDSHAKES_MAX};
+use crate::limits::{
+    HUB_FULL_RETRY_AFTER_S, HUB_HANDSHAKE_TIME_MAX, HUB_HANDSHAKES_MAX, HUB_RETRY_AFTER_S, HUB_STARTS_MAX,
+};
 use crate::records::{NodeRecord, RecordError, Records};
 use crate::upstream::Upstream;
+use pack::Packer;
 use session::{End, Session};
+use sessions::Origin;
+pub use sessions::Sessions;
 
 pub struct Hub {
     pub tls: TlsAcceptor,
@@ -49,6 +59,14 @@ pub struct Hub {
     pub nodes_max: usize,
     pub sessions: Sessions,
     pub routes: Routes,
+    pub packer: Arc<Packer>,
+    /// One permit for each session that starts.
+    pub starts: Arc<Semaphore>,
+}
+
+/// The room for sessions that start.
+pub fn starts() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(HUB_STARTS_MAX))
 }
 
 /// A link after its upgrade.
@@ -73,7 +91,21 @@ enum Refusal {
 struct Upgrade {
     store_id: String,
     streams: bool,
+    /// The compact lane was agreed on.
+    compact: bool,
+    origin: Origin,
+    /// The node's last link, and what it stored from it.
+    resume: Option<(u64, Vec<u32>)>,
     refused: Option<String>,
+    start: Option<tokio::sync::OwnedSemaphorePermit>,
+}
+
+/// A connection that was accepted.
+struct Opened {
+    node: String,
+    record: NodeRecord,
+    socket: Link,
+    upgrade: Upgrade,
 }
 
 impl Hub {
@@ -109,7 +141,8 @@ impl Hub {
         drain: Drain,
     ) {
         let opened = tokio::time::timeout(HUB_HANDSHAKE_TIME_MAX, self.open(stream));
-        let (node, record, socket) = match opened.await.unwrap_or(Err(Refusal::Timeout)) {
+        let Opened { node, record, socket, mut upgrade } = match opened.await.unwrap_or(Err(Refusal::Timeout))
+        {
             Ok(Some(opened)) => opened,
             Ok(None) => return,
             Err(refusal) => {
@@ -119,15 +152,36 @@ impl Hub {
         };
         drop(handshake);
         let stop = drain.child();
-        let Some(place) = self.sessions.take_over(&node, stop.clone()).await else { return };
+        let origin = std::mem::take(&mut upgrade.origin);
+        let link = origin.link;
+        let Some(place) = self.sessions.take_over(&node, origin, stop.clone()).await else { return };
         let Some(desired) = self.placements.subscribe(&node).await else { return };
         let streams = socket.streams().cloned();
         let way = streams.map(|streams| self.routes.add(&node, Rank::Link, Arc::new(streams)));
-        tracing::info!("node {node} connected from {address}");
+        let lane = if upgrade.compact {
+            let compress = Some(self.packer.clone() as Arc<dyn wire::lane::Compress>);
+            Lane::compact(link, LaneEnd::Cloud { node: node.clone(), compress })
+        } else {
+            Lane::json()
+        };
+        let generation = record.generation;
+        let parked = self.sessions.unpark(&node).filter(|parked| {
+            let is_last = upgrade.resume.as_ref().is_some_and(|(last, _)| *last == parked.link);
+            lane.is_compact() && is_last && parked.generation == generation
+        });
+        let lane_name = if lane.is_compact() { "compact lane" } else { "JSON" };
+        let resumed = if parked.is_some() { ", resumed" } else { "" };
+        tracing::info!("node {node} connected from {address} ({lane_name}{resumed})");
         let session = Session {
             node: node.clone(),
-            generation: record.generation,
+            generation,
             socket,
+            lane,
+            link,
+            resume: parked.map(|parked| (parked, upgrade.resume.map(|(_, seqs)| seqs).unwrap_or_default())),
+            start: upgrade.start.take(),
+            sessions: self.sessions.clone(),
+            nodes_max: self.nodes_max,
             upstream: self.upstream.clone(),
             records: self.records.clone(),
             desired,
@@ -153,7 +207,7 @@ impl Hub {
 
     /// `None`: refused with an HTTP answer that says why.
     #[expect(clippy::result_large_err, reason = "the signature of the check is tungstenite's")]
-    async fn open(&self, stream: TcpStream) -> Result<Option<(String, NodeRecord, Link)>, Refusal> {
+    async fn open(&self, stream: TcpStream) -> Result<Option<Opened>, Refusal> {
         // A failure costs latency only.
         drop(streams::tune(&stream));
         let (stream, progress) = Counted::new(stream);
@@ -187,8 +241,9 @@ impl Hub {
         });
         let record = record.await;
         let streams = upgrade.streams.then(Streams::opener);
-        let socket = Socket::new(ws, progress, streams, self.write_timeout);
-        Ok(Some((peer.node, record.map_err(Refusal::Records)?, socket)))
+        let socket = Socket::new(ws, progress, streams, self.write_timeout).with_lane(upgrade.compact);
+        let record = record.map_err(Refusal::Records)?;
+        Ok(Some(Opened { node: peer.node, record, socket, upgrade }))
     }
 
     #[expect(clippy::result_large_err, reason = "the signature is tungstenite's")]
@@ -204,6 +259,11 @@ impl Hub {
         let header = |name: &str| {
             request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
         };
+        let store_id: String = header(STORE_ID).chars().take(64).collect();
+        let link = (header(LANE) == LANE_VERSION).then(|| parse_link(header(LINK))).flatten();
+        let (link, before) = link.unwrap_or_default();
+        let origin = Origin { store_id: store_id.clone(), link, before };
+        let mut retry_after_s = None;
         let reason = if header(NODE_ID) != node {
             Some((
                 403,
@@ -219,21 +279,39 @@ impl Hub {
                     "the certificate of node {node} was replaced or revoked; join again with a new token (`cloudcore token`)"
                 ),
             ))
+        } else if let Some(why) = self.sessions.rival(node, &origin) {
+            retry_after_s = Some(HUB_FULL_RETRY_AFTER_S);
+            Some((409, why))
         } else if !self.sessions.has_room(node, self.nodes_max) {
+            retry_after_s = Some(HUB_FULL_RETRY_AFTER_S);
             Some((
                 503,
                 format!("{} nodes are connected, the limit (cloudHub.nodeLimit) is reached", self.nodes_max),
             ))
         } else {
-            None
+            upgrade.start = self.starts.clone().try_acquire_owned().ok();
+            upgrade.start.is_none().then(|| {
+                retry_after_s = Some(HUB_RETRY_AFTER_S);
+                (503, format!("{HUB_STARTS_MAX} other nodes are just connecting"))
+            })
         };
         if let Some((status, reason)) = reason {
             let mut refusal = ErrorResponse::new(Some(format!("{reason}\n")));
             *refusal.status_mut() = http::StatusCode::from_u16(status).expect("a constant");
+            if let Some(seconds) = retry_after_s {
+                refusal.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
+            }
             upgrade.refused = Some(reason);
             return Err(refusal);
         }
-        upgrade.store_id = header(STORE_ID).chars().take(64).collect();
+        upgrade.store_id = store_id;
+        // A link without a number cannot be told from another one.
+        if origin.link != 0 {
+            upgrade.compact = true;
+            upgrade.resume = parse_resume(header(RESUME));
+            response.headers_mut().insert(LANE, http::HeaderValue::from_static(LANE_VERSION));
+        }
+        upgrade.origin = origin;
         response.headers_mut().insert(CLOUD_ID, self.cloud_id.parse().expect("an identity is header text"));
         if header(STREAMS) == STREAMS_VERSION {
             upgrade.streams = true;
@@ -251,68 +329,5 @@ impl Carrier for Streams {
                 Err(error) => Err(error.to_string()),
             }
         })
-    }
-}
-
-/// Which nodes are connected.
-#[derive(Clone, Default)]
-pub struct Sessions(Arc<Mutex<HashMap<String, Slot>>>);
-
-struct Slot {
-    /// Stops the session that has the place or waits for it.
-    stop: Drain,
-    /// One permit: the right to be the node's session.
-    place: Arc<Semaphore>,
-    claims: usize,
-}
-
-impl Sessions {
-    /// Ends the node's session, if there is one, and waits until it has. `None`: stopped while waiting.
-    async fn take_over(&self, node: &str, stop: Drain) -> Option<Place> {
-        let semaphore = {
-            let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let slot = slots.entry(node.to_owned()).or_insert_with(|| Slot {
-                stop: stop.clone(),
-                place: Arc::new(Semaphore::new(1)),
-                claims: 0,
-            });
-            if slot.claims > 0 {
-                slot.stop.start();
-            }
-            slot.stop = stop.clone();
-            slot.claims += 1;
-            slot.place.clone()
-        };
-        let claim = Claim { sessions: self.clone(), node: node.to_owned() };
-        let permit = stop.or(semaphore.acquire_owned()).await?.expect("the semaphore is never closed");
-        Some(Place { _permit: permit, _claim: claim })
-    }
-
-    fn has_room(&self, node: &str, nodes_max: usize) -> bool {
-        let slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.contains_key(node) || slots.len() < nodes_max
-    }
-}
-
-/// The right to be the node's session; goes back when dropped. The permit goes first, so that the next one may start.
-struct Place {
-    _permit: tokio::sync::OwnedSemaphorePermit,
-    _claim: Claim,
-}
-
-struct Claim {
-    sessions: Sessions,
-    node: String,
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        let mut slots = self.sessions.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = slots.get_mut(&self.node) {
-            slot.claims -= 1;
-            if slot.claims == 0 {
-                slots.remove(&self.node);
-            }
-        }
     }
 }

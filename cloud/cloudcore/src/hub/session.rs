@@ -11,11 +11,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{self, protocol::Message as Frame};
 use wire::Message;
-use wire::delivery::{Action, Delivery, Input, UNCONFIRMED};
+use wire::delivery::{Action, Delivery, Input, Push, UNCONFIRMED, Verb};
+use wire::lane::{Frames, Lane, LaneError, Out, Received};
+use wire::limits::PUSH_WINDOW;
 
-use super::downlink::{Fetched, devices, fetch, membership};
+use super::downlink::{Fetched, devices, fetch, inventory, membership};
+use super::sessions::{Parked, Sessions};
 use crate::contract::{DesiredWatch, NodeDesired};
-use crate::limits::SESSION_REQUESTS_MAX;
+use crate::limits::{DRAIN_SPREAD_MS, SESSION_REQUESTS_MAX};
 use crate::records::{DeliveryRecords, RecordError, Records};
 use crate::upstream::request::{Request, parse};
 use crate::upstream::{Upstream, refuse};
@@ -33,6 +36,8 @@ pub enum End {
     Stuck(Duration),
     #[error("the node's streams went wrong; update edgecore and cloudcore to the same version")]
     Streams(#[source] Ended),
+    #[error("the node's frames cannot be read; update edgecore and cloudcore to the same version")]
+    Lane(#[source] LaneError),
     #[error("a newer connection of the same node took over")]
     TakenOver,
     #[error("the Node object was deleted; the node registers again when it reconnects")]
@@ -49,6 +54,15 @@ pub struct Session<S> {
     pub node: String,
     pub generation: u64,
     pub socket: Socket<S>,
+    pub lane: Lane,
+    /// The link's number; 0 on the JSON lane.
+    pub link: u64,
+    /// What was kept of the node's last link, and what it had stored when that ended.
+    pub resume: Option<(Parked, Vec<u32>)>,
+    /// Held until the first objects are on their way.
+    pub start: Option<tokio::sync::OwnedSemaphorePermit>,
+    pub sessions: Sessions,
+    pub nodes_max: usize,
     pub upstream: Upstream,
     pub records: Records,
     pub desired: DesiredWatch,
@@ -67,6 +81,10 @@ struct Work {
     started: Instant,
     members: BTreeSet<String>,
     fetching: Option<BoxFuture<'static, Fetched>>,
+    /// Pushes that wait to be read; no more than the window.
+    to_fetch: VecDeque<Push>,
+    /// What was wrong with what the node sent on this link; only the first is logged as a warning.
+    faults: u64,
     requests: VecDeque<(Request, Message)>,
     answering: Option<BoxFuture<'static, Option<Message>>>,
     node_uid: Option<String>,
@@ -90,6 +108,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             started: now,
             members: BTreeSet::new(),
             fetching: None,
+            to_fetch: VecDeque::new(),
+            faults: 0,
             requests: VecDeque::new(),
             answering: None,
             node_uid: None,
@@ -97,6 +117,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             alive_until: now + self.keepalive,
         };
         let end = self.talk(&mut work).await.err().unwrap_or(End::Closed);
+        if matches!(end, End::Drained) {
+            // They would all come back at once.
+            let spread_ms = DRAIN_SPREAD_MS.saturating_mul(1 + self.sessions.len() as u32 / 1000);
+            self.lane.push_busy(rt::random_u64() as u32 % spread_ms, "cloudcore stops");
+        }
+        self.park(&work, &end);
+        self.flush();
         if !matches!(end, End::Closed | End::Broken(_)) {
             // The peer may be gone; it has a second to read that it is over.
             self.socket.close(&end.to_string(), Duration::from_secs(1)).await;
@@ -105,8 +132,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     }
 
     async fn talk(&mut self, work: &mut Work) -> Result<(), End> {
+        let is_compact = self.lane.is_compact();
+        self.lane.push_welcome(self.resume.is_some());
+        if let Some((parked, _)) = &mut self.resume {
+            work.node_uid = parked.node_uid.take();
+            work.members = std::mem::take(&mut parked.members);
+        }
         self.desired.mark_changed();
         loop {
+            self.fetch_next(work);
+            // Answers that only say OK go together while more of them are being made.
+            if !(self.lane.only_acks_wait() && work.answering.is_some()) {
+                self.flush();
+            }
             let resend_at =
                 work.delivery.next_deadline_ms().map(|ms| work.started + Duration::from_millis(ms));
             // While the node takes nothing, nobody makes more for it.
@@ -135,8 +173,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                     }
                 }
                 event = self.socket.next(may_read) => match event.map_err(ended)? {
-                    Event::Message(bytes) => self.receive(work, &bytes)?,
+                    Event::Message(bytes) => self.receive(work, Frames::Json(&bytes))?,
+                    Event::Frames(bytes) => {
+                        self.is_alive(work)?;
+                        self.receive(work, Frames::Binary(&bytes))?;
+                    }
                     // Where bytes of streams arrive, the node is alive, however late its keepalive is behind them.
+                    Event::Heard if is_compact => self.is_alive(work)?,
                     Event::Heard if self.socket.streams().is_some() => {
                         work.alive_until = Instant::now() + self.keepalive;
                     }
@@ -145,6 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 changed = self.desired.changed() => {
                     changed.map_err(|_| End::Drained)?;
                     self.desire(work)?;
+                    self.start = None;
                 }
                 () = tokio::time::sleep_until(wake_at) => {
                     if Instant::now() >= work.alive_until {
@@ -156,26 +200,50 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         }
     }
 
-    fn receive(&mut self, work: &mut Work, bytes: &[u8]) -> Result<(), End> {
-        let message = match Message::decode(bytes) {
-            Ok(message) => message,
+    fn receive(&mut self, work: &mut Work, frames: Frames<'_>) -> Result<(), End> {
+        let received = match self.lane.receive(frames) {
+            Ok(received) => received,
+            Err(error) if error.ends_link() => return Err(End::Lane(error)),
             Err(error) => {
-                tracing::warn!(
-                    "node {} sent a frame that is not a message; it is skipped: {}",
-                    self.node,
-                    rt::error_chain(&error)
-                );
+                self.fault(work, &format!("a frame is skipped: {}", rt::error_chain(&error)));
                 return Ok(());
             }
         };
+        for received in received {
+            match received {
+                Received::Message(message) => self.message(work, *message)?,
+                Received::PeerSkipped { kind } => {
+                    self.fault(work, &format!("it does not know frames of kind {kind:#06x}"));
+                }
+                Received::Unasked { parent } => {
+                    self.fault(work, &format!("it answers message {parent}, which it was not sent"));
+                }
+                Received::Busy { .. } | Received::Welcome { .. } => self.fault(work, "it speaks as a cloud"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Once per link: a peer that is wrong is seldom wrong once.
+    fn fault(&self, work: &mut Work, what: &str) {
+        work.faults += 1;
+        if work.faults == 1 {
+            tracing::warn!("node {} is not understood: {what}", self.node);
+        } else {
+            tracing::debug!("node {} is not understood: {what}", self.node);
+        }
+    }
+
+    fn message(&mut self, work: &mut Work, message: Message) -> Result<(), End> {
         match parse(&self.node, &message) {
-            Ok(Request::Keepalive) => self.keep_alive(work),
+            Ok(Request::Keepalive) => self.is_alive(work),
             Ok(Request::Ack { parent }) if message.content_is_ok() => {
                 self.handle(work, Input::Acked { msg_id: parent })
             }
             Ok(Request::Ack { .. } | Request::Ignored) => Ok(()),
             Ok(request) => {
-                if request == Request::NodeInsert {
+                // Our own edge tells of a new store itself.
+                if request == Request::NodeInsert && !self.lane.is_compact() {
                     self.registers(work)?;
                 }
                 work.requests.push_back((request, message));
@@ -215,7 +283,60 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         self.handle(work, Input::Reset)
     }
 
-    fn keep_alive(&self, work: &mut Work) -> Result<(), End> {
+    /// Keeps what the next link of the node may go on with, if this one simply ended.
+    fn park(&self, work: &Work, end: &End) {
+        if !self.lane.is_compact()
+            || !work.is_loaded
+            || matches!(end, End::NodeDeleted | End::Reset | End::Drained | End::Records(_) | End::Lane(_))
+        {
+            return;
+        }
+        let unacked = |id: &str| work.delivery.unacked().find(|push| push.msg_id == id).cloned();
+        let sent = self.lane.unanswered().filter_map(|(seq, id)| Some((seq, unacked(id)?))).collect();
+        let parked = Parked {
+            link: self.link,
+            generation: self.generation,
+            node_uid: work.node_uid.clone(),
+            members: work.members.clone(),
+            sent,
+            inventory_due: work.delivery.inventory_is_due(),
+        };
+        self.sessions.park(&self.node, parked, self.nodes_max);
+    }
+
+    /// Hands what waits on the lane to the socket, which sends it before all data of streams.
+    fn flush(&mut self) {
+        while let Some(out) = self.lane.take() {
+            self.socket.queue(match out {
+                Out::Text(text) => Frame::text(text),
+                Out::Binary(bytes) => Frame::binary(bytes),
+            });
+        }
+    }
+
+    fn fetch_next(&self, work: &mut Work) {
+        if work.fetching.is_some() {
+            return;
+        }
+        let Some(push) = work.to_fetch.pop_front() else { return };
+        let (kept, api) = (work.file.kept(), self.upstream.api.clone());
+        let (node, desired) = (self.node.clone(), self.desired.borrow().clone());
+        work.fetching = Some(Box::pin(async move {
+            if let Some(kept) = kept {
+                kept.await;
+            }
+            match (push.verb, desired) {
+                (Verb::Inventory, Some(desired)) => {
+                    let message = Box::new(inventory(&node, &push, &desired));
+                    Fetched::Ready { uid: push.uid, message }
+                }
+                (Verb::Inventory, None) => Fetched::Gone { msg_id: push.msg_id },
+                _ => fetch(api, push).await,
+            }
+        }));
+    }
+
+    fn is_alive(&self, work: &mut Work) -> Result<(), End> {
         work.alive_until = Instant::now() + self.keepalive;
         let is_current = self.records.is_current(&self.node, self.generation).map_err(End::Records)?;
         if is_current { Ok(()) } else { Err(End::Reset) }
@@ -229,8 +350,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         let Some((request, message)) = work.requests.pop_front() else { return };
         let (upstream, node, desired) =
             (self.upstream.clone(), self.node.clone(), self.desired.borrow().clone());
-        work.answering =
-            Some(Box::pin(async move { upstream.answer(&node, desired, request, message).await }));
+        // Our own edge knows what it has said.
+        let is_brief = self.lane.is_compact() && matches!(request, Request::PodPatch(_) | Request::NodePatch);
+        work.answering = Some(Box::pin(async move {
+            let answer = upstream.answer(&node, desired, request, message).await?;
+            Some(if is_brief { brief(answer) } else { answer })
+        }));
     }
 
     fn desire(&mut self, work: &mut Work) -> Result<(), End> {
@@ -244,7 +369,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         if !std::mem::replace(&mut work.is_loaded, true) {
             work.delivery = Delivery::new(work.file.loaded(&desired));
             let nonce = u128::from_be_bytes(*uuid::Uuid::new_v4().as_bytes());
-            self.handle(work, Input::Connected { nonce })?;
+            let is_compact = self.lane.is_compact();
+            let mut inventory = is_compact;
+            if let Some((parked, stored)) = self.resume.take() {
+                inventory = parked.inventory_due;
+                let stored = stored.iter().filter_map(|seq| parked.sent.get(seq).cloned()).collect();
+                self.handle(work, Input::Resumed(stored))?;
+            }
+            let window = if is_compact { PUSH_WINDOW } else { 1 };
+            self.handle(work, Input::Connected { nonce, window, inventory })?;
         }
         let members = devices(&desired.targets);
         if let Some(message) = membership(&work.members, &members) {
@@ -262,8 +395,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                     work.file.record(&uid, &delivered, durable).map_err(End::Records)?
                 }
                 Action::Forget { uid } => work.file.forget(&uid).map_err(End::Records)?,
-                // A push that is still being read will be sent when it was.
-                Action::Send(push) if work.fetching.is_none() => {
+                Action::Send(push) => {
                     if push.sends > 1 {
                         let waited_s = wire::limits::PUSH_RESEND_MS / 1000;
                         tracing::warn!(
@@ -273,23 +405,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                             push.resource
                         );
                     }
-                    let (kept, fetch) = (work.file.kept(), fetch(self.upstream.api.clone(), push));
-                    work.fetching = Some(Box::pin(async move {
-                        if let Some(kept) = kept {
-                            kept.await;
-                        }
-                        fetch.await
-                    }));
+                    // One that still waits to be read will be sent when it was, as what it is by now.
+                    match work.to_fetch.iter_mut().find(|waiting| waiting.uid == push.uid) {
+                        Some(waiting) => *waiting = push,
+                        None => work.to_fetch.push_back(push),
+                    }
                 }
-                Action::Send(_) => {}
             }
         }
         work.file.tidy(work.delivery.delivered()).map_err(End::Records)
     }
 
-    /// Queued before all data of streams.
     fn send(&mut self, message: &Message) {
-        self.socket.queue(Frame::text(message.encode()));
+        self.lane.push(message);
     }
 }
 
@@ -300,6 +428,14 @@ fn ended(ended: Ended) -> End {
         Ended::Stuck(waited) => End::Stuck(waited),
         Ended::Frame(_) | Ended::Violation(_) => End::Streams(ended),
     }
+}
+
+/// A success without the object; a failure as it is.
+fn brief(answer: Message) -> Message {
+    if !answer.content.get().ends_with("\"Err\":null}") {
+        return answer;
+    }
+    answer.with_resource_version("").with_content(wire::message::ACK_CONTENT)
 }
 
 /// The future's output, or for ever nothing when there is none.

@@ -66,6 +66,8 @@ pub fn shape_of(request: &Request) -> Shape {
         | Request::LeaseQuery
         | Request::LeaseInsert
         | Request::LeaseUpdate
+        | Request::LeaseRenew
+        | Request::NodeBeat
         | Request::PodPatch(_)
         | Request::PodInsert(_) => Shape::Response,
         Request::NodeQuery

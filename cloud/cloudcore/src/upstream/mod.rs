@@ -75,6 +75,26 @@ impl Upstream {
                 let body = for_node(Kind::Lease, message).map_err(|e| Failure::Content("a lease", e))?;
                 object(self.api.put(&path, body).await)
             }
+            Request::LeaseRenew => {
+                let path = Kind::Lease.path(LEASE_NAMESPACE, node);
+                let patch =
+                    objects::renewal_patch(node, message).map_err(|e| Failure::Content("a renewal", e))?;
+                self.api.patch(&path, crate::api::MERGE_PATCH, patch).await.map_err(at_api)?;
+                Ok(Answer::Ok)
+            }
+            Request::NodeBeat => {
+                let path = Kind::Node.path("", node);
+                let current = self.api.get(&path).await.map_err(at_api)?;
+                let current: Value =
+                    serde_json::from_slice(&current).map_err(|e| Failure::Api(ApiError::Json(e)))?;
+                let patch =
+                    objects::beat_patch(&current, message).map_err(|e| Failure::Content("a beat", e))?;
+                let unknown =
+                    || Failure::Denied(format!("the status of node {node} is unknown here; say all of it"));
+                let patch = patch.ok_or_else(unknown)?;
+                self.api.patch(&format!("{path}/status"), STRATEGIC_PATCH, patch).await.map_err(at_api)?;
+                Ok(Answer::Ok)
+            }
             Request::PodPatch(pod) => {
                 let path = Kind::Pod.path(&pod.namespace, &pod.name);
                 self.check_pod(node, &path, None).await?;

@@ -136,6 +136,46 @@ pub fn status_patch(message: &Message) -> Result<String, serde_json::Error> {
     serde_json::to_string(&patch)
 }
 
+/// What a renewal on the compact lane says, as a patch of the lease.
+pub fn renewal_patch(node: &str, message: &Message) -> Result<String, serde_json::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Renewal {
+        lease_duration_seconds: u32,
+        unix_ms: i64,
+    }
+    let renewal: Renewal = message.content_as()?;
+    let time = time_of(renewal.unix_ms).strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+    let spec = json!({"holderIdentity": node, "leaseDurationSeconds": renewal.lease_duration_seconds, "renewTime": time});
+    Ok(json!({ "spec": spec }).to_string())
+}
+
+/// The heartbeat of every condition that the Node has. `None`: somebody else has said that the node is unknown, so it must
+/// say all of its status.
+pub fn beat_patch(node: &Value, message: &Message) -> Result<Option<String>, serde_json::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Beat {
+        unix_ms: i64,
+    }
+    let beat: Beat = message.content_as()?;
+    let time = time_of(beat.unix_ms).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let mut conditions = Vec::new();
+    for condition in node.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten() {
+        if condition["status"] == "Unknown" {
+            return Ok(None);
+        }
+        conditions.push(json!({"type": condition["type"], "lastHeartbeatTime": time}));
+    }
+    let has_ready = conditions.iter().any(|condition| condition["type"] == "Ready");
+    Ok(has_ready.then(|| json!({"status": {"conditions": conditions}}).to_string()))
+}
+
+/// The node's clock; one that no clock can show is the epoch.
+fn time_of(unix_ms: i64) -> jiff::Timestamp {
+    jiff::Timestamp::from_millisecond(unix_ms).unwrap_or_default()
+}
+
 pub struct DeleteOptions {
     pub uid: String,
     pub body: String,

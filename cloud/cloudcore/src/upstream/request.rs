@@ -25,6 +25,10 @@ pub enum Request {
     LeaseQuery,
     LeaseInsert,
     LeaseUpdate,
+    /// The time of the lease that is there; compact lane.
+    LeaseRenew,
+    /// The status is what it was; compact lane.
+    NodeBeat,
     PodPatch(Resource),
     /// A mirror pod of a static pod.
     PodInsert(Resource),
@@ -131,6 +135,8 @@ pub fn parse(node: &str, message: &Message) -> Result<Request, RequestError> {
         ("lease", Operation::QUERY) => Request::LeaseQuery,
         ("lease", Operation::INSERT) => Request::LeaseInsert,
         ("lease", Operation::UPDATE) => Request::LeaseUpdate,
+        ("lease", wire::lane::RENEW) => Request::LeaseRenew,
+        ("nodepatch", wire::lane::BEAT) => Request::NodeBeat,
         ("podpatch", Operation::PATCH) => Request::PodPatch(resource),
         ("pod", Operation::INSERT) => Request::PodInsert(resource),
         ("pod", Operation::DELETE) => Request::PodDelete(resource),

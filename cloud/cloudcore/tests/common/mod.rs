@@ -24,6 +24,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Message as Frame;
 use wire::Message;
+use wire::lane::{End, Frames, Lane, Out, Received};
 
 /// Longest wait for anything that is to happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -207,6 +208,26 @@ impl Cloud {
 
     /// Opens the link. `Err`: the HTTP status and text of the refusal.
     pub async fn connect(&self, device: &Device) -> Result<Edge, (u16, String)> {
+        self.connect_with(device, &[]).await
+    }
+
+    /// As our own edge does it. `link` and `before`: numbers of this link and of the one dialled before; `resume`: as the header says.
+    pub async fn connect_compact(
+        &self,
+        device: &Device,
+        (link, before): (u64, u64),
+        resume: &str,
+    ) -> Result<Edge, (u16, String)> {
+        let numbers = wire::headers::render_link(link, before);
+        let headers =
+            [(wire::headers::LANE, "1"), (wire::headers::LINK, &numbers), (wire::headers::RESUME, resume)];
+        let mut edge = self.connect_with(device, &headers).await?;
+        assert_eq!(edge.accepted_lane, "1");
+        edge.lane = Lane::compact(link, End::Edge);
+        Ok(edge)
+    }
+
+    async fn connect_with(&self, device: &Device, headers: &[(&str, &str)]) -> Result<Edge, (u16, String)> {
         let config = pki::tls::client_config(&device.ca, Some((&device.certificate, &device.key))).unwrap();
         let stream = self.tls("hub", config).await.unwrap();
         let request = http::Request::builder()
@@ -219,21 +240,29 @@ impl Cloud {
             .header("node_id", &device.node)
             .header("project_id", "e632aba927ea4ac2b575ec1603d56f10")
             .header("ConnectionUse", "msg");
-        let request = match device.store_id.is_empty() {
+        let mut request = match device.store_id.is_empty() {
             true => request,
             false => request.header(wire::headers::STORE_ID, &device.store_id),
         };
+        for (name, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
+            request = request.header(*name, *value);
+        }
         match tokio_tungstenite::client_async(request.body(()).unwrap(), stream).await {
             Ok((ws, response)) => {
-                let header = response
-                    .headers()
-                    .get(wire::headers::CLOUD_ID)
-                    .map(|value| value.to_str().unwrap().to_owned());
-                let cloud_id = header.unwrap_or_default();
+                let header = |name: &str| {
+                    response
+                        .headers()
+                        .get(name)
+                        .map_or_else(String::new, |value| value.to_str().unwrap().into())
+                };
                 Ok(Edge {
                     node: device.node.clone(),
                     ws,
-                    cloud_id,
+                    cloud_id: header(wire::headers::CLOUD_ID),
+                    accepted_lane: header(wire::headers::LANE),
+                    lane: Lane::json(),
+                    others: Vec::new(),
+                    unread: VecDeque::new(),
                     waiting: VecDeque::new(),
                     acks: true,
                     acks_answers: false,
@@ -272,7 +301,14 @@ pub struct Device {
 pub struct Edge {
     pub node: String,
     pub cloud_id: String,
+    /// What the cloud's answer says of the compact lane.
+    pub accepted_lane: String,
+    pub lane: Lane,
+    /// What came on the compact lane beside messages.
+    pub others: Vec<Received>,
     ws: WebSocketStream<TlsStream<TcpStream>>,
+    /// Came together with one that was read.
+    unread: VecDeque<Message>,
     /// Received and not asked for yet.
     waiting: VecDeque<Message>,
     /// Acknowledge object pushes when they are read.
@@ -283,7 +319,14 @@ pub struct Edge {
 
 impl Edge {
     pub async fn send(&mut self, message: &Message) {
-        self.ws.send(Frame::text(message.encode())).await.unwrap();
+        self.lane.push(message);
+        while let Some(out) = self.lane.take() {
+            let frame = match out {
+                Out::Text(text) => Frame::text(text),
+                Out::Binary(bytes) => Frame::binary(bytes),
+            };
+            self.ws.send(frame).await.unwrap();
+        }
     }
 
     pub async fn send_frame(&mut self, frame: Frame) {
@@ -302,16 +345,27 @@ impl Edge {
     /// The next message, or `None` when the cloud ended the link.
     async fn next(&mut self) -> Option<Message> {
         loop {
+            if let Some(message) = self.unread.pop_front() {
+                let is_push = message.header.parent_msg_id.is_empty() && message.route.group == "resource";
+                let is_answer = self.acks_answers && message.route.group == "resource";
+                if (is_push && self.acks) || (is_answer && !is_push) {
+                    self.send(&message.ack(1)).await;
+                }
+                return Some(message);
+            }
             match tokio::time::timeout(PATIENCE, self.ws.next()).await.expect("the cloud stays silent") {
-                Some(Ok(Frame::Text(text))) => {
-                    let message = Message::decode(text.as_bytes()).unwrap();
-                    let is_push =
-                        message.header.parent_msg_id.is_empty() && message.route.group == "resource";
-                    let is_answer = self.acks_answers && message.route.group == "resource";
-                    if (is_push && self.acks) || (is_answer && !is_push) {
-                        self.send(&message.ack(1)).await;
+                Some(Ok(frame @ (Frame::Text(_) | Frame::Binary(_)))) => {
+                    let bytes = frame.into_data();
+                    let frames = match self.lane.is_compact() {
+                        true => Frames::Binary(&bytes),
+                        false => Frames::Json(&bytes),
+                    };
+                    for received in self.lane.receive(frames).unwrap() {
+                        match received {
+                            Received::Message(message) => self.unread.push_back(*message),
+                            other => self.others.push(other),
+                        }
                     }
-                    return Some(message);
                 }
                 Some(Ok(Frame::Close(_)) | Err(_)) | None => return None,
                 Some(Ok(_)) => {}

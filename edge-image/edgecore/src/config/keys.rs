@@ -14,6 +14,7 @@ pub const TABLE: ::keys::Table = ::keys::Table {
 const HONOURED: &[&str] = &[
     "database.dataSource",
     "kinglet.cloudID",
+    "kinglet.compactLane",
     "kinglet.importDirs",
     "kinglet.linkStreams",
     "kinglet.preloadDir",

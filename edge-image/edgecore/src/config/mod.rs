@@ -245,6 +245,8 @@ pub struct Kinglet {
     /// Identity of the cloud that the node joined; empty where that cloud does not tell one.
     #[serde(rename = "cloudID")]
     pub cloud_id: String,
+    /// The link may use the compact lane where the cloud speaks it too. False: KubeEdge's JSON only.
+    pub compact_lane: bool,
     /// The link may carry logs and exec beside the messages. False: only KubeEdge's tunnel (`modules.edgeStream`) does.
     pub link_streams: bool,
 }
@@ -382,6 +384,7 @@ impl Default for Kinglet {
             import_dirs: Vec::new(),
             run_dir: "/run/kinglet".into(),
             cloud_id: String::new(),
+            compact_lane: true,
             link_streams: true,
         }
     }

@@ -1,6 +1,6 @@
 //! One dial: TCP, TLS, WebSocket upgrade, and is it the cloud that we joined.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use streams::{Counted, Streams};
 use tokio::net::TcpStream;
@@ -9,12 +9,35 @@ use tokio_tungstenite::{
     client_async_with_config,
     tungstenite::{self, client::IntoClientRequest, http::HeaderValue, protocol::WebSocketConfig},
 };
-use wire::{headers, limits::MESSAGE_BYTES_MAX};
+use wire::{
+    headers,
+    lane::{End, Frames, Lane, LaneError, Received},
+    limits::MESSAGE_BYTES_MAX,
+};
 
 use super::Endpoint;
 use crate::credentials::{CredentialsError, client_config, server_name};
 
 pub type Socket = streams::Socket<TlsStream<Counted<TcpStream>>>;
+
+/// What the node knows of its earlier links, for the next dial's request.
+#[derive(Clone, Debug, Default)]
+pub struct Past {
+    /// The number of the link that was dialled last; 0 after a start.
+    pub dialled: u64,
+    /// The link that came up last, and the numbers of what was stored from it.
+    pub stored: Option<(u64, Vec<u32>)>,
+}
+
+/// A link that the cloud has accepted.
+pub struct Dialled {
+    pub socket: Socket,
+    pub lane: Lane,
+    /// The cloud goes on where the last link ended.
+    pub resumed: bool,
+    /// What came with the cloud's first word.
+    pub received: Vec<Received>,
+}
 
 /// tungstenite takes 128 kB each by default; a node's messages are a few kilobytes.
 const BUFFER_LEN: usize = 4096;
@@ -37,6 +60,12 @@ pub enum ConnectError {
     Tls { server: String, reason: String },
     #[error("the cloud at {server} refused this node: {reason}")]
     Refused { server: String, reason: String },
+    #[error("the cloud at {server} keeps this node away for {} s: {reason}", .after.as_secs())]
+    Busy { server: String, reason: String, after: Duration },
+    #[error("the cloud at {server} knows another device under this node's name: {reason}")]
+    NameInUse { server: String, reason: String, after: Duration },
+    #[error("the cloud at {server} accepted the compact lane and then did not speak it: {reason}")]
+    Lane { server: String, reason: String },
     #[error(
         "the cloud at {server} is {found}, this node joined {joined}; its objects are not taken. To move the node, run `edgecore join --adopt`"
     )]
@@ -48,14 +77,15 @@ pub enum ConnectError {
 }
 
 /// Reads the certificates anew, since they may have been renewed.
-pub async fn connect(endpoint: &Endpoint) -> Result<Socket, ConnectError> {
+/// `link`: the number of the new link, random.
+pub async fn connect(endpoint: &Endpoint, link: u64, past: &Past) -> Result<Dialled, ConnectError> {
     let timeout = endpoint.handshake_timeout;
-    tokio::time::timeout(timeout, dial(endpoint)).await.unwrap_or_else(|_| {
+    tokio::time::timeout(timeout, dial(endpoint, link, past)).await.unwrap_or_else(|_| {
         Err(ConnectError::Timeout { server: endpoint.server.clone(), seconds: timeout.as_secs() })
     })
 }
 
-async fn dial(endpoint: &Endpoint) -> Result<Socket, ConnectError> {
+async fn dial(endpoint: &Endpoint, link: u64, past: &Past) -> Result<Dialled, ConnectError> {
     let server = &endpoint.server;
     let bundle = endpoint.credentials.load().map_err(ConnectError::Credentials)?;
     let config =
@@ -74,29 +104,66 @@ async fn dial(endpoint: &Endpoint) -> Result<Socket, ConnectError> {
         |error: std::io::Error| ConnectError::Tls { server: server.clone(), reason: error.to_string() };
     let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(tls_error)?;
 
-    let upgraded = client_async_with_config(request(endpoint)?, tls, Some(websocket_config())).await;
+    let upgraded =
+        client_async_with_config(request(endpoint, link, past)?, tls, Some(websocket_config())).await;
     let (ws, response) = upgraded.map_err(|error| refusal(server, error))?;
     let found = response.headers().get(headers::CLOUD_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
     if !found.is_empty() && !endpoint.cloud_id.is_empty() && found != endpoint.cloud_id {
         let (found, joined) = (found.to_owned(), endpoint.cloud_id.clone());
         return Err(ConnectError::OtherCloud { server: server.clone(), found, joined });
     }
-    let accepted = response.headers().get(headers::STREAMS).is_some_and(|v| v == headers::STREAMS_VERSION);
-    let streams = (endpoint.streams && accepted).then(Streams::acceptor);
-    Ok(Socket::new(ws, progress, streams, endpoint.write_timeout))
+    let accepted = |name: &str, version: &str| response.headers().get(name).is_some_and(|v| v == version);
+    let streams = endpoint.streams && accepted(headers::STREAMS, headers::STREAMS_VERSION);
+    let compact = endpoint.lane && accepted(headers::LANE, headers::LANE_VERSION);
+    let streams = streams.then(Streams::acceptor);
+    let socket = Socket::new(ws, progress, streams, endpoint.write_timeout).with_lane(compact);
+    let lane = if compact { Lane::compact(link, End::Edge) } else { Lane::json() };
+    let mut dialled = Dialled { socket, lane, resumed: false, received: Vec::new() };
+    if compact {
+        welcome(&mut dialled)
+            .await
+            .map_err(|reason| ConnectError::Lane { server: server.clone(), reason })?;
+    }
+    Ok(dialled)
 }
 
-fn request(endpoint: &Endpoint) -> Result<tungstenite::handshake::client::Request, ConnectError> {
+/// The cloud's first word comes when the node's last link, if it was still there, has ended.
+async fn welcome(dialled: &mut Dialled) -> Result<(), String> {
+    loop {
+        let event = dialled.socket.next(true).await.map_err(|ended| rt::error_chain(&ended))?;
+        let streams::Event::Frames(bytes) = event else { continue };
+        let line = |error: LaneError| rt::error_chain(&error);
+        for received in dialled.lane.receive(Frames::Binary(&bytes)).map_err(line)? {
+            match received {
+                Received::Welcome { resumed } => dialled.resumed = resumed,
+                other => dialled.received.push(other),
+            }
+        }
+        return Ok(());
+    }
+}
+
+fn request(
+    endpoint: &Endpoint,
+    link: u64,
+    past: &Past,
+) -> Result<tungstenite::handshake::client::Request, ConnectError> {
     let Endpoint { server, project_id, node, .. } = endpoint;
     let address = || ConnectError::Address(server.clone());
     let mut request =
         format!("wss://{server}/{project_id}/{node}/events").into_client_request().map_err(|_| address())?;
+    let link = headers::render_link(link, past.dialled);
+    let resume = past.stored.clone().map(|(link, seqs)| headers::render_resume(link, seqs));
+    let lane = |value| if endpoint.lane { value } else { "" };
     for (name, value) in [
         (headers::NODE_ID, node.as_str()),
         (headers::PROJECT_ID, project_id.as_str()),
         ("ConnectionUse", "msg"),
         (headers::STORE_ID, endpoint.store_id.as_str()),
         (headers::STREAMS, if endpoint.streams { headers::STREAMS_VERSION } else { "" }),
+        (headers::LANE, lane(headers::LANE_VERSION)),
+        (headers::LINK, lane(&link)),
+        (headers::RESUME, lane(resume.as_deref().unwrap_or_default())),
     ] {
         if !value.is_empty() {
             let name: tungstenite::http::HeaderName = name.parse().map_err(|_| address())?;
@@ -124,7 +191,15 @@ fn refusal(server: &str, error: tungstenite::Error) -> ConnectError {
         tungstenite::Error::Http(response) => {
             let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
             let body: String = body.trim().chars().take(300).collect();
-            if body.is_empty() { response.status().to_string() } else { body }
+            let reason = if body.is_empty() { response.status().to_string() } else { body };
+            let server = server.to_owned();
+            let after =
+                response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+            return match (after.map(Duration::from_secs), response.status().as_u16()) {
+                (Some(after), 409) => ConnectError::NameInUse { server, reason, after },
+                (Some(after), _) => ConnectError::Busy { server, reason, after },
+                (None, _) => ConnectError::Refused { server, reason },
+            };
         }
         other => other.to_string(),
     };

@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -38,6 +41,8 @@ pub struct HubHandle {
     pub(super) state: watch::Sender<LinkState>,
     /// Whether the link carries streams; `None` without a link.
     pub(super) streams: watch::Sender<Option<bool>>,
+    /// The link goes on where the last one ended. Set before `state`.
+    pub(super) resumed: AtomicBool,
 }
 
 impl HubHandle {
@@ -47,6 +52,7 @@ impl HubHandle {
             arrived: Notify::new(),
             state: watch::Sender::new(LinkState::Disconnected("not dialled yet".into())),
             streams: watch::Sender::new(None),
+            resumed: AtomicBool::new(false),
         })
     }
 
@@ -128,5 +134,9 @@ impl Uplink for HubHandle {
 
     fn state(&self) -> watch::Receiver<LinkState> {
         self.state.subscribe()
+    }
+
+    fn is_resumed(&self) -> bool {
+        self.resumed.load(Ordering::Relaxed)
     }
 }

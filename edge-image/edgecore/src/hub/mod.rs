@@ -1,4 +1,4 @@
-//! The link to the cloud: KubeEdge's messages over a WebSocket with mutual TLS.
+//! The link to the cloud: KubeEdge's messages over a WebSocket with mutual TLS, on the compact lane where the cloud is ours.
 //!
 //! The hub is a pump that knows no module: everything from the cloud goes to meta, everything to the cloud comes from the
 //! outbox. What is decided is in `wire::link`; here are the socket, the timers and the order of disk and acknowledgement.
@@ -40,6 +40,8 @@ pub struct Endpoint {
     pub store_id: String,
     /// Byte streams are offered to the cloud.
     pub streams: bool,
+    /// The compact lane is offered to the cloud.
+    pub lane: bool,
     pub handshake_timeout: Duration,
     pub write_timeout: Duration,
 }
@@ -67,6 +69,7 @@ impl Hub {
             cloud_id: cfg.kinglet.cloud_id.clone(),
             store_id: store_id.into(),
             streams: cfg.kinglet.link_streams,
+            lane: cfg.kinglet.compact_lane,
             handshake_timeout: Duration::from_secs(u64::from(hub.websocket.handshake_timeout.max(1))),
             write_timeout: Duration::from_secs(u64::from(hub.websocket.write_deadline.max(1))),
         }

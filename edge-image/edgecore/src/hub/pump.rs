@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -10,12 +11,14 @@ use streams::{Ended, Event};
 use tokio_tungstenite::tungstenite::Message as Frame;
 use wire::{
     Message,
+    lane::{Frames, Lane, LaneError, Out, Received},
+    limits::ACKS_WAIT_MS,
     link::{Action, Input, Link, Now, RequestFailure, Settings},
 };
 
 use super::{
     ConnectError, Endpoint, Hub,
-    connect::{Socket, connect},
+    connect::{Dialled, Past, Socket, connect},
     disk::{Disk, Write, Written},
     handle::{Mail, Reply},
 };
@@ -39,6 +42,11 @@ impl Hub {
             link,
             disk,
             socket: None,
+            lane: Lane::json(),
+            acks_until: None,
+            past: Past::default(),
+            is_resumed: false,
+            faults: 0,
             dial: None,
             waiters: HashMap::new(),
             inputs: kept.into_iter().map(|(key, message)| Input::Report { key, message }).collect(),
@@ -57,7 +65,15 @@ struct Pump {
     link: Link,
     disk: Disk,
     socket: Option<Socket>,
-    dial: Option<BoxFuture<'static, Result<Socket, ConnectError>>>,
+    /// Of the link that is up.
+    lane: Lane,
+    /// Acknowledgements wait for others of their kind, at the longest until then.
+    acks_until: Option<Instant>,
+    past: Past,
+    is_resumed: bool,
+    /// What was wrong with what the cloud sent on this link; only the first is logged.
+    faults: u64,
+    dial: Option<BoxFuture<'static, Result<Dialled, ConnectError>>>,
     /// Who waits for the answer to which message, and how long.
     waiters: HashMap<String, (Reply, Duration)>,
     inputs: VecDeque<Input>,
@@ -100,6 +116,7 @@ impl Pump {
                 event = next(&mut self.socket, may_read) => self.event(event),
                 written = self.disk.next() => self.written(written),
                 () = sleep_until(deadline) => self.inputs.push_back(Input::Tick),
+                () = sleep_until(self.acks_until) => self.acks_until = None,
             }
             self.process().await;
         }
@@ -124,15 +141,23 @@ impl Pump {
         self.inputs.extend(mail.hangup.map(Input::Hangup));
     }
 
-    fn dialled(&mut self, dialled: Result<Socket, ConnectError>) {
+    fn dialled(&mut self, dialled: Result<Dialled, ConnectError>) {
         match dialled {
-            Ok(socket) => {
+            Ok(Dialled { socket, lane, resumed, received }) => {
                 self.socket = Some(socket);
+                self.lane = lane;
+                self.faults = 0;
+                self.is_resumed = resumed;
+                self.past.stored = self.lane.is_compact().then(|| (self.past.dialled, Vec::new()));
                 self.other_cloud(None);
-                self.inputs.push_back(Input::Connected);
+                self.inputs.push_back(Input::Connected { compact: self.lane.is_compact() });
+                self.received(received);
             }
             Err(error) => {
                 self.other_cloud(Some(&error));
+                if let ConnectError::Busy { after, .. } | ConnectError::NameInUse { after, .. } = &error {
+                    self.inputs.push_back(Input::Busy { after_ms: after.as_millis() as u64 });
+                }
                 self.inputs.push_back(Input::Lost(error.to_string()));
             }
         }
@@ -147,11 +172,19 @@ impl Pump {
             message: found
                 .map_or_else(|| "the cloud is the one that this node joined".into(), |e| e.to_string()),
         });
+        let in_use = error.filter(|error| matches!(error, ConnectError::NameInUse { .. }));
+        self.hub.conditions.set(Condition {
+            condition_type: "NodeNameInUse".into(),
+            status: in_use.is_some(),
+            reason: if in_use.is_some() { "AnotherDevice" } else { "OneDevice" }.into(),
+            message: in_use.map_or_else(|| "the cloud takes this node".into(), |e| e.to_string()),
+        });
     }
 
     fn event(&mut self, event: Result<Event, Ended>) {
         match event {
-            Ok(Event::Message(bytes)) => self.message(&bytes),
+            Ok(Event::Message(bytes)) => self.message(Frames::Json(&bytes)),
+            Ok(Event::Frames(bytes)) => self.message(Frames::Binary(&bytes)),
             Ok(Event::Heard) => self.inputs.push_back(Input::Heard),
             Ok(Event::Opened(stream)) => {
                 self.inputs.push_back(Input::Heard);
@@ -168,18 +201,61 @@ impl Pump {
         }
     }
 
-    fn message(&mut self, bytes: &[u8]) {
+    fn message(&mut self, frames: Frames<'_>) {
+        let (Frames::Json(bytes) | Frames::Binary(bytes)) = frames;
         RECEIVED_BYTES.add(bytes.len() as u64);
-        match Message::decode(bytes) {
-            Ok(message) => {
-                tracing::trace!(target: "hub", "< {} {}", message.route.operation, message.route.resource);
-                self.inputs.push_back(Input::Received(Box::new(message)));
+        match self.lane.receive(frames) {
+            Ok(received) => {
+                self.inputs.push_back(Input::Heard);
+                self.received(received);
             }
+            Err(error) if error.ends_link() => self.lane_failed(&error),
             Err(error) => {
-                tracing::warn!(target: "hub", "a frame of the cloud is skipped: {}", rt::error_chain(&error));
+                self.fault(&format!("a frame is skipped: {}", rt::error_chain(&error)));
                 self.inputs.push_back(Input::Heard);
             }
         }
+    }
+
+    fn received(&mut self, received: Vec<Received>) {
+        for received in received {
+            match received {
+                Received::Message(message) => {
+                    tracing::trace!(target: "hub", "< {} {}", message.route.operation, message.route.resource);
+                    self.inputs.push_back(Input::Received(message));
+                }
+                Received::Busy { after_ms, reason } => {
+                    tracing::info!(target: "hub", "the cloud asks to be left alone for {after_ms} ms: {reason}");
+                    self.inputs.push_back(Input::Busy { after_ms: after_ms.into() });
+                }
+                Received::PeerSkipped { kind } => {
+                    self.fault(&format!("it does not know frames of kind {kind:#06x}"));
+                }
+                Received::Unasked { parent } => {
+                    self.fault(&format!("it answers message {parent}, which asked nothing"))
+                }
+                Received::Welcome { .. } => self.fault("it greets twice"),
+            }
+        }
+    }
+
+    /// Once per link: a peer that is wrong is seldom wrong once.
+    fn fault(&mut self, what: &str) {
+        self.faults += 1;
+        if self.faults == 1 {
+            tracing::warn!(target: "hub", "the cloud at {} is not understood: {what}; update cloudcore and edgecore to the same version", self.hub.endpoint.server);
+        } else {
+            tracing::debug!(target: "hub", "the cloud is not understood: {what}");
+        }
+    }
+
+    /// A cloud whose frames cannot be read is spoken to in JSON from now on.
+    fn lane_failed(&mut self, error: &LaneError) {
+        self.hub.endpoint.lane = false;
+        self.lost(format!(
+            "the link to the cloud was given up: {}; until edgecore restarts it uses JSON. Update cloudcore and edgecore to the same version",
+            rt::error_chain(error)
+        ));
     }
 
     /// A stream that is not served is dropped, which the cloud sees as its end.
@@ -252,16 +328,46 @@ impl Pump {
                 self.act(action).await;
             }
         }
+        self.flush();
+    }
+
+    /// Hands what waits on the lane to the socket. Acknowledgements wait a moment while more is being stored.
+    fn flush(&mut self) {
+        if self.lane.only_acks_wait() && self.disk.len() > 0 {
+            let until =
+                *self.acks_until.get_or_insert_with(|| Instant::now() + Duration::from_millis(ACKS_WAIT_MS));
+            if Instant::now() < until {
+                return;
+            }
+        }
+        self.acks_until = None;
+        while let Some(out) = self.lane.take() {
+            let frame = match out {
+                Out::Text(text) => Frame::Text(text.into()),
+                Out::Binary(bytes) => Frame::Binary(bytes.into()),
+            };
+            SENT_BYTES.add(frame.len() as u64);
+            self.queue(frame);
+        }
     }
 
     async fn act(&mut self, action: Action) {
         match action {
             Action::Dial => {
                 let endpoint: Endpoint = self.hub.endpoint.clone();
-                self.dial = Some(Box::pin(async move { connect(&endpoint).await }));
+                let mut past = self.past.clone();
+                if let Some((link, seqs)) = &mut past.stored {
+                    let stored = self.link.stored_ids().filter_map(Lane::number_of);
+                    seqs.extend(stored.filter(|(of, _)| of == link).map(|(_, seq)| seq));
+                }
+                // Zero stands for "none before".
+                let link = rt::random_u64().max(1);
+                self.past.dialled = link;
+                self.dial = Some(Box::pin(async move { connect(&endpoint, link, &past).await }));
             }
             Action::Close => {
                 self.dial = None;
+                self.flush();
                 if let Some(mut socket) = self.socket.take() {
                     // Politeness; the cloud notices the end of TCP as well.
                     socket.close("the node ended the link", LINK_CLOSE_TIME_MAX).await;
@@ -269,9 +375,9 @@ impl Pump {
             }
             Action::Transmit(message) => {
                 tracing::trace!(target: "hub", "> {} {}", message.route.operation, message.route.resource);
-                let text = message.encode();
-                SENT_BYTES.add(text.len() as u64);
-                self.queue(Frame::Text(text.into()));
+                if !self.lane.push(&message) {
+                    tracing::trace!(target: "hub", "its asker has gone with an earlier link");
+                }
             }
             Action::Ping => self.queue(Frame::Ping(bytes::Bytes::new())),
             Action::Store(message) => self.disk.push(Write::Apply(message)),
@@ -298,6 +404,7 @@ impl Pump {
                 tracing::info!(target: "hub", "connected to the cloud at {}", self.hub.endpoint.server);
                 self.last_down.clear();
                 CONNECTS.add(1);
+                self.hub.handle.resumed.store(self.is_resumed, Ordering::Relaxed);
                 self.hub.handle.state.send_replace(LinkState::Connected);
                 let carries_streams = self.socket.as_ref().is_some_and(|socket| socket.streams().is_some());
                 self.hub.handle.streams.send_replace(Some(carries_streams));
@@ -339,8 +446,8 @@ impl Pump {
 }
 
 async fn finish(
-    dial: &mut Option<BoxFuture<'static, Result<Socket, ConnectError>>>,
-) -> Result<Socket, ConnectError> {
+    dial: &mut Option<BoxFuture<'static, Result<Dialled, ConnectError>>>,
+) -> Result<Dialled, ConnectError> {
     match dial {
         Some(dial) => dial.await,
         None => std::future::pending().await,

@@ -1,6 +1,7 @@
 //! The hub against a scripted cloud on a real socket.
 
 mod cloud;
+mod lane;
 mod streams;
 
 use std::{
@@ -122,6 +123,7 @@ impl Node {
                 cloud_id: "cloud".into(),
                 store_id: "store-1".into(),
                 streams: true,
+                lane: true,
                 handshake_timeout: Duration::from_secs(5),
                 write_timeout: Duration::from_secs(5),
             },

@@ -4,11 +4,13 @@
 //!
 //! Invariants
 //! - What `apply` returned for is durable, so it may be acknowledged.
-//! - Objects are deleted by an explicit delete for their uid and in no other way: a store that cannot be read is not empty.
+//! - Objects are deleted by an explicit delete for their uid, or by a whole inventory of the same cloud that lacks them, and in no
+//!   other way: missing data is never an empty desired state, and a store that cannot be read is not empty.
 //! - Every object carries the identity of the cloud that it came from.
 
 mod broken;
 mod front;
+mod inventory;
 #[cfg(test)]
 mod tests;
 
@@ -102,7 +104,7 @@ impl MetaStore {
         let upstream =
             Upstream { id: self.cloud_id.clone(), uid: view.uid.clone(), resource_version: version };
         let put = Put { key, uid: view.uid, upstream: Some(upstream), key_id: 0, value: Value::Bytes(body) };
-        self.commit(store::Op::Put(put, Expect::Any), Durability::Sync).await?;
+        self.commit(vec![store::Op::Put(put, Expect::Any)], Durability::Sync).await?;
         self.changes.send_modify(|n| *n += 1);
         Ok(Applied::Stored)
     }
@@ -117,7 +119,7 @@ impl MetaStore {
         };
         // The revision holds the uid to what was compared; only the hub writes, so it does not change in between.
         let op = store::Op::Delete(key, Expect::Revision(stored.revision));
-        self.commit(op, Durability::Sync).await?;
+        self.commit(vec![op], Durability::Sync).await?;
         self.changes.send_modify(|n| *n += 1);
         Ok(Applied::Deleted)
     }
@@ -129,8 +131,8 @@ impl MetaStore {
         WRITTEN_BYTES.set(stats.bytes_written);
     }
 
-    async fn commit(&self, op: store::Op, durability: Durability) -> Result<(), MetaError> {
-        let committed = self.store.commit(vec![op], durability).await;
+    async fn commit(&self, ops: Vec<store::Op>, durability: Durability) -> Result<(), MetaError> {
+        let committed = self.store.commit(ops, durability).await;
         self.show();
         match committed {
             Ok(_) | Err(CommitError::Absent { .. }) => Ok(()),
@@ -150,6 +152,7 @@ impl Inbox for MetaStore {
                     self.store_object(&resource, message).await
                 }
                 Operation::DELETE => self.delete_object(&resource, message).await,
+                wire::inventory::INVENTORY => self.apply_inventory(&resource, message).await,
                 _ => Ok(Applied::Ignored("its operation does not change an object")),
             }
         })
@@ -184,7 +187,7 @@ impl Meta for MetaStore {
         let key = local_key(kind, name);
         let put = Put { key, uid: String::new(), upstream: None, key_id: 0, value: Value::Bytes(body) };
         let durability = if durable { Durability::Sync } else { Durability::Lazy };
-        Box::pin(self.commit(store::Op::Put(put, Expect::Any), durability))
+        Box::pin(self.commit(vec![store::Op::Put(put, Expect::Any)], durability))
     }
 
     fn get_local(&self, kind: &str, name: &str) -> Option<Bytes> {
@@ -198,7 +201,7 @@ impl Meta for MetaStore {
 
     fn delete_local<'a>(&'a self, kind: &'a str, name: &'a str) -> BoxFuture<'a, Result<(), MetaError>> {
         let op = store::Op::Delete(local_key(kind, name), Expect::Any);
-        Box::pin(self.commit(op, Durability::Sync))
+        Box::pin(self.commit(vec![op], Durability::Sync))
     }
 }
 

@@ -42,6 +42,11 @@ impl Lease {
         self.renewed = None;
     }
 
+    /// After a pause in which it may have run out.
+    pub fn renew_now(&mut self) {
+        self.renewed = None;
+    }
+
     /// The Node object owns the lease, so that deleting the node deletes it.
     pub fn owner_is(&mut self, node: &Value) {
         if let Some(uid) = node.pointer("/metadata/uid") {
@@ -97,6 +102,11 @@ impl Lease {
                 if operation == Operation::QUERY {
                     return Next::Again;
                 }
+                self.renewed = Some(now);
+                Next::Done
+            }
+            // On the compact lane a renewal is only confirmed; the object that we know stays.
+            Ok(Value::String(_)) if operation == Operation::UPDATE => {
                 self.renewed = Some(now);
                 Next::Done
             }

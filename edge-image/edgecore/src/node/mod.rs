@@ -90,6 +90,7 @@ pub async fn run(
         handles,
         cfg,
     };
+    let mut lost = false;
     loop {
         // The sources are only looked at once per round: a condition that flaps within a round costs one patch.
         let runtime_now = runtime.borrow_and_update().clone();
@@ -98,10 +99,13 @@ pub async fn run(
             Has { devices: devices.borrow_and_update().clone(), images: images.borrow_and_update().clone() };
         let connected = *link.borrow_and_update() == LinkState::Connected;
         if connected {
+            if std::mem::take(&mut lost) {
+                agent.reconnected();
+            }
             let facts = machine.facts(&agent.cfg).await;
             agent.round(&facts, &runtime_now, &raised_now, &has).await;
         } else {
-            agent.disconnected();
+            lost = true;
         }
         let pause = if connected { agent.pause() } else { agent.cfg.update_every };
         let closed = tokio::select! {
@@ -133,10 +137,16 @@ struct Agent {
 }
 
 impl Agent {
-    fn disconnected(&mut self) {
-        self.status.link_lost();
-        self.lease.forget();
-        self.labels = None;
+    /// Unless the link goes on where the last one ended, the cloud behind it may know nothing of us.
+    fn reconnected(&mut self) {
+        if self.handles.uplink.is_resumed() {
+            self.status.say_again();
+            self.lease.renew_now();
+        } else {
+            self.status.link_lost();
+            self.lease.forget();
+            self.labels = None;
+        }
     }
 
     /// Until the lease or the status is due.

@@ -73,6 +73,11 @@ impl Status {
         self.link_lost();
     }
 
+    /// Others may have written while we were away.
+    pub fn say_again(&mut self) {
+        self.told = None;
+    }
+
     /// The cloud behind the next link may know nothing of us.
     pub fn link_lost(&mut self) {
         self.registered = false;

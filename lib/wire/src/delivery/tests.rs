@@ -106,7 +106,7 @@ impl World {
     fn connect(&mut self) {
         self.connected = true;
         let nonce = u128::from(self.rng.next()) << 64 | u128::from(self.rng.next());
-        self.input(Input::Connected { nonce });
+        self.input(Input::Connected { nonce, window: 1 + (nonce % 2) as usize * 7, inventory: false });
     }
 
     fn cut(&mut self) {
@@ -226,7 +226,7 @@ fn a_restart_sends_nothing_that_was_acknowledged() {
 fn an_object_that_is_never_acknowledged_does_not_starve_the_others() {
     let mut delivery = Delivery::default();
     let mut now_ms = 0;
-    let mut pending = delivery.handle(now_ms, Input::Connected { nonce: 5 });
+    let mut pending = delivery.handle(now_ms, Input::Connected { nonce: 5, window: 1, inventory: false });
     pending.extend(
         delivery.handle(now_ms, Input::Desired((0..10).map(|n| target(&format!("u{n}"), 1)).collect())),
     );
@@ -255,7 +255,7 @@ fn an_object_that_is_never_acknowledged_does_not_starve_the_others() {
 #[test]
 fn resend_after_five_seconds_and_not_before() {
     let mut delivery = Delivery::default();
-    delivery.handle(0, Input::Connected { nonce: 1 });
+    delivery.handle(0, Input::Connected { nonce: 1, window: 1, inventory: false });
     let sent = delivery.handle(0, Input::Desired(vec![target("a", 1)]));
     assert!(matches!(&sent[..], [Action::Record { durable: true, .. }, Action::Send(_)]), "{sent:?}");
     assert!(delivery.handle(PUSH_RESEND_MS - 1, Input::Tick).is_empty());
@@ -268,7 +268,7 @@ fn resend_after_five_seconds_and_not_before() {
 fn unknown_desired_state_deletes_nothing_and_a_reset_sends_all() {
     let has = Delivered { resource: "default/pod/a".into(), version: "1".into() };
     let mut delivery = Delivery::new(BTreeMap::from([("a".to_string(), has)]));
-    assert!(delivery.handle(0, Input::Connected { nonce: 1 }).is_empty());
+    assert!(delivery.handle(0, Input::Connected { nonce: 1, window: 1, inventory: false }).is_empty());
     assert!(delivery.handle(0, Input::Desired(vec![target("a", 1)])).is_empty());
     let actions = delivery.handle(0, Input::Reset);
     assert!(
@@ -280,7 +280,7 @@ fn unknown_desired_state_deletes_nothing_and_a_reset_sends_all() {
 fn deletes_go_before_the_object_that_took_the_name() {
     let has = Delivered { resource: "default/pod/web".into(), version: "1".into() };
     let mut delivery = Delivery::new(BTreeMap::from([("z-old".to_string(), has)]));
-    delivery.handle(0, Input::Connected { nonce: 1 });
+    delivery.handle(0, Input::Connected { nonce: 1, window: 1, inventory: false });
     let new =
         Target { uid: "a-new".into(), resource: "default/pod/web".into(), version: "9".into(), rank: 0 };
     let actions = delivery.handle(0, Input::Desired(vec![new]));

@@ -20,11 +20,20 @@ impl Backoff {
 
     /// Evenly from zero to the limit, which doubles.
     pub fn next_ms(&mut self) -> u64 {
+        let wait = self.draw() % (self.limit_ms + 1);
+        self.limit_ms = (self.limit_ms * 2).min(self.max_ms);
+        wait
+    }
+
+    /// So long and up to a quarter more, for those who were all told the same.
+    pub fn above(&mut self, wait_ms: u64) -> u64 {
+        wait_ms + self.draw() % (wait_ms / 4 + 1)
+    }
+
+    fn draw(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        let wait = self.random % (self.limit_ms + 1);
-        self.limit_ms = (self.limit_ms * 2).min(self.max_ms);
-        wait
+        self.random
     }
 }

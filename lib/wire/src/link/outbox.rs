@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Action;
 use crate::{
     Message,
-    limits::{OUTBOX_KEYS_MAX, REPORT_RESEND_MS, REPORTS_IN_FLIGHT_MAX},
+    limits::{OUTBOX_KEYS_MAX, REPORT_GATHER_MS, REPORT_RESEND_MS, REPORTS_IN_FLIGHT_MAX},
 };
 
 #[derive(Debug)]
@@ -22,6 +22,10 @@ pub struct Outbox {
     order: BTreeMap<u64, String>,
     places: BTreeMap<String, u64>,
     next_place: u64,
+    /// Reports wait for others, to leave with them.
+    gathers: bool,
+    /// Until when they wait.
+    leave_at_ms: Option<u64>,
 }
 
 impl Outbox {
@@ -30,7 +34,7 @@ impl Outbox {
     }
 
     /// False when the outbox is full and the key is new. A newer report takes the older one's place in the order.
-    pub fn put(&mut self, key: String, message: Box<Message>) -> bool {
+    pub fn put(&mut self, now_ms: u64, key: String, message: Box<Message>) -> bool {
         let known = self.entries.contains_key(&key);
         if !known && self.entries.len() >= OUTBOX_KEYS_MAX {
             return false;
@@ -41,22 +45,30 @@ impl Outbox {
             self.next_place += 1;
         }
         self.entries.insert(key, Entry { message, resend_at_ms: None });
+        if self.gathers {
+            self.leave_at_ms.get_or_insert(now_ms + REPORT_GATHER_MS);
+        }
         true
     }
 
     /// Everything is sent again on a new link: an answer may have been lost with the old one.
-    pub fn new_link(&mut self) {
+    pub fn new_link(&mut self, gathers: bool) {
+        (self.gathers, self.leave_at_ms) = (gathers, None);
         for entry in self.entries.values_mut() {
             entry.resend_at_ms = None;
         }
     }
 
-    pub fn next_resend_ms(&self) -> Option<u64> {
-        self.entries.values().filter_map(|entry| entry.resend_at_ms).min()
+    pub fn next_send_ms(&self) -> Option<u64> {
+        self.entries.values().filter_map(|entry| entry.resend_at_ms).chain(self.leave_at_ms).min()
     }
 
     /// Sends what is due, oldest first, while the window is open.
     pub fn transmit(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+        if self.leave_at_ms.is_some_and(|at| at > now_ms) {
+            return;
+        }
+        self.leave_at_ms = None;
         let waiting = |entry: &Entry| entry.resend_at_ms.is_some_and(|at| at > now_ms);
         let mut in_flight = self.entries.values().filter(|entry| waiting(entry)).count();
         for key in self.order.values() {

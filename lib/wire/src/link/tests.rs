@@ -13,7 +13,7 @@ fn link() -> Link {
 fn up() -> Link {
     let mut link = link();
     link.handle(AT_0, Input::Tick);
-    link.handle(AT_0, Input::Connected);
+    link.handle(AT_0, Input::Connected { compact: false });
     link
 }
 
@@ -45,7 +45,10 @@ fn a_fresh_link_dials_then_beats_at_once() {
     let mut link = link();
     assert_eq!(render(&link.handle(AT_0, Input::Tick)), ["dial"]);
     assert_eq!(render(&link.handle(AT_0, Input::Tick)), [""; 0], "one dial at a time");
-    assert_eq!(render(&link.handle(AT_0, Input::Connected)), ["up", "transmit keepalive node", "ping"]);
+    assert_eq!(
+        render(&link.handle(AT_0, Input::Connected { compact: false })),
+        ["up", "transmit keepalive node", "ping"]
+    );
     assert_eq!(render(&link.handle(at(14), Input::Tick)), [""; 0]);
     assert_eq!(render(&link.handle(at(15), Input::Tick)), ["transmit keepalive node", "ping"]);
 }
@@ -144,7 +147,7 @@ fn a_full_outbox_refuses_new_keys_and_merges_known_ones() {
     assert!(matches!(&actions[..], [Action::Refused { key }] if key == "new"));
     assert!(link.handle(AT_0, Input::Report { key: "0".into(), message: message() }).is_empty());
     link.handle(AT_0, Input::Tick);
-    let sent = link.handle(AT_0, Input::Connected);
+    let sent = link.handle(AT_0, Input::Connected { compact: false });
     let reports = sent.iter().filter(|a| matches!(a, Action::Transmit(m) if m.route.operation == "patch"));
     assert_eq!(reports.count(), crate::limits::REPORTS_IN_FLIGHT_MAX, "the window bounds a burst");
 }

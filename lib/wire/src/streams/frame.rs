@@ -1,16 +1,17 @@
-//! Frames of the compact lane (design decision 2): kind u16 little-endian, length varint, body in postcard's encoding. One frame
-//! fills one WebSocket message.
+//! Frames of the byte streams ([`crate::frames`] has their form). One frame fills one WebSocket message.
 //!
-//! The body of a released kind never changes; a new field is a new kind. Bodies are written by hand, since data would go through
-//! serde byte by byte; a test compares with postcard.
+//! The body of a released kind never changes; a new field is a new kind.
 
 use bytes::Bytes;
 
-use crate::limits::{STREAM_CHUNK_LEN_MAX, STREAM_REASON_LEN_MAX};
+use crate::{
+    frames::{ReadError, put, take_bytes as tail, take_u32 as take},
+    limits::{STREAM_CHUNK_LEN_MAX, STREAM_REASON_LEN_MAX},
+};
 
 /// Numbers of the frames' kinds.
 pub mod kind {
-    pub const UNKNOWN: u16 = 0x0001;
+    pub use crate::frames::UNKNOWN;
     pub const OPEN: u16 = 0x0010;
     pub const ACCEPT: u16 = 0x0011;
     pub const DATA: u16 = 0x0012;
@@ -78,13 +79,22 @@ pub enum FrameError {
     Reason,
 }
 
+impl From<ReadError> for FrameError {
+    fn from(error: ReadError) -> FrameError {
+        match error {
+            ReadError::Short => FrameError::Short,
+            ReadError::Number => FrameError::Number,
+        }
+    }
+}
+
 impl Frame {
     pub fn encode(&self) -> Vec<u8> {
         let mut body = Vec::with_capacity(16);
         let mut tail: &[u8] = &[];
         let kind = match self {
             Frame::Unknown { kind } => {
-                put(&mut body, u32::from(*kind));
+                put(&mut body, u64::from(*kind));
                 kind::UNKNOWN
             }
             Frame::Open { id, window } => pair(&mut body, *id, *window, kind::OPEN),
@@ -95,11 +105,11 @@ impl Frame {
                 pair(&mut body, *id, bytes.len() as u32, kind::DATA)
             }
             Frame::Finish { id } => {
-                put(&mut body, *id);
+                put(&mut body, u64::from(*id));
                 kind::FINISH
             }
             Frame::Stop { id } => {
-                put(&mut body, *id);
+                put(&mut body, u64::from(*id));
                 kind::STOP
             }
             Frame::Reset { id, reason } => {
@@ -110,7 +120,7 @@ impl Frame {
         };
         let mut frame = Vec::with_capacity(8 + body.len() + tail.len());
         frame.extend_from_slice(&kind.to_le_bytes());
-        put(&mut frame, (body.len() + tail.len()) as u32);
+        put(&mut frame, (body.len() + tail.len()) as u64);
         frame.extend_from_slice(&body);
         frame.extend_from_slice(tail);
         frame
@@ -166,36 +176,7 @@ fn cut(reason: &str) -> &str {
 }
 
 fn pair(body: &mut Vec<u8>, first: u32, second: u32, kind: u16) -> u16 {
-    put(body, first);
-    put(body, second);
+    put(body, u64::from(first));
+    put(body, u64::from(second));
     kind
-}
-
-fn put(out: &mut Vec<u8>, mut number: u32) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-fn take(rest: &mut &[u8]) -> Result<u32, FrameError> {
-    let mut number = 0u64;
-    for place in 0..5 {
-        let (byte, tail) = rest.split_first().ok_or(FrameError::Short)?;
-        *rest = tail;
-        number |= u64::from(byte & 0x7f) << (7 * place);
-        if byte & 0x80 == 0 {
-            return u32::try_from(number).map_err(|_| FrameError::Number);
-        }
-    }
-    Err(FrameError::Number)
-}
-
-/// A length and so many bytes.
-fn tail<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], FrameError> {
-    let len = take(rest)? as usize;
-    let (bytes, more) = rest.split_at_checked(len).ok_or(FrameError::Short)?;
-    *rest = more;
-    Ok(bytes)
 }

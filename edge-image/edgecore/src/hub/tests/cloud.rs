@@ -36,6 +36,8 @@ pub struct Cloud {
     pub cloud_id: String,
     /// Accept byte streams.
     pub streams: bool,
+    /// Accept the compact lane.
+    pub lane: bool,
     /// Headers of the last upgrade.
     pub headers: Arc<Mutex<Vec<(String, String)>>>,
 }
@@ -60,7 +62,21 @@ impl Cloud {
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener: TcpListener = socket.listen(16).unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        Cloud { ca, listener, acceptor, cloud_id: String::new(), streams: false, headers: Arc::default() }
+        Cloud {
+            ca,
+            listener,
+            acceptor,
+            cloud_id: String::new(),
+            streams: false,
+            lane: false,
+            headers: Arc::default(),
+        }
+    }
+
+    /// Of the last upgrade's request; empty when it was not there.
+    pub fn header(&self, name: &str) -> String {
+        let headers = self.headers.lock().unwrap();
+        headers.iter().find(|(have, _)| have == name).map(|(_, value)| value.clone()).unwrap_or_default()
     }
 
     pub fn address(&self) -> String {
@@ -101,6 +117,9 @@ impl Cloud {
                 }
                 if self.streams {
                     response.headers_mut().insert(wire::headers::STREAMS, "1".parse().unwrap());
+                }
+                if self.lane {
+                    response.headers_mut().insert(wire::headers::LANE, "1".parse().unwrap());
                 }
                 Ok(response)
             };
