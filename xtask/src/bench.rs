@@ -13,8 +13,9 @@ use crate::{
 pub fn run(root: &Path, options: &Options) -> Result<()> {
     match options.name.as_deref() {
         Some("pods") => pods(root, options),
-        Some(other) => bail!("no benchmark {other:?}; there is: pods"),
-        None => bail!("which benchmark? cargo xtask bench pods"),
+        Some("link") => link(root, options),
+        Some(other) => bail!("no benchmark {other:?}; there are: pods, link"),
+        None => bail!("which benchmark? cargo xtask bench pods, or link"),
     }
 }
 
@@ -34,10 +35,30 @@ fn pods(root: &Path, options: &Options) -> Result<()> {
     let shim = options.shim.as_ref().map(|shim| shim.canonicalize()).transpose().context("--shim")?;
     let dir = demo::scratch("bench")?;
     let lines = e2e::bench::pods(&programs, &dir, shim.as_deref(), &mut e2e::steps::Steps::default())?;
-    e2e::bench::print(&lines);
-    let out = root.join("target/bench/pods.json");
-    std::fs::create_dir_all(root.join("target/bench"))?;
-    std::fs::write(&out, serde_json::to_vec_pretty(&lines)?)?;
-    println!("\n{}", out.display());
+    tell(root, "pods", &lines)?;
     std::fs::remove_dir_all(&dir).context("remove the scratch folder")
+}
+
+/// Bytes do not depend on how the programs are built: the quick way is good enough.
+fn link(root: &Path, options: &Options) -> Result<()> {
+    let tools = prerequisites::tools(root, options.debian_mirror.as_deref())?;
+    timed("build cloudcore and edgecore", "about 3 minutes the first time", || {
+        run_command(cargo(root).args(["build", "--locked", "-p", "cloudcore", "-p", "edgecore"]))
+    })?;
+    let mut programs =
+        demo::programs_for(root, root.join("target/debug/cloudcore"), tools.program("kubectl"));
+    programs.edgecore = root.join("target/debug/edgecore");
+    let dir = demo::scratch("bench-link")?;
+    let lines = e2e::bench_link::link(&programs, &dir, &mut e2e::steps::Steps::default())?;
+    tell(root, "link", &lines)?;
+    std::fs::remove_dir_all(&dir).context("remove the scratch folder")
+}
+
+fn tell(root: &Path, name: &str, lines: &[e2e::bench::Line]) -> Result<()> {
+    e2e::bench::print(lines);
+    let out = root.join(format!("target/bench/{name}.json"));
+    std::fs::create_dir_all(root.join("target/bench"))?;
+    std::fs::write(&out, serde_json::to_vec_pretty(lines)?)?;
+    println!("\n{}", out.display());
+    Ok(())
 }

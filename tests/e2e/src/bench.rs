@@ -45,7 +45,13 @@ fn line(metric: &str, unit: &'static str, ours: f64) -> Line {
     Line { metric: metric.into(), unit, ours, peer: None, peer_name: None, ratio: None }
 }
 
-fn beside(metric: &str, unit: &'static str, ours: f64, peer: f64, peer_name: &'static str) -> Line {
+pub(crate) fn beside(
+    metric: &str,
+    unit: &'static str,
+    ours: f64,
+    peer: f64,
+    peer_name: &'static str,
+) -> Line {
     let ratio = (peer > 0.0).then_some(ours / peer);
     Line { peer: Some(peer), peer_name: Some(peer_name), ratio, ..line(metric, unit, ours) }
 }

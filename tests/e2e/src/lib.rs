@@ -8,6 +8,7 @@
 
 pub mod bad_input;
 pub mod bench;
+pub mod bench_link;
 pub mod cloud;
 pub mod cloud_image;
 pub mod containerd;
