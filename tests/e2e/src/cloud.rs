@@ -1,4 +1,4 @@
-//! A cloudcore on this machine with its embedded API, on free ports that stay its own over restarts.
+//! A cloudcore on this machine with its embedded API, or on a cluster's, on free ports that stay its own over restarts.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,6 +17,10 @@ pub struct Cloud {
     ports: Option<[u16; 3]>,
     /// KubeEdge's tunnel for logs and exec; `None`: off. 0 until it has a port.
     tunnel: Option<u16>,
+    /// Of a cluster; `None`: the embedded API.
+    cluster: Option<PathBuf>,
+    /// More flags.
+    flags: Vec<String>,
     running: Option<Process>,
 }
 
@@ -31,8 +35,25 @@ impl Cloud {
             advertise,
             ports: None,
             tunnel: None,
+            cluster: None,
+            flags: Vec::new(),
             running: None,
         })
+    }
+
+    /// On the cluster of this kubeconfig.
+    pub fn on_cluster(self, kubeconfig: &Path) -> Cloud {
+        Cloud { cluster: Some(kubeconfig.into()), ..self }
+    }
+
+    /// With more flags.
+    pub fn with_flags(self, flags: &[&str]) -> Cloud {
+        Cloud { flags: flags.iter().map(|flag| flag.to_string()).collect(), ..self }
+    }
+
+    /// Where another cloudcore was: its hub, join port and tunnel.
+    pub fn at(self, hub: u16, join: u16, tunnel: Option<u16>) -> Cloud {
+        Cloud { ports: Some([0, hub, join]), tunnel, ..self }
     }
 
     /// With KubeEdge's CloudStream.
@@ -53,6 +74,10 @@ impl Cloud {
             std::fs::write(&config, format!("modules:\n  cloudStream: {stream}\n"))?;
             command.arg("--config").arg(config);
         }
+        if let Some(kubeconfig) = &self.cluster {
+            command.arg("--kubeconfig").arg(kubeconfig);
+        }
+        command.args(&self.flags);
         for address in &self.advertise {
             command.args(["--advertise-address", address]);
         }
@@ -71,7 +96,8 @@ impl Cloud {
                 .and_then(|p| p.trim_end_matches('/').parse().ok())
                 .with_context(|| format!("no port in {text}"))
         };
-        self.ports = Some([port("api")?, port("hub")?, port("join")?]);
+        let api = if self.cluster.is_none() { port("api")? } else { 0 };
+        self.ports = Some([api, port("hub")?, port("join")?]);
         self.tunnel = self.tunnel.map(|_| port("tunnel")).transpose()?;
         self.running = Some(process);
         Ok(())
@@ -95,7 +121,7 @@ impl Cloud {
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
-        self.dir.join("kubeconfig")
+        self.cluster.clone().unwrap_or_else(|| self.dir.join("kubeconfig"))
     }
 
     pub fn kubectl(&self, program: &Path) -> Kubectl {
@@ -103,10 +129,20 @@ impl Cloud {
     }
 
     pub fn token(&self, extra: &[&str]) -> Result<String> {
-        let output =
-            Command::new(&self.program).arg("token").arg("--data-dir").arg(&self.dir).args(extra).output()?;
+        self.command(&[&["token"], extra].concat())
+    }
+
+    /// A command of cloudcore's, such as `token`, where this one keeps its things. What it printed.
+    pub fn command(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).arg("--data-dir").arg(&self.dir);
+        if let Some(kubeconfig) = &self.cluster {
+            command.arg("--kubeconfig").arg(kubeconfig);
+        }
+        let output = command.output()?;
         if !output.status.success() {
-            bail!("cloudcore token: {}", String::from_utf8_lossy(&output.stderr).trim());
+            let name = arguments.first().copied().unwrap_or_default();
+            bail!("cloudcore {name}: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }

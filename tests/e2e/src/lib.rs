@@ -43,3 +43,8 @@ pub struct Programs {
     /// `cloud/deploy/samples`.
     pub samples: PathBuf,
 }
+
+/// A YAML document.
+pub fn yaml(text: &str) -> anyhow::Result<serde_json::Value> {
+    Ok(serde_saphyr::from_str(text)?)
+}

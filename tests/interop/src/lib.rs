@@ -9,6 +9,7 @@
 
 pub mod adopt;
 pub mod control_plane;
+pub mod kubernetes;
 pub mod peers;
 pub mod ports;
 pub mod stock_cloud;
@@ -23,7 +24,8 @@ pub use control_plane::ControlPlane;
 pub use peers::{Peer, Peers, peers};
 
 /// All flows, module by module.
-const ALL: &[&[Flow]] = &[control_plane::FLOWS, stock_cloud::FLOWS, stock_edge::FLOWS, adopt::FLOWS];
+const ALL: &[&[Flow]] =
+    &[control_plane::FLOWS, kubernetes::FLOWS, stock_cloud::FLOWS, stock_edge::FLOWS, adopt::FLOWS];
 
 /// One story against one or more peers.
 #[derive(Debug)]

@@ -405,6 +405,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                             push.resource
                         );
                     }
+                    tracing::debug!("node {}: {:?} {}", self.node, push.verb, push.resource);
                     // One that still waits to be read will be sent when it was, as what it is by now.
                     match work.to_fetch.iter_mut().find(|waiting| waiting.uid == push.uid) {
                         Some(waiting) => *waiting = push,

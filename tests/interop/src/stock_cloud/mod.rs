@@ -4,7 +4,7 @@
 //! Which version ran is in the first step's name; KINGLET_PEERS may name a folder with another one (v1.20 and newer).
 //! The doubles that `cargo test` runs are in `edgecore/src/stock_cloud`; docs/interop.md has the results.
 
-mod cloudcore;
+pub mod cloudcore;
 mod crds;
 mod devices;
 mod life;
