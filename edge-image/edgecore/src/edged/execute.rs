@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::join;
+use futures_util::future::join3;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
@@ -158,9 +158,14 @@ impl Executor {
         match work {
             Work::Persist(record) => self.persist(&record).await,
             Work::Prepare(unwritten) => {
-                let volumes = self.prepare(need()?, &record, &host_ip);
-                let (stored, prepared) = join(self.persist_new(unwritten.as_deref()), volumes).await;
-                stored.and(prepared)
+                let pod = need()?;
+                let (stored, room, volumes) = join3(
+                    self.persist_new(unwritten.as_deref()),
+                    self.make_room(pod, &record),
+                    self.prepare(pod, &record, &host_ip),
+                )
+                .await;
+                stored.and(volumes).and(room)
             }
             Work::RunSandbox { attempt } => self.run_sandbox(need()?, &record, attempt, arrival).await,
             Work::RetireSandbox { id } => {
@@ -237,21 +242,26 @@ impl Executor {
     async fn run_sandbox(&self, pod: &Pod, record: &Record, attempt: u32, arrival: Option<Arrival>) -> Done {
         let broken = |message| WorkError { reason: "FailedCreatePodSandBox", message, retry: Retry::Backoff };
         render::check_sandbox(pod, &self.node).map_err(broken)?;
-        self.tell_names(pod, record);
         let config = self.sandbox_config(pod, record, attempt);
-        let dir = PathBuf::from(&config.log_directory);
-        std::fs::create_dir_all(&dir).map_err(|error| WorkError {
-            reason: "FailedCreatePodSandBox",
-            message: format!("cannot make the log folder {} ({error})", dir.display()),
-            retry: Retry::Backoff,
-        })?;
-        self.limit_pod(pod, record).await;
         if let Some(Arrival { at, waited }) = arrival {
             figures::pod_start(at.elapsed(), at.elapsed().saturating_sub(waited));
         }
         self.images.ensure_sandbox_image().await?;
         let ran = self.cri.run_pod_sandbox(config).await;
         ran.map(|_| ()).map_err(|error| sandbox_error(&error))
+    }
+
+    /// What a sandbox is put into: the folder of its logs and the pod's group.
+    async fn make_room(&self, pod: &Pod, record: &Record) -> Done {
+        self.tell_names(pod, record);
+        let dir = self.pod_logs(record);
+        let made = std::fs::create_dir_all(&dir).map_err(|error| WorkError {
+            reason: "FailedCreatePodSandBox",
+            message: format!("cannot make the log folder {} ({error})", dir.display()),
+            retry: Retry::Backoff,
+        });
+        self.limit_pod(pod, record).await;
+        made
     }
 
     /// The pod's group with its limits. A group that cannot be limited is told of, and the pod runs without.

@@ -74,7 +74,9 @@ impl Worker {
             (Work::Prepare(_), Err(error)) if error.reason == "FailedMount" => {
                 Event::warning("FailedMount", error.message.clone())
             }
-            (Work::RunSandbox { .. }, Err(error)) if error.reason == "FailedCreatePodSandBox" => {
+            (Work::Prepare(_) | Work::RunSandbox { .. }, Err(error))
+                if error.reason == "FailedCreatePodSandBox" =>
+            {
                 Event::warning(
                     "FailedCreatePodSandBox",
                     format!("Failed to create pod sandbox: {}", error.message),
