@@ -82,7 +82,7 @@ fn open_server(path: &Path, ca: &Ca, names: &[String], now: u64) -> Result<Bundl
     }
     let key = Key::generate().map_err(failed(path))?;
     let cert_der = ca.issue_server(&key, &names, now).map_err(failed(path))?;
-    store(path, Bundle { cert_der, key, ca_der: ca.cert_der().to_vec() })
+    store(path, Bundle::new(cert_der, key, ca.cert_der().to_vec()))
 }
 
 fn open_admin(path: &Path, ca: &Ca, now: u64) -> Result<Bundle, OpenError> {
@@ -96,7 +96,7 @@ fn open_admin(path: &Path, ca: &Ca, now: u64) -> Result<Bundle, OpenError> {
     let key = Key::generate().map_err(failed(path))?;
     let cert_der =
         ca.issue_client(&key, ADMIN, &[kserve::auth::MASTERS], ADMIN_CERT_DAYS, now).map_err(failed(path))?;
-    store(path, Bundle { cert_der, key, ca_der: ca.cert_der().to_vec() })
+    store(path, Bundle::new(cert_der, key, ca.cert_der().to_vec()))
 }
 
 fn store(path: &Path, bundle: Bundle) -> Result<Bundle, OpenError> {

@@ -75,9 +75,57 @@ pub enum Command {
     /// Nodes that joined
     #[command(subcommand)]
     Node(Node),
+    /// End a node's session and refuse its keys everywhere, until `unrevoke`, or a join with `token --node NODE`
+    Revoke(Revoke),
+    /// Take a revoked node back: its certificate is good again
+    Unrevoke {
+        name: String,
+        #[command(flatten)]
+        data_dir: DataDir,
+    },
+    /// The authority that signs nodes' certificates
+    #[command(subcommand)]
+    Ca(Ca),
     /// The configuration file
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+#[derive(Debug, Args)]
+pub struct Revoke {
+    /// The node
+    #[arg(required_unless_present = "list")]
+    pub name: Option<String>,
+    /// Print the revoked nodes instead
+    #[arg(long, conflicts_with = "name")]
+    pub list: bool,
+    /// Why; the node is told
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub reason: String,
+    #[command(flatten)]
+    pub data_dir: DataDir,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Ca {
+    /// Make a new CA that signs from now on; the old one stays trusted until `finish`
+    Rotate {
+        #[command(flatten)]
+        data_dir: DataDir,
+    },
+    /// Which CAs there are, and which nodes have no certificate of the new one yet
+    Status {
+        #[command(flatten)]
+        data_dir: DataDir,
+    },
+    /// Trust only the new CA; nodes that have no certificate of it must join again
+    Finish {
+        /// Although there are such nodes
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        data_dir: DataDir,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -16,6 +16,8 @@ mod limits;
 mod authority;
 mod identity;
 mod records;
+mod refusals;
+mod revoke;
 mod shared;
 mod yaml;
 
@@ -31,6 +33,7 @@ mod upstream;
 
 pub mod admin;
 
+pub use authority::{fuzz_rotation, fuzz_secret};
 pub use settings::{Settings, settings};
 pub use start::{Endpoints, Running, StartError, start};
 pub use upstream::request::fuzz_request;

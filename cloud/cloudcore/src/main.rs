@@ -23,6 +23,9 @@ fn main() -> ExitCode {
         }
         Some(Command::Token(token)) => admin::token(token),
         Some(Command::Node(Node::Reset { name, data_dir })) => admin::reset_node(data_dir, name),
+        Some(Command::Revoke(revoke)) => admin::revoke(revoke),
+        Some(Command::Unrevoke { name, data_dir }) => admin::unrevoke(data_dir, name),
+        Some(Command::Ca(ca)) => admin::ca(ca),
         Some(Command::Config(ConfigCommand::Check { file })) => admin::check_config(file),
         Some(Command::Config(ConfigCommand::Keys)) => {
             admin::print_keys();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pki::Names;
 
 use crate::cli::Run;
-use crate::config::{CloudStream, Config, Listener};
+use crate::config::{CloudHub, CloudStream, Config, Kinglet, Listener};
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -20,6 +20,14 @@ pub struct Settings {
     pub join: SocketAddr,
     /// What the server certificates are for.
     pub names: Names,
+    /// Those of them that nodes are told to dial.
+    pub advertised: Names,
+    /// Life of a node's certificate.
+    pub node_cert: Duration,
+    /// For so long after its end a certificate may still be renewed.
+    pub expired_grace: Duration,
+    /// Life of the join token in a cluster's `tokensecret`.
+    pub token_life: Duration,
     pub keepalive: Duration,
     pub write_timeout: Duration,
     pub lease_grace: Duration,
@@ -71,7 +79,7 @@ pub fn settings(config: Config, run: &Run) -> Settings {
     };
     let api_address = run.bind_address.unwrap_or(config.kinglet.api_address);
     let settings = Settings {
-        data_dir: run.data_dir.clone().unwrap_or(config.kinglet.data_dir),
+        data_dir: run.data_dir.clone().unwrap_or_else(|| config.kinglet.data_dir.clone()),
         source: Source::choose(
             run.kubeconfig.clone().unwrap_or(config.kube_api_config.kube_config),
             config.kinglet.embedded_api,
@@ -81,6 +89,10 @@ pub fn settings(config: Config, run: &Run) -> Settings {
         hub: listener(run.hub_port, &hub.websocket, 10000),
         join: listener(run.join_port, &hub.https, 10002),
         names: Names::default(),
+        advertised: Names::default(),
+        node_cert: node_cert(&config.kinglet, hub),
+        expired_grace: Duration::from_secs(config.kinglet.expired_grace_seconds.into()),
+        token_life: 2 * Duration::from_secs(3600) * hub.token_refresh_duration.clamp(1, 24 * 365),
         keepalive: Duration::from_secs(hub.keepalive_interval.into()),
         write_timeout: Duration::from_secs(hub.write_timeout.into()),
         lease_grace: Duration::from_secs(config.kinglet.lease_grace_seconds.into()),
@@ -89,7 +101,17 @@ pub fn settings(config: Config, run: &Run) -> Settings {
     };
     let names =
         names(&settings, run.advertise_address.iter().chain(&hub.advertise_address).chain(&hub.dns_names));
-    Settings { names, ..settings }
+    let told = run.advertise_address.iter().chain(&hub.advertise_address).chain(&hub.dns_names);
+    let told: Vec<&str> = told.map(String::as_str).filter(|text| !text.is_empty()).collect();
+    let advertised = if told.is_empty() { names.clone() } else { Names::new(told) };
+    Settings { names, advertised, ..settings }
+}
+
+fn node_cert(kinglet: &Kinglet, hub: &CloudHub) -> Duration {
+    match kinglet.edge_cert_seconds {
+        0 => Duration::from_secs(86_400) * hub.edge_cert_signing_duration,
+        seconds => Duration::from_secs(seconds.into()),
+    }
 }
 
 fn stream(config: &CloudStream, address: IpAddr) -> Option<Stream> {

@@ -184,6 +184,16 @@ impl Shared {
         }
     }
 
+    /// Removes a value; `false`: there was none.
+    pub async fn delete(&self, key: &str) -> Result<bool, SharedError> {
+        let name = self.name(key);
+        match self.api.delete(&format!("{}/{name}", Shared::folder()), "{}").await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(SharedError::Write(name, error)),
+        }
+    }
+
     /// Removes a config map of a list.
     pub async fn remove(&self, name: &str) -> Result<(), SharedError> {
         match self.api.delete(&format!("{}/{name}", Shared::folder()), "{}").await {

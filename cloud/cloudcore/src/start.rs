@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::api::{Api, ApiError};
-use crate::authority::{Authority, AuthorityError};
+use crate::authority::{self, Authority, AuthorityError, Port};
 use crate::backend::{Backend, BackendError};
 use crate::cluster::views::Kind;
 use crate::cluster::{Cluster, Duties, informer, writer};
@@ -24,6 +24,8 @@ use crate::join::{Join, TokenError, Tokens, now_s};
 use crate::leader;
 use crate::limits::{CLUSTER_QUEUE_LEN, WRITE_QUEUE_LEN};
 use crate::records::{RecordError, Records};
+use crate::refusals::RefusalLog;
+use crate::revoke::Revocations;
 use crate::settings::{Settings, Source};
 use crate::shared;
 use crate::takeover::{crds, missing};
@@ -129,13 +131,9 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
         false => Kept::in_cluster(&api, settings.accept_missing).await?,
     };
     let Kept { identity, records, tokens } = kept;
-    let authority = Arc::new(Authority::open(&dir, now_s()).map_err(StartError::Authority)?);
-    let tls = |required| {
-        let config =
-            authority.server_tls(&settings.names, now_s(), required).map_err(StartError::Authority)?;
-        Ok::<_, StartError>(tokio_rustls::TlsAcceptor::from(Arc::new(config)))
-    };
-    let (hub_tls, join_tls, tunnel_tls) = (tls(true)?, tls(false)?, tls(true)?);
+    let authority = authority(&settings, &api, backend.is_embedded()).await?;
+    let revocations = Revocations::new(api.clone());
+    revocations.read_first().await;
 
     let hub_listener = listen(settings.hub, "the nodes' links", "--hub-port").await?;
     let join_listener = listen(settings.join, "joining nodes", "--join-port").await?;
@@ -165,13 +163,25 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     }
     keep(&mut supervisor, &api, &records, embedded);
     let placements = cluster(&mut supervisor, &api, embedded.then_some(settings.lease_grace));
+    essential(&mut supervisor, "revocations", revocations.clone(), |revocations, drain| async move {
+        drain.or(revocations.run()).await;
+        Ok(())
+    });
+    essential(&mut supervisor, "authority", authority.clone(), |authority, drain| async move {
+        authority.follow(drain).await;
+        Ok(())
+    });
+    let (hub_tls, tunnel_tls) = (authority.port(Port::Link), authority.port(Port::Link));
     let join = Arc::new(Join {
-        tls: join_tls,
+        tls: authority.port(Port::Join),
         authority,
         tokens,
         records: records.clone(),
         api: api.clone(),
         cloud_id: identity.header(),
+        revocations: revocations.clone(),
+        refusals: RefusalLog::default(),
+        expired_grace: settings.expired_grace,
     });
     essential(&mut supervisor, "join", (join, join_listener), |(join, listener), drain| async move {
         join.serve(listener, drain).await;
@@ -180,6 +190,8 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     if let Some(listener) = stream.tunnel {
         let server = Arc::new(TunnelServer {
             tls: tunnel_tls,
+            revocations: revocations.clone(),
+            refusals: RefusalLog::default(),
             records: records.clone(),
             routes: routes.clone(),
             write_timeout: settings.write_timeout,
@@ -200,6 +212,8 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     }
     let hub = Arc::new(Hub {
         tls: hub_tls,
+        revocations,
+        refusals: RefusalLog::default(),
         cloud_id: identity.header(),
         upstream: Upstream { api, cluster_ca },
         placements,
@@ -262,6 +276,23 @@ fn keep(supervisor: &mut Supervisor, api: &Api, records: &Records, embedded: boo
             Ok(())
         });
     }
+}
+
+/// Beside an embedded API the keys are files; in a cluster they are KubeEdge's Secrets, which all replicas share.
+async fn authority(settings: &Settings, api: &Api, embedded: bool) -> Result<Arc<Authority>, StartError> {
+    let source = match embedded {
+        true => authority::Source::dir(&settings.data_dir),
+        false => authority::Source::secrets(api.clone(), &settings.data_dir),
+    };
+    let policy = authority::Policy {
+        names: settings.names.clone(),
+        names_needed: settings.advertised.clone(),
+        node_cert: settings.node_cert,
+        token: settings.token_life,
+    };
+    let authority = Authority::open(source, policy, now_s()).await.map_err(StartError::Authority)?;
+    tracing::info!("{}", authority.material().describe());
+    Ok(Arc::new(authority))
 }
 
 /// What modules.cloudStream asks for.
@@ -365,6 +396,12 @@ fn lock(dir: &Path) -> Result<File, StartError> {
     };
     write(&mut file).map_err(failed)?;
     Ok(file)
+}
+
+/// Whether a cloudcore has the data directory now.
+pub fn is_running(dir: &Path) -> bool {
+    let file = File::open(dir.join("cloudcore.pid"));
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
 }
 
 async fn listen(

@@ -19,9 +19,7 @@ pub enum EnrolError {
         "cannot reach the cloud's join port: {0}; check the address, --certport, and that cloudcore runs"
     )]
     Unreachable(HttpError),
-    #[error(
-        "the join port does not prove to be the token's cloud: {0}; check the address, or make a new token"
-    )]
+    #[error("TLS with the join port failed: {0}")]
     Untrusted(String),
     #[error(
         "the cloud at {server} answered {status} to GET /ca.crt ({text}); is this the join port of a cloudcore?"
@@ -46,7 +44,9 @@ pub struct Enrolled {
 /// Asks `server` (the join port) for its CA, compares it with the token, and has a new key certified.
 pub async fn enrol(server: &str, node: &str, token: &JoinToken) -> Result<Enrolled, EnrolError> {
     let first = pki::tls::first_contact().map_err(EnrolError::Key)?;
-    let answer = https::get(server, "/ca.crt", &[], &[], first).await.map_err(EnrolError::Unreachable)?;
+    // A cloud that changes its CA has two; it gives the one that the token names.
+    let wanted = [(pki::CA_HASH_HEADER, token.ca_hash())];
+    let answer = https::get(server, "/ca.crt", &wanted, &[], first).await.map_err(EnrolError::Unreachable)?;
     if answer.status != 200 {
         return Err(EnrolError::NoCa { server: server.into(), status: answer.status, text: answer.text() });
     }
@@ -64,7 +64,8 @@ pub async fn enrol(server: &str, node: &str, token: &JoinToken) -> Result<Enroll
     let bearer = format!("Bearer {}", token.bearer());
     let key = Key::generate().map_err(EnrolError::Key)?;
     let auth = [("NodeName", node), ("Authorization", &bearer)];
-    let (bundle, certified) = certify(server, node, &auth, key, answer.body.clone(), tls).await?;
+    let (cert_der, certified) = certify(server, node, &auth, &key, tls).await?;
+    let bundle = Bundle::new(cert_der, key, answer.body.clone());
     let header = |response: &Response| response.header(headers::CLOUD_ID).unwrap_or_default().to_owned();
     let cloud_id = Some(header(&certified)).filter(|id| !id.is_empty()).unwrap_or_else(|| header(&answer));
     Ok(Enrolled { bundle, cloud_id })
@@ -73,38 +74,52 @@ pub async fn enrol(server: &str, node: &str, token: &JoinToken) -> Result<Enroll
 /// The same request with the current certificate in place of a token. `key`: the old or a new one.
 pub async fn renew(server: &str, node: &str, current: &Bundle, key: Key) -> Result<Bundle, EnrolError> {
     let tls = client_config(current).map_err(EnrolError::Key)?;
-    let ca = current.ca_der.clone();
-    Ok(certify(server, node, &[("NodeName", node)], key, ca, tls).await?.0)
+    let (cert_der, _) = certify(server, node, &[("NodeName", node)], &key, tls).await?;
+    Ok(Bundle { cert_der, key, ..current.clone() })
+}
+
+/// All CAs that the cloud has, the one that signs first; `None` when it does not tell (a stock cloudcore). It is believed
+/// because its server certificate is of a CA that this node trusts already.
+pub async fn fetch_trust(server: &str, current: &Bundle) -> Result<Option<Vec<Vec<u8>>>, EnrolError> {
+    let tls = client_config(current).map_err(EnrolError::Key)?;
+    let answer = https::get(server, pki::TRUST_PATH, &[], &[], tls).await.map_err(failed)?;
+    if answer.status != 200 {
+        return Ok(None);
+    }
+    let unusable = |error: PkiError| EnrolError::Certificate(rt::error_chain(&error));
+    pki::cas_from_pem(&String::from_utf8_lossy(&answer.body)).map(Some).map_err(unusable)
+}
+
+fn failed(error: HttpError) -> EnrolError {
+    match error {
+        HttpError::Tls { reason, .. } => EnrolError::Untrusted(reason),
+        other => EnrolError::Unreachable(other),
+    }
 }
 
 async fn certify(
     server: &str,
     node: &str,
     headers: &[(&str, &str)],
-    key: Key,
-    ca_der: Vec<u8>,
+    key: &Key,
     tls: ClientConfig,
-) -> Result<(Bundle, Response), EnrolError> {
+) -> Result<(Vec<u8>, Response), EnrolError> {
     let identity = Identity::node(node);
-    let csr = pki::new_csr(&key, &identity).map_err(EnrolError::Key)?;
-    let answer = https::get(server, "/edge.crt", headers, &csr, tls).await.map_err(|error| match error {
-        HttpError::Tls { reason, .. } => EnrolError::Untrusted(reason),
-        other => EnrolError::Unreachable(other),
-    })?;
+    let csr = pki::new_csr(key, &identity).map_err(EnrolError::Key)?;
+    let answer = https::get(server, "/edge.crt", headers, &csr, tls).await.map_err(failed)?;
     if answer.status != 200 {
         let text = answer.text();
         let reason = if text.is_empty() { format!("HTTP status {}", answer.status) } else { text };
         return Err(EnrolError::Refused { node: node.into(), reason: with_remedy(reason) });
     }
-    let bundle = Bundle { cert_der: answer.body.clone(), key, ca_der };
-    check(&bundle, &identity).map_err(|reason| EnrolError::Certificate(reason.to_string()))?;
-    Ok((bundle, answer))
+    check(&answer.body, key, &identity).map_err(|reason| EnrolError::Certificate(reason.to_string()))?;
+    Ok((answer.body.clone(), answer))
 }
 
 /// What we would not be let in with, or could not use, is refused here and not at the first dial.
-fn check(bundle: &Bundle, identity: &Identity) -> Result<(), PkiError> {
-    let info = CertInfo::parse(&bundle.cert_der)?;
-    if !info.has_key(&bundle.key) {
+fn check(cert_der: &[u8], key: &Key, identity: &Identity) -> Result<(), PkiError> {
+    let info = CertInfo::parse(cert_der)?;
+    if !info.has_key(key) {
         return Err(PkiError::KeyMismatch);
     }
     match info.subject.common_name == identity.common_name {
@@ -116,7 +131,7 @@ fn check(bundle: &Bundle, identity: &Identity) -> Result<(), PkiError> {
 /// A stock cloud says what is wrong but not what to do.
 fn with_remedy(reason: String) -> String {
     let lower = reason.to_lowercase();
-    let has_remedy = ["cloudcore token", "make a new", "node reset", "--edgenode-name"];
+    let has_remedy = ["cloudcore ", "make a new", "--edgenode-name"];
     if has_remedy.iter().any(|remedy| lower.contains(remedy)) {
         return reason;
     }

@@ -13,6 +13,7 @@ use tokio_rustls::TlsConnector;
 use crate::{
     credentials::server_name,
     limits::{JOIN_ANSWER_BYTES_MAX, JOIN_TIMEOUT},
+    tls_fault,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -89,8 +90,12 @@ async fn exchange(
     let mut stream = TlsConnector::from(Arc::new(tls))
         .connect(name, tcp)
         .await
-        .map_err(|error| HttpError::Tls { server: server.into(), reason: error.to_string() })?;
-    let broken = |error: std::io::Error| HttpError::Io { server: server.into(), reason: error.to_string() };
+        .map_err(|error| HttpError::Tls { server: server.into(), reason: tls_fault::explain(&error) })?;
+    // What a TLS 1.3 server thinks of our certificate arrives with the first bytes we read.
+    let broken = |error: std::io::Error| match tls_fault::is_tls(&error) {
+        true => HttpError::Tls { server: server.into(), reason: tls_fault::explain(&error) },
+        false => HttpError::Io { server: server.into(), reason: error.to_string() },
+    };
     stream.write_all(head.as_bytes()).await.map_err(broken)?;
     stream.write_all(body).await.map_err(broken)?;
     stream.flush().await.map_err(broken)?;

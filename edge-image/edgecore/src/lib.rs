@@ -25,6 +25,7 @@ pub mod enrol;
 pub mod https;
 pub mod join;
 pub mod status;
+mod tls_fault;
 
 pub mod bus;
 pub mod edged;
@@ -136,8 +137,9 @@ async fn run_configured(
         if let Some(settings) = tunnel::Settings::new(cfg) {
             let (handle, kubelet) = (hub_handle.clone(), kubelet.clone());
             supervisor.spawn("tunnel", restart(), move |drain| {
-                let carries_streams = handle.carries_streams();
-                done(tunnel::run(settings.clone(), kubelet.clone(), carries_streams, drain))
+                let (carries_streams, certificates) = (handle.carries_streams(), handle.certificates());
+                let (settings, kubelet) = (settings.clone(), kubelet.clone());
+                done(tunnel::run_with_certificates(settings, kubelet, carries_streams, certificates, drain))
             });
         }
         let puller =
@@ -168,11 +170,14 @@ fn spawn_hub(
 ) {
     let endpoint = Hub::endpoint(cfg, &memory.store_id);
     let hub_cfg = &cfg.modules.edge_hub;
-    if hub_cfg.rotate_certificates
-        && let Some(server) = hub_cfg.http_server.strip_prefix("https://")
-    {
-        let (credentials, node) = (endpoint.credentials.clone(), endpoint.node.clone());
-        let rotate = RotateConfig { credentials, server: server.trim_end_matches('/').into(), node };
+    if let Some(server) = hub_cfg.http_server.strip_prefix("https://") {
+        let rotate = RotateConfig {
+            credentials: endpoint.credentials.clone(),
+            server: server.trim_end_matches('/').into(),
+            node: endpoint.node.clone(),
+            renews: hub_cfg.rotate_certificates,
+            look_every: Duration::from_secs(u64::from(cfg.kinglet.certificate_check_seconds.max(1))),
+        };
         let handle = handle.clone();
         supervisor.spawn("rotate", restart(), move |drain| {
             done(hub::rotate(rotate.clone(), handle.clone(), drain))

@@ -9,7 +9,7 @@ use crate::{
     CertInfo, Fit, Key, PkiError,
     ca::Ca,
     format_utc,
-    limits::PEM_LEN_MAX,
+    limits::{CAS_MAX, PEM_LEN_MAX},
     pem::{CERTIFICATE, pem_decode, pem_encode},
 };
 
@@ -50,28 +50,44 @@ pub enum BundleError {
 pub struct Bundle {
     pub cert_der: Vec<u8>,
     pub key: Key,
+    /// The CA that signs now.
     pub ca_der: Vec<u8>,
+    /// CAs that are trusted beside it while one takes the place of another.
+    pub more_cas: Vec<Vec<u8>>,
 }
 
 impl Bundle {
-    /// PEM in the order certificate, key, CA.
+    /// With one CA.
+    pub fn new(cert_der: Vec<u8>, key: Key, ca_der: Vec<u8>) -> Bundle {
+        Bundle { cert_der, key, ca_der, more_cas: Vec::new() }
+    }
+
+    /// The CAs whose servers are trusted.
+    pub fn cas(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(self.ca_der.as_slice()).chain(self.more_cas.iter().map(Vec::as_slice))
+    }
+
+    /// PEM in the order certificate, key, CAs.
     pub fn to_pem(&self) -> String {
         let mut text = pem_encode(CERTIFICATE, &self.cert_der);
         text.push_str(&self.key.to_pem());
-        text.push_str(&pem_encode(CERTIFICATE, &self.ca_der));
+        self.cas().for_each(|ca| text.push_str(&pem_encode(CERTIFICATE, ca)));
         text
     }
 
     pub fn from_pem(text: &str) -> Result<Bundle, PkiError> {
         let key = Key::from_pem(text)?;
         let blocks = pem_decode(text)?.into_iter();
-        let certificates: Vec<Vec<u8>> =
-            blocks.filter(|(label, _)| label == CERTIFICATE).map(|(_, der)| der).collect();
-        match <[Vec<u8>; 2]>::try_from(certificates) {
-            Ok([cert_der, ca_der]) => Ok(Bundle { cert_der, key, ca_der }),
-            Err(_) => Err(PkiError::Malformed {
+        let mut certificates = blocks.filter(|(label, _)| label == CERTIFICATE).map(|(_, der)| der);
+        let first = certificates.next().zip(certificates.next());
+        let more_cas: Vec<Vec<u8>> = certificates.collect();
+        match first {
+            Some((cert_der, ca_der)) if more_cas.len() < CAS_MAX => {
+                Ok(Bundle { cert_der, key, ca_der, more_cas })
+            }
+            _ => Err(PkiError::Malformed {
                 what: "the certificate bundle",
-                reason: "it must have two certificates: its own and the CA's",
+                reason: "it must have the certificate itself and those of one to four CAs",
             }),
         }
     }
@@ -97,7 +113,7 @@ impl Bundle {
             _ => BundleError::Read { path: path.to_owned(), source },
         })?;
         let bundle = Bundle::from_pem(&text).map_err(damaged)?;
-        CertInfo::parse(&bundle.ca_der).map_err(damaged)?;
+        bundle.cas().try_for_each(|ca| CertInfo::parse(ca).map(|_| ())).map_err(damaged)?;
         match CertInfo::parse(&bundle.cert_der).map_err(damaged)?.has_key(&bundle.key) {
             true => Ok(bundle),
             false => Err(BundleError::KeyMismatch { path: path.to_owned() }),
@@ -106,7 +122,10 @@ impl Bundle {
 
     /// Replaces the file atomically (mode 0600); what was there before is kept as `<path>.previous`.
     pub fn store(&self, path: &Path) -> Result<(), BundleError> {
-        if let Ok(old) = fs::read(path) {
+        // A second store of the same must not push the one before out.
+        if let Ok(old) = fs::read(path)
+            && old != self.to_pem().as_bytes()
+        {
             rt::atomic_write_private(&previous(path), &old).map_err(BundleError::Write)?;
         }
         rt::atomic_write_private(path, self.to_pem().as_bytes()).map_err(BundleError::Write)
@@ -128,7 +147,7 @@ impl Bundle {
 }
 
 /// Where the bundle before the last change is.
-fn previous(path: &Path) -> PathBuf {
+pub fn previous(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".previous");
     name.into()

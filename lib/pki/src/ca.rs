@@ -6,8 +6,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::{
     CertInfo, Csr, Identity, Key, PkiError, Validity,
-    limits::{CA_DAYS, NODE_CERT_DAYS, NODE_NAME_LEN_MAX, SERVER_LEFT_DAYS_MIN},
-    pem::{CERTIFICATE, pem_encode},
+    limits::{CA_DAYS, CAS_MAX, NODE_CERT_DAYS, NODE_NAME_LEN_MAX, SERVER_LEFT_DAYS_MIN},
+    pem::{CERTIFICATE, pem_decode, pem_encode},
     sha256_hex,
     x509::{IssuerName, NewCert, new_certificate},
 };
@@ -47,7 +47,10 @@ pub struct Ca {
 impl Ca {
     /// KubeEdge's own is named `KubeEdge`.
     pub fn create(common_name: &str, now: u64) -> Result<Ca, PkiError> {
-        let key = Key::generate()?;
+        Ca::create_with(common_name, Key::generate()?, now)
+    }
+
+    fn create_with(common_name: &str, key: Key, now: u64) -> Result<Ca, PkiError> {
         let cert = NewCert {
             serial: &1024u16.to_be_bytes(),
             subject: &Identity::new(common_name, &[]),
@@ -61,6 +64,36 @@ impl Ca {
         };
         let cert_der = new_certificate(&cert, None, &key)?;
         Ca::new(cert_der, key)
+    }
+
+    /// The CA that is to take this one's place. Its name differs, so that nobody has to try which of the two signed.
+    pub fn create_successor(&self, now: u64) -> Result<Ca, PkiError> {
+        let key = Key::generate()?;
+        let mark = &sha256_hex(&key.public_der())[..8];
+        let name = self.info.subject.common_name.split(' ').next().unwrap_or_default();
+        Ca::create_with(&format!("{name} {mark}"), key, now)
+    }
+
+    /// A certificate of `other`, signed by this CA: with it, who trusts only this CA accepts what `other` signs. It ends with
+    /// this CA.
+    pub fn cross_sign(&self, other: &Ca, now: u64) -> Result<Vec<u8>, PkiError> {
+        let Validity { not_before, not_after } = Validity::days(now, CA_DAYS);
+        self.issue(&NewCert {
+            serial: &serial()?,
+            subject: &other.info.subject,
+            spki_der: &other.info.spki_der,
+            validity: Validity { not_before, not_after: not_after.min(self.info.validity.not_after) },
+            is_ca: true,
+            server: true,
+            client: true,
+            ips: &[],
+            dns_names: &[],
+        })
+    }
+
+    /// An existing one from a Secret: certificate and key as DER (KubeEdge's form) or PEM.
+    pub fn from_secret(certificate: &[u8], key: &[u8]) -> Result<Ca, PkiError> {
+        Ca::new(certificate_from_secret(certificate)?, Key::from_secret(key)?)
     }
 
     /// An existing one, for example from KubeEdge's Secret `casecret` (`cadata` and, as SEC1, `cakeydata`).
@@ -78,6 +111,10 @@ impl Ca {
 
     pub fn cert_pem(&self) -> String {
         pem_encode(CERTIFICATE, &self.cert_der)
+    }
+
+    pub fn info(&self) -> &CertInfo {
+        &self.info
     }
 
     pub fn key(&self) -> &Key {
@@ -107,7 +144,7 @@ impl Ca {
     /// Whether a stored server certificate can go on: ours, for this key, with all these names, and not about to expire.
     pub fn server_fits(&self, cert_der: &[u8], key: &Key, names: &Names, now: u64) -> bool {
         CertInfo::parse(cert_der).is_ok_and(|info| {
-            info.issuer == self.info.subject
+            info.names_issuer(&self.info)
                 && info.has_key(key)
                 && names.ips.iter().all(|ip| info.ips.contains(ip))
                 && names.dns_names.iter().all(|name| info.dns_names.contains(name))
@@ -116,10 +153,15 @@ impl Ca {
         })
     }
 
-    /// A node's client certificate. Only the public key is taken from the request.
+    /// A node's client certificate, as long as KubeEdge's usual one. Only the public key is taken from the request.
     pub fn issue_node(&self, csr: &Csr, node: &str, now: u64) -> Result<Vec<u8>, PkiError> {
+        self.issue_node_for(csr, node, Validity::days(now, NODE_CERT_DAYS))
+    }
+
+    /// As [`Ca::issue_node`], with the times given.
+    pub fn issue_node_for(&self, csr: &Csr, node: &str, validity: Validity) -> Result<Vec<u8>, PkiError> {
         check_node_name(node)?;
-        self.issue_client_for(&csr.spki_der, &Identity::node(node), NODE_CERT_DAYS, now)
+        self.issue_client_for(&csr.spki_der, &Identity::node(node), validity)
     }
 
     /// A client certificate for a user of the API; its organizations are the user's groups.
@@ -131,21 +173,20 @@ impl Ca {
         days: u64,
         now: u64,
     ) -> Result<Vec<u8>, PkiError> {
-        self.issue_client_for(&key.public_der(), &Identity::new(user, groups), days, now)
+        self.issue_client_for(&key.public_der(), &Identity::new(user, groups), Validity::days(now, days))
     }
 
     fn issue_client_for(
         &self,
         spki_der: &[u8],
         subject: &Identity,
-        days: u64,
-        now: u64,
+        validity: Validity,
     ) -> Result<Vec<u8>, PkiError> {
         self.issue(&NewCert {
             serial: &serial()?,
             subject,
             spki_der,
-            validity: Validity::days(now, days),
+            validity,
             is_ca: false,
             server: false,
             client: true,
@@ -154,10 +195,41 @@ impl Ca {
         })
     }
 
-    fn issue(&self, cert: &NewCert<'_>) -> Result<Vec<u8>, PkiError> {
+    /// Any certificate. The other functions say what nodes, servers and users get; who calls this decides that itself.
+    pub fn issue(&self, cert: &NewCert<'_>) -> Result<Vec<u8>, PkiError> {
         let issuer = IssuerName { name_der: &self.info.subject_der, key_id: self.info.key_id.as_deref() };
         new_certificate(cert, Some(&issuer), &self.key)
     }
+}
+
+/// A certificate as a Secret holds it: DER (KubeEdge's form) or PEM.
+pub fn certificate_from_secret(bytes: &[u8]) -> Result<Vec<u8>, PkiError> {
+    match std::str::from_utf8(bytes).ok().filter(|text| text.contains("-----BEGIN")) {
+        Some(text) => cas_from_pem(text).map(|mut all| all.swap_remove(0)),
+        None => CertInfo::parse(bytes).map(|_| bytes.to_vec()),
+    }
+}
+
+/// The certificates of a PEM text, in order: at least one, at most [`CAS_MAX`], each of them readable.
+pub fn cas_from_pem(text: &str) -> Result<Vec<Vec<u8>>, PkiError> {
+    let malformed = |reason| PkiError::Malformed { what: "the list of CAs", reason };
+    let blocks = pem_decode(text)?.into_iter().filter(|(label, _)| label == CERTIFICATE);
+    let found: Vec<Vec<u8>> = blocks.map(|(_, der)| der).collect();
+    match found.len() {
+        0 => return Err(malformed("there is no certificate in it")),
+        1..=CAS_MAX => {}
+        _ => return Err(malformed("it has too many certificates")),
+    }
+    found.iter().try_for_each(|der| CertInfo::parse(der).map(|_| ()))?;
+    Ok(found)
+}
+
+/// Fuzz entry: any bytes are a CA, a list of CAs or an error.
+pub fn fuzz_cas(data: &[u8]) {
+    let split = data.first().map_or(0, |at| usize::from(*at).min(data.len()));
+    let _ = Ca::from_secret(&data[..split], &data[split..]);
+    let _ = certificate_from_secret(data);
+    let _ = cas_from_pem(&String::from_utf8_lossy(data));
 }
 
 /// Names that are safe in paths, topics and certificates: Kubernetes' rule for node names.

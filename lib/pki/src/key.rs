@@ -54,6 +54,14 @@ impl Key {
         Err(PkiError::Malformed { what: "the key", reason: "there is no private key in the text" })
     }
 
+    /// As a Secret holds it: SEC1 (KubeEdge's form) or PKCS#8, either as DER or as PEM.
+    pub fn from_secret(bytes: &[u8]) -> Result<Key, PkiError> {
+        match std::str::from_utf8(bytes).ok().filter(|text| text.contains("-----BEGIN")) {
+            Some(text) => Key::from_pem(text),
+            None => Key::from_sec1(bytes).or_else(|error| Key::from_pkcs8(bytes).map_err(|_| error)),
+        }
+    }
+
     pub fn to_pem(&self) -> String {
         pem_encode(SEC1, &self.to_sec1())
     }

@@ -6,6 +6,7 @@
 //!
 //! Invariants
 //! - A node's certificate takes only the public key from the request; subject and usages are written here.
+//! - An expired client certificate is let through only by a server that asks for it ([`tls::Clients::admit_expired`]).
 //! - Verification of a peer is never off, with two exceptions: [`tls::first_contact`], for a file that is then checked against
 //!   the token's hash, and [`tls::for_probes`], which only asks a pod on this node whether it answers.
 //! - Times are Unix seconds and handed in; nothing here reads a clock.
@@ -25,15 +26,22 @@ pub mod tls;
 mod token;
 mod x509;
 
-pub use bundle::{Bundle, BundleError};
-pub use ca::{Ca, Names};
+pub use bundle::{Bundle, BundleError, previous};
+pub use ca::{Ca, Names, cas_from_pem, certificate_from_secret, fuzz_cas};
 pub use error::PkiError;
 pub use jwt::{sign_es256, verify_es256};
 pub use key::Key;
 pub use pem::{pem_decode, pem_encode};
 pub use time::{Fit, Validity, format_utc};
-pub use token::{Claims, JoinToken, NewToken, TokenError, issue_token, verify_bearer};
-pub use x509::{CertInfo, Csr, Identity, fuzz_certificate, fuzz_csr, new_csr};
+pub use token::{Claims, JoinToken, NewToken, TokenError, issue_plain_token, issue_token, verify_bearer};
+pub use x509::{CertInfo, Csr, Identity, NewCert, fuzz_certificate, fuzz_csr, new_csr};
+
+/// Where the join port tells a node all CAs that it may trust (PEM, the one that signs first). The answer is as trustworthy as the
+/// server's certificate, so that a change of the CA reaches every node that trusts the one before.
+pub const TRUST_PATH: &str = "/kinglet/ca.pem";
+
+/// Request header of `GET /ca.crt`: the hash in the token. While two CAs are trusted, the one of the token is given.
+pub const CA_HASH_HEADER: &str = "Kinglet-Ca-Hash";
 
 /// SHA-256 in lower-case hex: how KubeEdge's tokens name a CA.
 pub fn sha256_hex(data: &[u8]) -> String {

@@ -23,3 +23,6 @@ pub const NODE_CERT_DAYS: u64 = 365;
 
 /// A server certificate with less time left is made anew.
 pub const SERVER_LEFT_DAYS_MIN: u64 = 30;
+
+/// CAs that are trusted at one time: the one that signs, the one before it, one to come. More: the list is refused.
+pub const CAS_MAX: usize = 4;

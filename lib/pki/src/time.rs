@@ -23,8 +23,15 @@ pub enum Fit {
 }
 
 impl Validity {
-    pub(crate) fn days(now: u64, days: u64) -> Validity {
-        Validity { not_before: now.saturating_sub(crate::limits::BACKDATE_S), not_after: now + days * 86_400 }
+    /// From a little before `now` (`BACKDATE_S`) until `days` after it.
+    pub fn days(now: u64, days: u64) -> Validity {
+        Validity::seconds(now, days * 86_400)
+    }
+
+    /// As [`Validity::days`]. A short life begins only a little earlier, so that most of it still lies ahead.
+    pub fn seconds(now: u64, seconds: u64) -> Validity {
+        let before = crate::limits::BACKDATE_S.min(seconds / 24);
+        Validity { not_before: now.saturating_sub(before), not_after: now.saturating_add(seconds) }
     }
 
     pub fn fit(&self, now: u64) -> Fit {
@@ -143,5 +150,6 @@ mod tests {
         assert_eq!((validity.fit(100), validity.fit(200)), (Fit::Valid, Fit::Valid));
         assert_eq!(validity.fit(201), Fit::Expired { not_after: 200 });
         assert_eq!((validity.renew_at(0.0), validity.renew_at(1.0)), (170, 190));
+        assert_eq!(Validity::seconds(1_000, 240), Validity { not_before: 990, not_after: 1_240 });
     }
 }

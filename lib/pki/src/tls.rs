@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use rustls::{
-    CipherSuite, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore,
+    ServerConfig, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, PrivateSec1KeyDer, ServerName, UnixTime},
-    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    server::{
+        WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
 };
 
 use crate::{CertInfo, Identity, Key, PkiError};
@@ -59,10 +62,51 @@ pub fn server_config(cert_der: &[u8], key: &Key, clients: ClientAuth<'_>) -> Res
     config.with_single_cert(chain(cert_der), private(key)).map_err(PkiError::Tls)
 }
 
+/// What a server of nodes shows and whom it takes. All DER.
+#[derive(Clone, Copy, Debug)]
+pub struct Clients<'a> {
+    /// Certificates of these CAs.
+    pub cas: &'a [&'a [u8]],
+    /// Without a certificate there is no connection.
+    pub required: bool,
+    /// A certificate that is good but for its age is let through. The caller must look at its times and decide what such a peer
+    /// may do.
+    pub admit_expired: bool,
+}
+
+/// A server with a chain: its own certificate first, then what leads to CAs that older clients trust.
+pub fn chain_server_config(
+    chain: &[Vec<u8>],
+    key: &Key,
+    clients: Clients<'_>,
+) -> Result<ServerConfig, PkiError> {
+    let provider = provider();
+    let builder = WebPkiClientVerifier::builder_with_provider(
+        Arc::new(all_roots(clients.cas.iter().copied())?),
+        provider.clone(),
+    );
+    let builder = if clients.required { builder } else { builder.allow_unauthenticated() };
+    let failed = |_| PkiError::Malformed { what: "the client CA", reason: "it has no usable certificate" };
+    let verifier = builder.build().map_err(failed)?;
+    let verifier = if clients.admit_expired { Arc::new(ExpiredToo(verifier)) } else { verifier };
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.map_err(PkiError::Tls)?.with_client_cert_verifier(verifier);
+    let chain = chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+    config.with_single_cert(chain, private(key)).map_err(PkiError::Tls)
+}
+
 /// A client that trusts only servers of this CA (DER), and shows a certificate if it has one.
 pub fn client_config(ca_der: &[u8], identity: Option<(&[u8], &Key)>) -> Result<ClientConfig, PkiError> {
+    client_config_of([ca_der].into_iter(), identity)
+}
+
+/// As [`client_config`], with several CAs.
+pub fn client_config_of<'a>(
+    cas: impl Iterator<Item = &'a [u8]>,
+    identity: Option<(&[u8], &Key)>,
+) -> Result<ClientConfig, PkiError> {
     let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-    let config = config.map_err(PkiError::Tls)?.with_root_certificates(roots(ca_der)?);
+    let config = config.map_err(PkiError::Tls)?.with_root_certificates(all_roots(cas)?);
     match identity {
         Some((cert_der, key)) => {
             config.with_client_auth_cert(chain(cert_der), private(key)).map_err(PkiError::Tls)
@@ -95,8 +139,14 @@ pub fn peer_identity(certificates: Option<&[CertificateDer<'_>]>) -> Result<Opti
 }
 
 fn roots(ca_der: &[u8]) -> Result<RootCertStore, PkiError> {
+    all_roots([ca_der].into_iter())
+}
+
+fn all_roots<'a>(cas: impl Iterator<Item = &'a [u8]>) -> Result<RootCertStore, PkiError> {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from(ca_der.to_vec())).map_err(PkiError::Tls)?;
+    for ca in cas {
+        roots.add(CertificateDer::from(ca.to_vec())).map_err(PkiError::Tls)?;
+    }
     Ok(roots)
 }
 
@@ -106,6 +156,68 @@ fn chain(cert_der: &[u8]) -> Vec<CertificateDer<'static>> {
 
 fn private(key: &Key) -> PrivateKeyDer<'static> {
     PrivateKeyDer::Sec1(PrivateSec1KeyDer::from(key.to_sec1()))
+}
+
+/// Judges an expired certificate as of its last second; everything else is the inner verifier's.
+#[derive(Debug)]
+struct ExpiredToo(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for ExpiredToo {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn offer_client_auth(&self) -> bool {
+        self.0.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.client_auth_mandatory()
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.0.verify_client_cert(certificate, intermediates, now);
+        let is_expired = matches!(
+            verified,
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::Expired | CertificateError::ExpiredContext { .. }
+            ))
+        );
+        match CertInfo::parse(certificate).ok().map(|info| info.validity.not_after) {
+            Some(end) if is_expired && end < now.as_secs() => {
+                let then = UnixTime::since_unix_epoch(std::time::Duration::from_secs(end));
+                self.0.verify_client_cert(certificate, intermediates, then)
+            }
+            _ => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
 }
 
 #[derive(Debug)]

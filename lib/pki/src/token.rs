@@ -56,8 +56,18 @@ pub fn issue_token(ca: &Ca, ttl_s: u64, node: Option<&str>, now: u64) -> Result<
     let mut id = [0; 12];
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut id)
         .map_err(|_| PkiError::Random)?;
-    let claims =
-        Claims { exp: now.saturating_add(ttl_s), jti: Some(hex::encode(id)), node: node.map(str::to_owned) };
+    sign(
+        ca,
+        Claims { exp: now.saturating_add(ttl_s), jti: Some(hex::encode(id)), node: node.map(str::to_owned) },
+    )
+}
+
+/// A token as KubeEdge keeps it in its Secret `tokensecret`: for any node, uses are not counted.
+pub fn issue_plain_token(ca: &Ca, ttl_s: u64, now: u64) -> Result<NewToken, PkiError> {
+    sign(ca, Claims { exp: now.saturating_add(ttl_s), jti: None, node: None })
+}
+
+fn sign(ca: &Ca, claims: Claims) -> Result<NewToken, PkiError> {
     let json = serde_json::to_vec(&claims).expect("claims are plain texts and numbers");
     let text = format!("{}.{}", ca.hash(), jwt::sign_hs256(&ca.key().to_sec1(), &json));
     Ok(NewToken { text, claims })

@@ -12,7 +12,7 @@ use crate::{
     },
     key::public_point,
     limits::DER_LEN_MAX,
-    time,
+    sha256_hex, time,
 };
 
 const OID_CN: &[u8] = &[0x55, 0x04, 0x03];
@@ -64,8 +64,10 @@ pub struct CertInfo {
     pub dns_names: Vec<String>,
     pub is_ca: bool,
     pub(crate) subject_der: Vec<u8>,
+    pub(crate) issuer_der: Vec<u8>,
     pub(crate) spki_der: Vec<u8>,
     pub(crate) key_id: Option<Vec<u8>>,
+    pub(crate) issuer_key_id: Option<Vec<u8>>,
 }
 
 impl CertInfo {
@@ -75,6 +77,22 @@ impl CertInfo {
 
     pub fn has_key(&self, key: &Key) -> bool {
         self.spki_der == key.public_der()
+    }
+
+    /// The key of a request or of another certificate.
+    pub fn has_key_of(&self, csr: &Csr) -> bool {
+        self.spki_der == csr.spki_der
+    }
+
+    /// SHA-256 of the public key (SubjectPublicKeyInfo) in hex: it stays when the certificate is renewed with the same key.
+    pub fn key_hash(&self) -> String {
+        sha256_hex(&self.spki_der)
+    }
+
+    /// Whether that CA is named as the issuer: by name and, where both tell one, by key id. No proof, which is the signature.
+    pub fn names_issuer(&self, ca: &CertInfo) -> bool {
+        let ids = self.issuer_key_id.as_ref().zip(ca.key_id.as_ref());
+        self.issuer_der == ca.subject_der && ids.is_none_or(|(named, own)| named == own)
     }
 }
 
@@ -91,7 +109,8 @@ fn parse_certificate(cert_der: &[u8]) -> Result<CertInfo, &'static str> {
     tbs.optional(der::context(0))?;
     tbs.expect(INTEGER)?;
     tbs.expect(SEQUENCE)?;
-    let issuer = parse_name(tbs.expect(SEQUENCE)?.content)?;
+    let issuer = tbs.expect(SEQUENCE)?;
+    let (issuer_der, issuer) = (issuer.raw.to_vec(), parse_name(issuer.content)?);
     let mut times = tbs.enter(SEQUENCE)?;
     let validity =
         Validity { not_before: time::decode(times.element()?)?, not_after: time::decode(times.element()?)? };
@@ -108,8 +127,10 @@ fn parse_certificate(cert_der: &[u8]) -> Result<CertInfo, &'static str> {
         dns_names: Vec::new(),
         is_ca: false,
         subject_der,
+        issuer_der,
         spki_der,
         key_id: None,
+        issuer_key_id: None,
     };
     if let Some(extensions) = tbs.optional(der::context(3))? {
         let mut extensions = Reader::new(extensions.content).enter(SEQUENCE)?;
@@ -146,6 +167,10 @@ fn parse_extension(mut extension: Reader<'_>, info: &mut CertInfo) -> Result<(),
             info.is_ca = flag.is_some_and(|flag| flag.content == [0xff]);
         }
         OID_SKI => info.key_id = Some(value.expect(OCTET_STRING)?.content.to_vec()),
+        OID_AKI => {
+            let id = value.enter(SEQUENCE)?.optional(der::implicit(0))?;
+            info.issuer_key_id = id.map(|id| id.content.to_vec());
+        }
         _ => {}
     }
     Ok(())
@@ -194,6 +219,11 @@ impl Csr {
         verified.map_err(|_| PkiError::CsrSignature)?;
         Ok(Csr { subject: parts.subject, spki_der: parts.spki_der.to_vec() })
     }
+
+    /// As [`CertInfo::key_hash`].
+    pub fn key_hash(&self) -> String {
+        sha256_hex(&self.spki_der)
+    }
 }
 
 struct CsrParts<'a> {
@@ -229,10 +259,13 @@ pub fn new_csr(key: &Key, identity: &Identity) -> Result<Vec<u8>, PkiError> {
     signed(&info, key)
 }
 
-/// What a certificate is made of, besides the issuer.
-pub(crate) struct NewCert<'a> {
+/// What a certificate says, besides its issuer.
+#[derive(Clone, Copy, Debug)]
+pub struct NewCert<'a> {
+    /// Big-endian.
     pub serial: &'a [u8],
     pub subject: &'a Identity,
+    /// The public key, as [`Key::public_der`] gives it.
     pub spki_der: &'a [u8],
     pub validity: Validity,
     pub is_ca: bool,

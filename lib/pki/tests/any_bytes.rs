@@ -60,6 +60,11 @@ fn certificates_requests_and_keys() {
     survives(&new_csr(&key, &Identity::node("pi-1")).unwrap(), 3_000, |bytes| drop(Csr::parse(bytes)));
     survives(&key.to_sec1(), 3_000, |bytes| drop(Key::from_sec1(bytes)));
     survives(&key.to_pkcs8(), 3_000, |bytes| drop(Key::from_pkcs8(bytes)));
+    survives(ca.to_pem().as_bytes(), 1_000, pki::fuzz_cas);
+    let mut secret = vec![ca.cert_der().len() as u8];
+    secret.extend_from_slice(ca.cert_der());
+    secret.extend(key.to_sec1());
+    survives(&secret, 3_000, pki::fuzz_cas);
     pki::fuzz_certificate(&[]);
     pki::fuzz_csr(&[]);
 }
@@ -70,7 +75,7 @@ fn texts_and_tokens() {
     let key = Key::generate().unwrap();
     let csr = Csr::parse(&new_csr(&key, &Identity::node("pi-1")).unwrap()).unwrap();
     let cert_der = ca.issue_node(&csr, "pi-1", NOW).unwrap();
-    let bundle = Bundle { cert_der, key, ca_der: ca.cert_der().to_vec() };
+    let bundle = Bundle::new(cert_der, key, ca.cert_der().to_vec());
     survives(bundle.to_pem().as_bytes(), 500, |bytes| drop(Bundle::from_pem(&text(bytes))));
     survives(bundle.to_pem().as_bytes(), 3_000, |bytes| drop(pem_decode(&text(bytes))));
     let token = issue_token(&ca, 60, Some("pi-1"), NOW).unwrap();

@@ -23,7 +23,7 @@ fn join(ca: &Ca, node: &str) -> Bundle {
     let key = Key::generate().expect("a key");
     let csr = Csr::parse(&new_csr(&key, &Identity::node(node)).expect("a request")).expect("a good request");
     let cert_der = ca.issue_node(&csr, node, now()).expect("a certificate");
-    Bundle { cert_der, key, ca_der: ca.cert_der().to_vec() }
+    Bundle::new(cert_der, key, ca.cert_der().to_vec())
 }
 
 /// A handshake in memory: whom the server sees, or the first error.

@@ -187,7 +187,7 @@ impl Delivery {
             Input::Acked { msg_id } => self.acked(now_ms, &msg_id, &mut actions),
             Input::Skipped { msg_id } => {
                 if let Some(uid) = self.unacked_uid(&msg_id) {
-                    self.settle(&uid);
+                    self.skip(&uid);
                 }
             }
             Input::Reset => {
@@ -284,6 +284,15 @@ impl Delivery {
                 self.delivered.insert(uid.clone(), delivered.clone());
                 actions.push(Action::Record { uid, delivered, durable: false });
             }
+        }
+    }
+
+    /// Ends the wait for an object that could not be read. Asked for again at once it would be gone again: what the cluster has
+    /// shows with the next `Desired`.
+    fn skip(&mut self, uid: &str) {
+        self.unacked.remove(uid);
+        if self.is_in_flight(uid) {
+            self.in_flight = None;
         }
     }
 

@@ -17,6 +17,9 @@ pub struct Cloud {
     ports: Option<[u16; 3]>,
     /// KubeEdge's tunnel for logs and exec; `None`: off. 0 until it has a port.
     tunnel: Option<u16>,
+    /// CA, certificate and key of the port where a cluster's API server finds the nodes' kubelets.
+    stream: Option<[PathBuf; 3]>,
+    stream_port: u16,
     /// Of a cluster; `None`: the embedded API.
     cluster: Option<PathBuf>,
     /// More flags.
@@ -35,6 +38,8 @@ impl Cloud {
             advertise,
             ports: None,
             tunnel: None,
+            stream: None,
+            stream_port: 0,
             cluster: None,
             flags: Vec::new(),
             running: None,
@@ -61,6 +66,11 @@ impl Cloud {
         Cloud { tunnel: Some(0), ..self }
     }
 
+    /// With a stream port: a cluster's API server may ask for containers with certificates of this CA.
+    pub fn with_stream(self, stream: [PathBuf; 3]) -> Cloud {
+        Cloud { stream: Some(stream), ..self }
+    }
+
     pub fn start(&mut self) -> Result<()> {
         let [api, hub, join] = self.ports.unwrap_or([0; 3]).map(|port| port.to_string());
         let endpoints = self.dir.join("endpoints.json");
@@ -70,8 +80,13 @@ impl Cloud {
         command.args(["--api-port", &api, "--hub-port", &hub, "--join-port", &join]);
         if let Some(port) = self.tunnel {
             let config = self.dir.join("cloudcore.yaml");
-            let stream = format!("{{enable: true, tunnelPort: {port}, streamPort: 0}}");
-            std::fs::write(&config, format!("modules:\n  cloudStream: {stream}\n"))?;
+            let files = self.stream.as_ref().map(|[ca, cert, key]| {
+                let [ca, cert, key] = [ca, cert, key].map(|path| path.display());
+                format!(", tlsStreamCAFile: {ca}, tlsStreamCertFile: {cert}, tlsStreamPrivateKeyFile: {key}")
+            });
+            let (files, stream) = (files.unwrap_or_default(), self.stream_port);
+            let section = format!("{{enable: true, tunnelPort: {port}, streamPort: {stream}{files}}}");
+            std::fs::write(&config, format!("modules:\n  cloudStream: {section}\n"))?;
             command.arg("--config").arg(config);
         }
         if let Some(kubeconfig) = &self.cluster {
@@ -98,6 +113,9 @@ impl Cloud {
         };
         let api = if self.cluster.is_none() { port("api")? } else { 0 };
         self.ports = Some([api, port("hub")?, port("join")?]);
+        if self.stream.is_some() {
+            self.stream_port = port("stream")?;
+        }
         self.tunnel = self.tunnel.map(|_| port("tunnel")).transpose()?;
         self.running = Some(process);
         Ok(())
@@ -114,6 +132,11 @@ impl Cloud {
     /// Where nodes dial KubeEdge's tunnel.
     pub fn tunnel_port(&self) -> Option<u16> {
         self.tunnel
+    }
+
+    /// Where an API server finds the nodes' kubelets; 0 unless it is on a cluster.
+    pub fn stream_port(&self) -> u16 {
+        self.stream_port
     }
 
     pub fn log(&self) -> PathBuf {

@@ -86,6 +86,10 @@ pub struct CloudHub {
     /// Seconds.
     pub write_timeout: u32,
     pub node_limit: usize,
+    /// Days.
+    pub edge_cert_signing_duration: u32,
+    /// Hours between two join tokens in a cluster's `tokensecret`; each is valid twice as long.
+    pub token_refresh_duration: u32,
     pub websocket: Listener,
     pub https: Listener,
 }
@@ -110,6 +114,10 @@ pub struct Kinglet {
     pub api_port: u16,
     /// A node without a new lease for so long is shown as not ready.
     pub lease_grace_seconds: u32,
+    /// Life of a node's certificate where days are too long; 0: `edgeCertSigningDuration`.
+    pub edge_cert_seconds: u32,
+    /// A certificate that has expired for no longer may still be renewed, with the same key; 0: none may.
+    pub expired_grace_seconds: u32,
 }
 
 impl Default for CloudHub {
@@ -120,6 +128,8 @@ impl Default for CloudHub {
             keepalive_interval: 30,
             write_timeout: 30,
             node_limit: 500,
+            edge_cert_signing_duration: 365,
+            token_refresh_duration: 12,
             websocket: Listener::default(),
             https: Listener::default(),
         }
@@ -135,6 +145,8 @@ impl Default for Kinglet {
             api_address: IpAddr::from([127, 0, 0, 1]),
             api_port: 6443,
             lease_grace_seconds: 40,
+            edge_cert_seconds: 0,
+            expired_grace_seconds: 30 * 86_400,
         }
     }
 }
@@ -168,6 +180,7 @@ impl Config {
         let positive = [
             ("modules.cloudHub.keepaliveInterval", hub.keepalive_interval, "30 seconds"),
             ("modules.cloudHub.writeTimeout", hub.write_timeout, "30 seconds"),
+            ("modules.cloudHub.edgeCertSigningDuration", hub.edge_cert_signing_duration, "365 days"),
             ("modules.cloudHub.nodeLimit", u32::try_from(hub.node_limit).unwrap_or(u32::MAX), "500"),
             ("kinglet.leaseGraceSeconds", self.kinglet.lease_grace_seconds, "40"),
         ];

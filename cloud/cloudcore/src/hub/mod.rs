@@ -23,7 +23,6 @@ use rt::{BoxFuture, BoxIo, Drain, TaskGroup};
 use streams::{Counted, Socket, Streams};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::accept_hdr_async_with_config;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
@@ -36,12 +35,15 @@ use wire::lane::{End as LaneEnd, Lane};
 use wire::limits::MESSAGE_BYTES_MAX;
 
 use crate::accept::accept;
-use crate::authority::{PeerError, node_of_certificate};
+use crate::authority::{Peer, PeerError, TlsPort, node_of_certificate};
 use crate::contract::{Carrier, Placements, Rank, Routes};
+use crate::join::now_s;
 use crate::limits::{
     HUB_FULL_RETRY_AFTER_S, HUB_HANDSHAKE_TIME_MAX, HUB_HANDSHAKES_MAX, HUB_RETRY_AFTER_S, HUB_STARTS_MAX,
 };
 use crate::records::{NodeRecord, RecordError, Records};
+use crate::refusals::RefusalLog;
+use crate::revoke::Revocations;
 use crate::upstream::Upstream;
 use pack::Packer;
 use session::{End, Session};
@@ -49,7 +51,9 @@ use sessions::Origin;
 pub use sessions::Sessions;
 
 pub struct Hub {
-    pub tls: TlsAcceptor,
+    pub tls: TlsPort,
+    pub revocations: Revocations,
+    pub refusals: RefusalLog,
     pub cloud_id: String,
     pub upstream: Upstream,
     pub placements: Placements,
@@ -102,7 +106,7 @@ struct Upgrade {
 
 /// A connection that was accepted.
 struct Opened {
-    node: String,
+    peer: Peer,
     record: NodeRecord,
     socket: Link,
     upgrade: Upgrade,
@@ -141,15 +145,17 @@ impl Hub {
         drain: Drain,
     ) {
         let opened = tokio::time::timeout(HUB_HANDSHAKE_TIME_MAX, self.open(stream));
-        let Opened { node, record, socket, mut upgrade } = match opened.await.unwrap_or(Err(Refusal::Timeout))
+        let Opened { peer, record, socket, mut upgrade } = match opened.await.unwrap_or(Err(Refusal::Timeout))
         {
             Ok(Some(opened)) => opened,
             Ok(None) => return,
             Err(refusal) => {
-                tracing::info!("connection of {address} refused: {}", rt::error_chain(&refusal));
+                let line = format!("connection of {address} refused: {}", rt::error_chain(&refusal));
+                self.refusals.tell(&address.ip().to_string(), &line);
                 return;
             }
         };
+        let node = peer.node.clone();
         drop(handshake);
         let stop = drain.child();
         let origin = std::mem::take(&mut upgrade.origin);
@@ -197,6 +203,9 @@ impl Hub {
                 stop.start();
                 run.await
             }
+            refusal = self.revocations.refused(&peer) => {
+                return tracing::warn!("link of node {node} ended: {refusal}");
+            }
         };
         drop((way, place));
         match end {
@@ -214,11 +223,12 @@ impl Hub {
         let tls = self.tls.accept(stream).await.map_err(Refusal::Tls)?;
         let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let certificate = certificates.first().ok_or(Refusal::Certificate(PeerError::None))?;
-        let peer = node_of_certificate(certificate).map_err(Refusal::Certificate)?;
+        let peer = node_of_certificate(certificate).and_then(|peer| peer.current(now_s()));
+        let peer = peer.map_err(Refusal::Certificate)?;
         let record = self.records.node(&peer.node).await.map_err(Refusal::Records)?;
         let mut upgrade = Upgrade::default();
         let check = |request: &Request, response: Response| {
-            self.check(request, response, &peer.node, &peer.fingerprint, &record, &mut upgrade)
+            self.check(request, response, &peer, &record, &mut upgrade)
         };
         let limits = WebSocketConfig::default()
             .max_message_size(Some(MESSAGE_BYTES_MAX))
@@ -227,12 +237,13 @@ impl Hub {
             .write_buffer_size(8 * 1024);
         let ws = accept_hdr_async_with_config(tls, check, Some(limits)).await;
         if let Some(reason) = upgrade.refused {
-            tracing::warn!("connection of node {} refused: {reason}", peer.node);
+            self.refusals.tell(&peer.node, &format!("connection of node {} refused: {reason}", peer.node));
             return Ok(None);
         }
         let ws = ws.map_err(Refusal::WebSocket)?;
         let session = self.records.new_session();
         let record = self.records.update(&peer.node, |record| {
+            record.has_key(&peer.key);
             if record.connect_store(&upgrade.store_id) {
                 tracing::info!("node {} has a new store: everything is sent to it again", peer.node);
             }
@@ -243,7 +254,7 @@ impl Hub {
         let streams = upgrade.streams.then(Streams::opener);
         let socket = Socket::new(ws, progress, streams, self.write_timeout).with_lane(upgrade.compact);
         let record = record.map_err(Refusal::Records)?;
-        Ok(Some(Opened { node: peer.node, record, socket, upgrade }))
+        Ok(Some(Opened { peer, record, socket, upgrade }))
     }
 
     #[expect(clippy::result_large_err, reason = "the signature is tungstenite's")]
@@ -251,11 +262,11 @@ impl Hub {
         &self,
         request: &Request,
         mut response: Response,
-        node: &str,
-        fingerprint: &str,
+        peer: &Peer,
         record: &NodeRecord,
         upgrade: &mut Upgrade,
     ) -> Result<Response, ErrorResponse> {
+        let node = peer.node.as_str();
         let header = |name: &str| {
             request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
         };
@@ -272,7 +283,9 @@ impl Hub {
                     header(NODE_ID)
                 ),
             ))
-        } else if !record.accepts(fingerprint) {
+        } else if let Err(refusal) = self.revocations.check(peer) {
+            Some((refusal.status(), refusal.to_string()))
+        } else if !record.accepts(&peer.fingerprint) {
             Some((
                 403,
                 format!(

@@ -8,7 +8,6 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use super::Refusal;
-use crate::authority::Peer;
 
 /// A report, from its path.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,22 +42,22 @@ struct Body {
     reason: String,
 }
 
-/// Logs the report, if it comes from the node that it is about.
-pub fn take(report: &Report<'_>, peer: Option<&Peer>, body: &[u8]) -> Result<(), Refusal> {
+/// Logs the report, if it comes from the node that it is about. `peer`: the node of the certificate.
+pub fn take(report: &Report<'_>, peer: Option<&str>, body: &[u8]) -> Result<(), Refusal> {
     let Some(peer) = peer else {
         let reason = "a report needs the node's certificate; join again with a new token (`cloudcore token`)";
         return Err(Refusal(StatusCode::UNAUTHORIZED, reason.into()));
     };
     let body: Body = serde_json::from_slice(body).map_err(|error| {
-        let reason = format!("the report of node {} is not KubeEdge's: {error}", peer.node);
+        let reason = format!("the report of node {peer} is not KubeEdge's: {error}");
         Refusal(StatusCode::BAD_REQUEST, reason)
     })?;
     let node = match report {
         Report::NodeUpgrade => body.node_name.as_str(),
         Report::Task { node, .. } => node,
     };
-    if node != peer.node {
-        let reason = format!("node {} cannot report for node {node:?}", peer.node);
+    if node != peer {
+        let reason = format!("node {peer} cannot report for node {node:?}");
         return Err(Refusal(StatusCode::FORBIDDEN, reason));
     }
     match report {
@@ -84,10 +83,6 @@ pub fn take(report: &Report<'_>, peer: Option<&Peer>, body: &[u8]) -> Result<(),
 mod tests {
     use super::*;
 
-    fn peer(node: &str) -> Peer {
-        Peer { node: node.into(), fingerprint: String::new() }
-    }
-
     #[test]
     fn both_paths_and_nothing_else() {
         assert_eq!(parse("/nodeupgrade"), Some(Report::NodeUpgrade));
@@ -103,13 +98,13 @@ mod tests {
     #[test]
     fn a_node_reports_for_itself_only_and_with_its_certificate() {
         let upgrade = br#"{"UpgradeID":"u","HistoryID":"h","NodeName":"edge-1","FromVersion":"v1.20.0","ToVersion":"v1.21.0","Status":"upgrade_success","Reason":""}"#;
-        assert!(take(&Report::NodeUpgrade, Some(&peer("edge-1")), upgrade).is_ok());
-        let status = |peer: Option<&Peer>, body: &[u8]| take(&Report::NodeUpgrade, peer, body).unwrap_err().0;
-        assert_eq!(status(Some(&peer("edge-2")), upgrade), StatusCode::FORBIDDEN);
+        assert!(take(&Report::NodeUpgrade, Some("edge-1"), upgrade).is_ok());
+        let status = |peer: Option<&str>, body: &[u8]| take(&Report::NodeUpgrade, peer, body).unwrap_err().0;
+        assert_eq!(status(Some("edge-2"), upgrade), StatusCode::FORBIDDEN);
         assert_eq!(status(None, upgrade), StatusCode::UNAUTHORIZED);
-        assert_eq!(status(Some(&peer("edge-1")), b"{"), StatusCode::BAD_REQUEST);
+        assert_eq!(status(Some("edge-1"), b"{"), StatusCode::BAD_REQUEST);
         let task = Report::Task { kind: "upgrade", name: "u", node: "edge-1" };
-        assert!(take(&task, Some(&peer("edge-1")), br#"{"NodeName":"edge-2","Event":"Init"}"#).is_ok());
-        assert!(take(&task, Some(&peer("edge-2")), b"{}").is_err());
+        assert!(take(&task, Some("edge-1"), br#"{"NodeName":"edge-2","Event":"Init"}"#).is_ok());
+        assert!(take(&task, Some("edge-2"), b"{}").is_err());
     }
 }

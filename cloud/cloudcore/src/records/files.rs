@@ -34,6 +34,19 @@ impl Files {
         Ok(Files { dir: data_dir.to_owned() })
     }
 
+    pub fn nodes(&self) -> Result<BTreeMap<String, NodeRecord>, RecordError> {
+        let path = self.dir.join("nodes");
+        let failed = |source| RecordError::File { action: "list", path: path.clone(), source };
+        let mut nodes = BTreeMap::new();
+        for entry in fs::read_dir(&path).map_err(failed)? {
+            let file = entry.map_err(failed)?.file_name();
+            if let Some(name) = file.to_str().and_then(|name| name.strip_suffix(".json")) {
+                nodes.insert(name.to_owned(), self.node(name)?);
+            }
+        }
+        Ok(nodes)
+    }
+
     pub fn node(&self, name: &str) -> Result<NodeRecord, RecordError> {
         let path = self.path("nodes", name, "json")?;
         match fs::read(&path) {

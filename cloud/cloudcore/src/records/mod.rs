@@ -26,6 +26,8 @@ pub use objects::Objects;
 
 /// Certificates of one node that are valid at one time; rotation overlaps. The oldest goes first.
 const CERTIFICATES_MAX: usize = 4;
+/// Keys that are remembered of one node. The oldest goes first.
+const KEYS_MAX: usize = 16;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
@@ -64,6 +66,10 @@ pub struct NodeRecord {
     /// The generation that the ObjectSyncs are of.
     #[serde(skip_serializing_if = "is_zero")]
     pub synced_generation: u64,
+    /// SHA-256 of the public keys that the node had, oldest first: what a revocation refuses.
+    pub keys: Vec<String>,
+    /// SHA-256 of the CA that signed the newest certificate.
+    pub signed_by: String,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -92,15 +98,25 @@ impl NodeRecord {
         self.token_id = token_id.to_owned();
     }
 
+    /// Notes a key of the node.
+    pub fn has_key(&mut self, key: &str) {
+        if !self.keys.iter().any(|known| known == key) {
+            self.keys.push(key.to_owned());
+            if self.keys.len() > KEYS_MAX {
+                self.keys.remove(0);
+            }
+        }
+    }
+
     /// One more certificate for the same node, beside the one that it showed.
     pub fn rotate(&mut self, shown: &str, fingerprint: String) {
         if self.generation == 0 {
             // Known from now on; what it has from before, it keeps.
             (self.generation, self.synced_generation) = (1, 1);
         }
-        if !self.certificates.iter().any(|known| known == shown) {
-            self.certificates.push(shown.to_owned());
-        }
+        // The one shown stays, however often the answer is lost on its way.
+        self.certificates.retain(|known| known != shown);
+        self.certificates.push(shown.to_owned());
         self.certificates.push(fingerprint);
         if self.certificates.len() > CERTIFICATES_MAX {
             self.certificates.remove(0);
@@ -176,6 +192,14 @@ impl Records {
         }
     }
 
+    /// All nodes that have a record.
+    pub async fn nodes(&self) -> Result<BTreeMap<String, NodeRecord>, RecordError> {
+        match self {
+            Records::Files(files) => files.nodes(),
+            Records::Objects(objects) => objects.nodes().await,
+        }
+    }
+
     /// Reads, changes and writes a node's record; durable when it returns. Others wait, or `change` is asked again.
     pub async fn update<T>(
         &self,
@@ -237,6 +261,14 @@ impl Records {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_that_is_in_use_is_not_pushed_out_by_answers_that_were_lost() {
+        let mut node = NodeRecord::default();
+        node.admit("shown".into(), "t");
+        (0..20).for_each(|n| node.rotate("shown", format!("lost {n}")));
+        assert!(node.accepts("shown") && node.accepts("lost 19") && !node.accepts("lost 1"));
+    }
 
     #[test]
     fn another_store_on_the_node_is_a_new_generation() {

@@ -1,6 +1,6 @@
 //! Node records in a cluster: one config map per node, and a watch by which a replica learns that a node went to another one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -50,6 +50,12 @@ impl Objects {
     pub async fn node(&self, name: &str) -> Result<NodeRecord, RecordError> {
         let kept: Option<Kept> = self.shared.get(checked(name)?).await.map_err(RecordError::Shared)?;
         Ok(kept.map(|kept| kept.record).unwrap_or_default())
+    }
+
+    pub async fn nodes(&self) -> Result<BTreeMap<String, NodeRecord>, RecordError> {
+        let (maps, _) = self.shared.list().await.map_err(RecordError::Shared)?;
+        let kept = maps.iter().map(|map| map.value::<Kept>().map(|kept| (kept.node, kept.record)));
+        kept.collect::<Result<_, _>>().map_err(RecordError::Shared)
     }
 
     pub async fn update<T>(

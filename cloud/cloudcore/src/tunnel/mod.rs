@@ -23,7 +23,6 @@ use streams::{Counted, Relabelled, Socket, Tunnel};
 use tokio::io::DuplexStream;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::accept_hdr_async_with_config;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
@@ -34,16 +33,21 @@ use wire::tunnel::{HEADER_NODE, PATH};
 pub use stream_server::{StreamServer, StreamServerError, stream_tls};
 
 use crate::accept::accept;
-use crate::authority::{PeerError, node_of_certificate};
+use crate::authority::{Peer, PeerError, TlsPort, node_of_certificate};
 use crate::contract::{Carrier, Rank, Routes};
+use crate::join::now_s;
 use crate::limits::{HUB_HANDSHAKE_TIME_MAX, HUB_HANDSHAKES_MAX, TUNNEL_DIALS_MAX};
 use crate::records::{RecordError, Records};
+use crate::refusals::RefusalLog;
+use crate::revoke::Revocations;
 
 /// Before the data stand two numbers of at most ten bytes.
 const MESSAGE_LEN_MAX: usize = TUNNEL_DATA_LEN_MAX + 20;
 
 pub struct TunnelServer {
-    pub tls: TlsAcceptor,
+    pub tls: TlsPort,
+    pub revocations: Revocations,
+    pub refusals: RefusalLog,
     pub records: Records,
     pub routes: Routes,
     pub write_timeout: Duration,
@@ -87,10 +91,11 @@ impl TunnelServer {
                 let opened = tokio::time::timeout(HUB_HANDSHAKE_TIME_MAX, server.open(stream)).await;
                 drop(permit);
                 match opened.unwrap_or(Err(Refusal::Timeout)) {
-                    Ok(Some((node, tunnel))) => server.run(node, tunnel, address, drain).await,
+                    Ok(Some((peer, tunnel))) => server.run(peer, tunnel, address, drain).await,
                     Ok(None) => {}
                     Err(refusal) => {
-                        tracing::info!("tunnel of {address} refused: {}", rt::error_chain(&refusal));
+                        let line = format!("tunnel of {address} refused: {}", rt::error_chain(&refusal));
+                        server.refusals.tell(&address.ip().to_string(), &line);
                     }
                 }
                 Ok::<(), std::convert::Infallible>(())
@@ -102,14 +107,18 @@ impl TunnelServer {
         group.wait(Duration::from_secs(5)).await;
     }
 
-    async fn run(&self, node: String, tunnel: NodeTunnel, address: SocketAddr, drain: Drain) {
+    async fn run(&self, peer: Peer, tunnel: NodeTunnel, address: SocketAddr, drain: Drain) {
+        let node = peer.node.clone();
         let stop = drain.child();
         let older = self.open.lock().insert(node.clone(), stop.clone());
         older.inspect(Drain::start);
         let (dials, dialled) = mpsc::channel(TUNNEL_DIALS_MAX);
         let route = self.routes.add(&node, Rank::Tunnel, Arc::new(Dials(dials)));
         tracing::info!("node {node} opened a tunnel from {address}");
-        let why = session::run(tunnel, dialled, &stop).await;
+        let why = tokio::select! {
+            why = session::run(tunnel, dialled, &stop) => why.to_string(),
+            refusal = self.revocations.refused(&peer) => refusal.to_string(),
+        };
         drop(route);
         if !stop.is_draining() {
             self.open.lock().remove(&node);
@@ -119,14 +128,15 @@ impl TunnelServer {
 
     /// `None`: refused with an HTTP answer that says why.
     #[expect(clippy::result_large_err, reason = "the signature of the check is tungstenite's")]
-    async fn open(&self, stream: TcpStream) -> Result<Option<(String, NodeTunnel)>, Refusal> {
+    async fn open(&self, stream: TcpStream) -> Result<Option<(Peer, NodeTunnel)>, Refusal> {
         // A failure costs latency only.
         drop(streams::tune(&stream));
         let (stream, progress) = Counted::new(stream);
         let tls = self.tls.accept(stream).await.map_err(Refusal::Tls)?;
         let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let certificate = certificates.first().ok_or(Refusal::Certificate(PeerError::None))?;
-        let peer = node_of_certificate(certificate).map_err(Refusal::Certificate)?;
+        let peer = node_of_certificate(certificate).and_then(|peer| peer.current(now_s()));
+        let peer = peer.map_err(Refusal::Certificate)?;
         let record = self.records.node(&peer.node).await.map_err(Refusal::Records)?;
         let mut refused = None;
         let check = |request: &Request, response: Response| {
@@ -136,6 +146,8 @@ impl TunnelServer {
             } else if name != Some(&peer.node) {
                 let name = name.unwrap_or_default();
                 (403, format!("{HEADER_NODE} is {name:?}, but the certificate is of node {:?}", peer.node))
+            } else if let Err(refusal) = self.revocations.check(&peer) {
+                (refusal.status(), refusal.to_string())
             } else if !record.accepts(&peer.fingerprint) {
                 (403, format!("the certificate of node {} was replaced or revoked; join again", peer.node))
             } else {
@@ -153,11 +165,11 @@ impl TunnelServer {
             .write_buffer_size(8 * 1024);
         let ws = accept_hdr_async_with_config(Relabelled::new(tls), check, Some(limits)).await;
         if let Some(reason) = refused {
-            tracing::warn!("tunnel of node {} refused: {reason}", peer.node);
+            self.refusals.tell(&peer.node, &format!("tunnel of node {} refused: {reason}", peer.node));
             return Ok(None);
         }
         let ws = ws.map_err(|error| Refusal::WebSocket(Box::new(error)))?;
-        Ok(Some((peer.node, Tunnel::new(Socket::new(ws, progress, None, self.write_timeout)))))
+        Ok(Some((peer, Tunnel::new(Socket::new(ws, progress, None, self.write_timeout)))))
     }
 }
 

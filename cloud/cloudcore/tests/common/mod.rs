@@ -167,7 +167,19 @@ impl Cloud {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> (u16, String, Vec<u8>) {
-        let mut stream = self.tls("join", config).await.unwrap();
+        self.try_join_request(config, method, path, headers, body).await.expect("an HTTP answer")
+    }
+
+    /// `None`: the connection was closed before an answer.
+    pub async fn try_join_request(
+        &self,
+        config: rustls::ClientConfig,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Option<(u16, String, Vec<u8>)> {
+        let mut stream = self.tls("join", config).await.ok()?;
         let mut head = format!(
             "{method} {path} HTTP/1.1\r\nHost: cloud\r\nConnection: close\r\nContent-Length: {}\r\n",
             body.len()
@@ -176,25 +188,29 @@ impl Cloud {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         head.push_str("\r\n");
-        stream.write_all(head.as_bytes()).await.unwrap();
+        drop(stream.write_all(head.as_bytes()).await);
         // The other end may refuse a body before it has read all of it.
         drop(stream.write_all(body).await);
         let mut answer = Vec::new();
         drop(stream.read_to_end(&mut answer).await);
-        let split = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("an HTTP answer");
+        let split = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
         let head = String::from_utf8_lossy(&answer[..split]).into_owned();
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line");
-        (status, head, answer[split + 4..].to_vec())
+        Some((status, head, answer[split + 4..].to_vec()))
     }
 
     /// The whole join as an edge does it.
     pub async fn join(&self, node: &str, token: &str) -> Result<Device, (u16, String)> {
+        self.join_with_key(node, token, Key::generate().unwrap()).await
+    }
+
+    pub async fn join_with_key(&self, node: &str, token: &str, key: Key) -> Result<Device, (u16, String)> {
         let token: JoinToken = token.parse().unwrap();
+        let wanted = [(pki::CA_HASH_HEADER, token.ca_hash())];
         let (status, _, ca) =
-            self.join_request(pki::tls::first_contact().unwrap(), "GET", "/ca.crt", &[], b"").await;
+            self.join_request(pki::tls::first_contact().unwrap(), "GET", "/ca.crt", &wanted, b"").await;
         assert_eq!(status, 200);
         token.check_ca(&ca).unwrap();
-        let key = Key::generate().unwrap();
         let csr = pki::new_csr(&key, &Identity::node(node)).unwrap();
         let bearer = format!("Bearer {}", token.bearer());
         let headers = [("NodeName", node), ("Authorization", &bearer)];
@@ -229,7 +245,27 @@ impl Cloud {
 
     async fn connect_with(&self, device: &Device, headers: &[(&str, &str)]) -> Result<Edge, (u16, String)> {
         let config = pki::tls::client_config(&device.ca, Some((&device.certificate, &device.key))).unwrap();
-        let stream = self.tls("hub", config).await.unwrap();
+        let dialled = self.dial_with(config, device, headers).await;
+        dialled.unwrap_or_else(|error| panic!("the link does not open: {error}"))
+    }
+
+    /// `None`: refused, by TLS or by an answer.
+    pub async fn try_connect(&self, device: &Device) -> Option<Edge> {
+        self.dial(device).await.ok()?.ok()
+    }
+
+    async fn dial(&self, device: &Device) -> Result<Result<Edge, (u16, String)>, String> {
+        let config = pki::tls::client_config(&device.ca, Some((&device.certificate, &device.key))).unwrap();
+        self.dial_with(config, device, &[]).await
+    }
+
+    async fn dial_with(
+        &self,
+        config: rustls::ClientConfig,
+        device: &Device,
+        headers: &[(&str, &str)],
+    ) -> Result<Result<Edge, (u16, String)>, String> {
+        let stream = self.tls("hub", config).await.map_err(|error| error.to_string())?;
         let request = http::Request::builder()
             .uri(format!("wss://cloud/e632aba927ea4ac2b575ec1603d56f10/{}/events", device.node))
             .header("host", "cloud")
@@ -255,7 +291,7 @@ impl Cloud {
                         .get(name)
                         .map_or_else(String::new, |value| value.to_str().unwrap().into())
                 };
-                Ok(Edge {
+                Ok(Ok(Edge {
                     node: device.node.clone(),
                     ws,
                     cloud_id: header(wire::headers::CLOUD_ID),
@@ -266,14 +302,113 @@ impl Cloud {
                     waiting: VecDeque::new(),
                     acks: true,
                     acks_answers: false,
-                })
+                }))
             }
             Err(tokio_tungstenite::tungstenite::Error::Http(response)) => {
                 let body = response.body().clone().unwrap_or_default();
-                Err((response.status().as_u16(), String::from_utf8_lossy(&body).into_owned()))
+                Ok(Err((response.status().as_u16(), String::from_utf8_lossy(&body).into_owned())))
             }
-            Err(error) => panic!("the link does not open: {error}"),
+            Err(error) => Err(error.to_string()),
         }
+    }
+
+    pub async fn until_refused(&self, device: &Device) {
+        let wait = async {
+            while self.try_connect(device).await.is_some() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("the node is let in still");
+    }
+
+    pub async fn until_accepted(&self, device: &Device) {
+        let wait = async {
+            while self.try_connect(device).await.is_none() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("the node is not let in");
+    }
+
+    /// Renews until the certificate is of this CA.
+    pub async fn until_signed_by(&self, device: &Device, ca: &pki::Ca) -> Device {
+        let wait = async {
+            loop {
+                let config =
+                    pki::tls::client_config(&device.ca, Some((&device.certificate, &device.key))).unwrap();
+                let key = Key::generate().unwrap();
+                let csr = pki::new_csr(&key, &Identity::node(&device.node)).unwrap();
+                let headers = [("NodeName", device.node.as_str())];
+                let (status, _, certificate) =
+                    self.join_request(config, "GET", "/edge.crt", &headers, &csr).await;
+                assert_eq!(status, 200, "{}", String::from_utf8_lossy(&certificate));
+                if pki::CertInfo::parse(&certificate).unwrap().names_issuer(ca.info()) {
+                    return Device { certificate, key, ..device.clone() };
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("the new CA does not sign")
+    }
+
+    /// The CAs that the cloud tells the node.
+    pub async fn trust(&self, device: &Device) -> Vec<Vec<u8>> {
+        let config = pki::tls::client_config(&device.ca, None).unwrap();
+        let (status, _, body) = self.join_request(config, "GET", pki::TRUST_PATH, &[], b"").await;
+        assert_eq!(status, 200);
+        pki::cas_from_pem(&String::from_utf8(body).unwrap()).unwrap()
+    }
+
+    /// Opens a tunnel as EdgeStream does. `Err`: the HTTP status and text of the refusal.
+    pub async fn open_tunnel(
+        &self,
+        device: &Device,
+    ) -> Result<WebSocketStream<TlsStream<TcpStream>>, (u16, String)> {
+        self.dial_tunnel(device).await.expect("an HTTP answer")
+    }
+
+    /// `None`: refused, by TLS or by an answer.
+    pub async fn try_tunnel(&self, device: &Device) -> Option<WebSocketStream<TlsStream<TcpStream>>> {
+        self.dial_tunnel(device).await?.ok()
+    }
+
+    async fn dial_tunnel(
+        &self,
+        device: &Device,
+    ) -> Option<Result<WebSocketStream<TlsStream<TcpStream>>, (u16, String)>> {
+        let config = pki::tls::client_config(&device.ca, Some((&device.certificate, &device.key))).unwrap();
+        let stream = self.tls("tunnel", config).await.ok()?;
+        let request = http::Request::builder()
+            .uri(format!("wss://cloud{}", wire::tunnel::PATH))
+            .header("host", "cloud")
+            .header("connection", "Upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .header(wire::tunnel::HEADER_NODE, &device.node);
+        match tokio_tungstenite::client_async(request.body(()).unwrap(), stream).await {
+            Ok((ws, _)) => Some(Ok(ws)),
+            Err(tokio_tungstenite::tungstenite::Error::Http(response)) => {
+                let body = response.body().clone().unwrap_or_default();
+                Some(Err((response.status().as_u16(), String::from_utf8_lossy(&body).into_owned())))
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Whether the hub takes a node that shows a chain of certificates.
+    pub async fn accepts_chain(&self, device: &Device, more: &[u8]) -> bool {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(device.ca.clone().into()).unwrap();
+        let chain = vec![device.certificate.clone().into(), more.to_vec().into()];
+        let key = rustls::pki_types::PrivateSec1KeyDer::from(device.key.to_sec1());
+        let config = rustls::ClientConfig::builder_with_provider(pki::tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key.into())
+            .unwrap();
+        matches!(self.dial_with(config, device, &[]).await, Ok(Ok(_)))
     }
 }
 
@@ -290,6 +425,7 @@ pub fn command(dir: &Path, arguments: &[&str]) -> std::process::Output {
 }
 
 /// What a joined device has on its disk.
+#[derive(Clone)]
 pub struct Device {
     pub node: String,
     pub ca: Vec<u8>,

@@ -13,6 +13,7 @@ pub const TABLE: ::keys::Table = ::keys::Table {
 /// Paths with an effect. A path that ends in `.*` is a map with free keys.
 const HONOURED: &[&str] = &[
     "database.dataSource",
+    "kinglet.certificateCheckSeconds",
     "kinglet.cloudID",
     "kinglet.compactLane",
     "kinglet.importDirs",

@@ -249,6 +249,8 @@ pub struct Kinglet {
     pub compact_lane: bool,
     /// The link may carry logs and exec beside the messages. False: only KubeEdge's tunnel (`modules.edgeStream`) does.
     pub link_streams: bool,
+    /// How often it is looked whether the node's certificate is due; every twelfth time the cloud is asked for its CAs.
+    pub certificate_check_seconds: u32,
 }
 
 impl Default for Database {
@@ -386,6 +388,7 @@ impl Default for Kinglet {
             cloud_id: String::new(),
             compact_lane: true,
             link_streams: true,
+            certificate_check_seconds: 1800,
         }
     }
 }

@@ -65,6 +65,8 @@ kinglet:
   preloadDir: {preload}
   runDir: {run_dir}
   cloudID: {cloud_id}
+  # how often the node looks whether its certificate is due
+  certificateCheckSeconds: {certificate_check}
 ",
         data_source = path(&cfg.database.data_source),
         edged_enable = edged.enable,
@@ -101,6 +103,7 @@ kinglet:
         preload = path(&cfg.kinglet.preload_dir),
         run_dir = path(&cfg.kinglet.run_dir),
         cloud_id = quote(&cfg.kinglet.cloud_id),
+        certificate_check = cfg.kinglet.certificate_check_seconds,
     )
 }
 

@@ -243,7 +243,7 @@ fn the_certificate_and_the_clock() {
             let csr = pki::new_csr(&key, &pki::Identity::node("n")).unwrap();
             let cert_der = ca.issue_node(&pki::Csr::parse(&csr).unwrap(), "n", NOW).unwrap();
             let path = root.join("node.pem");
-            pki::Bundle { cert_der, key, ca_der: ca.cert_der().to_vec() }.store(&path).unwrap();
+            pki::Bundle::new(cert_der, key, ca.cert_der().to_vec()).store(&path).unwrap();
             let hub = &mut host.cfg.modules.edge_hub;
             (hub.tls_ca_file, hub.tls_cert_file, hub.tls_private_key_file) =
                 (path.clone(), path.clone(), path);

@@ -16,7 +16,10 @@ use wire::{
 };
 
 use super::Endpoint;
-use crate::credentials::{CredentialsError, client_config, server_name};
+use crate::{
+    credentials::{CredentialsError, client_config, server_name},
+    tls_fault,
+};
 
 pub type Socket = streams::Socket<TlsStream<Counted<TcpStream>>>;
 
@@ -54,12 +57,12 @@ pub enum ConnectError {
     Certificate(String),
     #[error("{0:?} is not the address of a cloud; set modules.edgeHub.websocket.server to host:10000")]
     Address(String),
-    #[error(
-        "TLS with the cloud at {server} failed: {reason}; if that cloud was made anew, run `edgecore join --adopt` with a new token"
-    )]
-    Tls { server: String, reason: String },
+    /// `rejected`: one end does not accept the certificate of the other.
+    #[error("TLS with the cloud at {server} failed: {reason}")]
+    Tls { server: String, reason: String, rejected: bool },
+    /// `rejected`: because of who we are.
     #[error("the cloud at {server} refused this node: {reason}")]
-    Refused { server: String, reason: String },
+    Refused { server: String, reason: String, rejected: bool },
     #[error("the cloud at {server} keeps this node away for {} s: {reason}", .after.as_secs())]
     Busy { server: String, reason: String, after: Duration },
     #[error("the cloud at {server} knows another device under this node's name: {reason}")]
@@ -74,6 +77,16 @@ pub enum ConnectError {
         "the cloud at {server} did not answer within {seconds} s; check that it is a cloudcore and not overloaded"
     )]
     Timeout { server: String, seconds: u64 },
+}
+
+impl ConnectError {
+    /// Whether other certificates may do better.
+    pub fn is_rejection(&self) -> bool {
+        matches!(
+            self,
+            ConnectError::Tls { rejected: true, .. } | ConnectError::Refused { rejected: true, .. }
+        )
+    }
 }
 
 /// Reads the certificates anew, since they may have been renewed.
@@ -100,9 +113,8 @@ async fn dial(endpoint: &Endpoint, link: u64, past: &Past) -> Result<Dialled, Co
     let _ = tcp.set_nodelay(true);
     streams::tune(&tcp).map_err(unreachable)?;
     let (tcp, progress) = Counted::new(tcp);
-    let tls_error =
-        |error: std::io::Error| ConnectError::Tls { server: server.clone(), reason: error.to_string() };
-    let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(tls_error)?;
+    let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
+    let tls = tls.map_err(|error| tls_failed(server, &error))?;
 
     let upgraded =
         client_async_with_config(request(endpoint, link, past)?, tls, Some(websocket_config())).await;
@@ -182,12 +194,15 @@ fn websocket_config() -> WebSocketConfig {
         .max_frame_size(Some(MESSAGE_BYTES_MAX))
 }
 
+fn tls_failed(server: &str, error: &std::io::Error) -> ConnectError {
+    let (reason, rejected) = (tls_fault::explain(error), tls_fault::is_rejection(error));
+    ConnectError::Tls { server: server.into(), reason, rejected }
+}
+
 fn refusal(server: &str, error: tungstenite::Error) -> ConnectError {
     let reason = match error {
         // What a TLS 1.3 server thinks of our certificate arrives with the first bytes we read.
-        tungstenite::Error::Io(error) => {
-            return ConnectError::Tls { server: server.into(), reason: error.to_string() };
-        }
+        tungstenite::Error::Io(error) => return tls_failed(server, &error),
         tungstenite::Error::Http(response) => {
             let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
             let body: String = body.trim().chars().take(300).collect();
@@ -198,10 +213,12 @@ fn refusal(server: &str, error: tungstenite::Error) -> ConnectError {
             return match (after.map(Duration::from_secs), response.status().as_u16()) {
                 (Some(after), 409) => ConnectError::NameInUse { server, reason, after },
                 (Some(after), _) => ConnectError::Busy { server, reason, after },
-                (None, _) => ConnectError::Refused { server, reason },
+                (None, status) => {
+                    ConnectError::Refused { server, reason, rejected: matches!(status, 401 | 403) }
+                }
             };
         }
         other => other.to_string(),
     };
-    ConnectError::Refused { server: server.into(), reason }
+    ConnectError::Refused { server: server.into(), reason, rejected: false }
 }

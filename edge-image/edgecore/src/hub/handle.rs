@@ -43,6 +43,7 @@ pub struct HubHandle {
     pub(super) streams: watch::Sender<Option<bool>>,
     /// The link goes on where the last one ended. Set before `state`.
     pub(super) resumed: AtomicBool,
+    certificates: watch::Sender<u64>,
 }
 
 impl HubHandle {
@@ -53,6 +54,7 @@ impl HubHandle {
             state: watch::Sender::new(LinkState::Disconnected("not dialled yet".into())),
             streams: watch::Sender::new(None),
             resumed: AtomicBool::new(false),
+            certificates: watch::Sender::new(0),
         })
     }
 
@@ -60,6 +62,17 @@ impl HubHandle {
     pub fn reconnect(&self, reason: &str) {
         self.mail().hangup = Some(reason.into());
         self.arrived.notify_one();
+    }
+
+    /// The node has another certificate: every connection that shows one begins anew.
+    pub fn certificate_changed(&self) {
+        self.certificates.send_modify(|count| *count += 1);
+        self.reconnect("the node's certificate was renewed");
+    }
+
+    /// Changes with every new certificate.
+    pub fn certificates(&self) -> watch::Receiver<u64> {
+        self.certificates.subscribe()
     }
 
     /// Whether the link carries byte streams; `None` without a link.

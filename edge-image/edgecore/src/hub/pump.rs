@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     contract::{Applied, BoxFuture, Condition, LinkState, UplinkError},
+    credentials::{Refusals, unix_now_s},
     limits::{INBOX_QUEUE_LEN, LINK_CLOSE_TIME_MAX, RECONNECT_DELAY_FIRST, RECONNECT_DELAY_MAX},
 };
 
@@ -53,6 +54,7 @@ impl Hub {
             started: Instant::now(),
             last_down: String::new(),
             store_failed: false,
+            refusals: Refusals::default(),
             serving: TaskGroup::new("stream", wire::limits::STREAMS_MAX, drain.clone()),
             hub: self,
         };
@@ -81,8 +83,23 @@ struct Pump {
     /// The last reason in the log: a cloud that stays away costs one line, not one per dial.
     last_down: String,
     store_failed: bool,
+    /// In a row, because of the certificates.
+    refusals: Refusals,
     /// The kubelet API on the streams of the link; they end with it.
     serving: TaskGroup,
+}
+
+/// The cloud refused the certificate again and again: the one before the last change may still be good.
+fn fall_back(endpoint: &Endpoint) {
+    match endpoint.credentials.fall_back(&endpoint.node, unix_now_s()) {
+        Ok(true) => {
+            tracing::warn!(target: "hub", "the cloud does not accept the node's certificate; the one before it is tried");
+        }
+        Ok(false) => {}
+        Err(error) => {
+            tracing::warn!(target: "hub", "the certificate before cannot be tried: {}", rt::error_chain(&error));
+        }
+    }
 }
 
 static SENT_BYTES: rt::Gauge =
@@ -149,12 +166,16 @@ impl Pump {
                 self.faults = 0;
                 self.is_resumed = resumed;
                 self.past.stored = self.lane.is_compact().then(|| (self.past.dialled, Vec::new()));
+                self.refusals.accepted();
                 self.other_cloud(None);
                 self.inputs.push_back(Input::Connected { compact: self.lane.is_compact() });
                 self.received(received);
             }
             Err(error) => {
                 self.other_cloud(Some(&error));
+                if error.is_rejection() && self.refusals.refused() {
+                    fall_back(&self.hub.endpoint);
+                }
                 if let ConnectError::Busy { after, .. } | ConnectError::NameInUse { after, .. } = &error {
                     self.inputs.push_back(Input::Busy { after_ms: after.as_millis() as u64 });
                 }

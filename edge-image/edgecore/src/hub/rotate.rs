@@ -1,8 +1,12 @@
-//! Renewal of the node's certificate before it expires.
+//! Renewal of the node's certificate before it expires, and of the list of CAs that it trusts.
+//!
+//! The list is asked for at the start and every [`TRUST_CHECKS`] looks. A certificate of a CA that does not sign any more is
+//! renewed at once, so that a change of the CA is over when every node has been here once. An expired certificate is renewed with
+//! the same key: that is what a cloud may still accept for a while.
 
 use std::{sync::Arc, time::Duration};
 
-use pki::{CertInfo, Key, Validity};
+use pki::{Bundle, CertInfo, Key, Validity};
 use rt::{Backoff, Drain};
 
 use super::HubHandle;
@@ -11,8 +15,8 @@ use crate::{
     enrol,
 };
 
-/// The wall clock may jump, so that it is looked at this often and not slept up to.
-const LOOK_EVERY: Duration = Duration::from_secs(1800);
+/// Looks at the certificate between two requests for the list of CAs.
+const TRUST_CHECKS: u32 = 12;
 /// Waits between attempts that failed.
 const RETRY_FIRST: Duration = Duration::from_secs(30);
 const RETRY_MAX: Duration = Duration::from_secs(3600);
@@ -23,39 +27,71 @@ pub struct RotateConfig {
     /// Join port, `host:10002`.
     pub server: String,
     pub node: String,
+    /// False: certificates are not renewed (KubeEdge's rotateCertificates); CAs are still learned.
+    pub renews: bool,
+    /// The wall clock may jump, so that it is looked at this often and not slept up to.
+    pub look_every: Duration,
 }
 
 /// Renews at a random point between 70 and 90 % of the lifetime, as KubeEdge does. Runs until the drain.
 pub async fn rotate(cfg: RotateConfig, hub: Arc<HubHandle>, drain: Drain) {
     let share = 70 + rt::random_u64() % 21;
-    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+    let mut backoff = Backoff::new(RETRY_FIRST.min(cfg.look_every), RETRY_MAX);
     let mut pause = Duration::ZERO;
+    let mut trust_in = 0;
+    let mut seen = cfg.credentials.load().ok().map(|bundle| bundle.cert_der);
     while drain.sleep(pause).await {
-        pause = LOOK_EVERY;
-        match renew_if_due(&cfg, share, unix_now_s()).await {
-            Ok(false) => {}
-            Ok(true) => {
-                tracing::info!(target: "hub", "the node's certificate was renewed");
+        pause = cfg.look_every;
+        let asks_trust = trust_in == 0;
+        match look(&cfg, share, unix_now_s(), asks_trust).await {
+            Ok(()) => {
+                trust_in = if asks_trust { TRUST_CHECKS } else { trust_in - 1 };
                 backoff.reset();
-                hub.reconnect("the node's certificate was renewed");
             }
             Err(error) => {
                 tracing::warn!(target: "hub", "the node's certificate was not renewed yet: {error:#}");
-                pause = backoff.random_delay().max(RETRY_FIRST);
+                pause = backoff.random_delay().max(RETRY_FIRST.min(cfg.look_every));
             }
         }
+        // Also what somebody else has put there.
+        let current = cfg.credentials.load().ok().map(|bundle| bundle.cert_der);
+        if current.is_some() && current != seen {
+            tracing::info!(target: "hub", "the node has a new certificate");
+            hub.certificate_changed();
+            seen = current;
+        }
     }
+}
+
+async fn look(cfg: &RotateConfig, share: u64, now_s: u64, asks_trust: bool) -> anyhow::Result<()> {
+    if asks_trust {
+        learn_trust(cfg).await?;
+    }
+    renew_if_due(cfg, share, now_s).await.map(|_| ())
+}
+
+/// Writes down the CAs that the cloud has now, if they changed.
+pub(crate) async fn learn_trust(cfg: &RotateConfig) -> anyhow::Result<()> {
+    let current = cfg.credentials.load()?;
+    let Some(mut cas) = enrol::fetch_trust(&cfg.server, &current).await? else { return Ok(()) };
+    if !current.cas().eq(cas.iter().map(Vec::as_slice)) {
+        let more_cas = cas.split_off(1);
+        cfg.credentials.store(&Bundle { ca_der: cas.swap_remove(0), more_cas, ..current })?;
+        tracing::info!(target: "hub", "the cloud's list of CAs has changed; the node trusts the new one now");
+    }
+    Ok(())
 }
 
 /// True when a new certificate is on the disk.
 pub(crate) async fn renew_if_due(cfg: &RotateConfig, share: u64, now_s: u64) -> anyhow::Result<bool> {
     let current = cfg.credentials.load()?;
-    let validity = CertInfo::parse(&current.cert_der)?.validity;
-    if now_s < due_at(&validity, share) {
+    let info = CertInfo::parse(&current.cert_der)?;
+    let of_current_ca = info.names_issuer(&CertInfo::parse(&current.ca_der)?);
+    if !cfg.renews || (now_s < due_at(&info.validity, share) && of_current_ca) {
         return Ok(false);
     }
-    // Three separate files cannot change at one moment; there the key stays.
-    let key = if cfg.credentials.is_bundle() { Key::generate()? } else { current.key.clone() };
+    let has_expired = now_s > info.validity.not_after;
+    let key = if has_expired { current.key.clone() } else { Key::generate()? };
     let renewed = enrol::renew(&cfg.server, &cfg.node, &current, key).await?;
     cfg.credentials.store(&renewed)?;
     Ok(true)

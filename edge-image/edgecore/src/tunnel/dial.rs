@@ -20,7 +20,10 @@ use wire::{
 };
 
 use super::Settings;
-use crate::credentials::{CredentialsError, client_config, server_name};
+use crate::{
+    credentials::{CredentialsError, client_config, server_name},
+    tls_fault,
+};
 
 const BUFFER_LEN: usize = 4096;
 /// Before the data stand two numbers of at most ten bytes.
@@ -38,8 +41,8 @@ pub enum DialError {
     Certificate(#[source] pki::PkiError),
     #[error("modules.edgeStream.server is not host:port")]
     Address,
-    #[error("TLS failed")]
-    Tls(#[source] std::io::Error),
+    #[error("TLS failed: {}", tls_fault::explain(.0))]
+    Tls(std::io::Error),
     #[error("the cloud refused the tunnel")]
     WebSocket(#[source] Box<tungstenite::Error>),
     #[error("no answer in time")]

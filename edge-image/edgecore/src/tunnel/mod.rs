@@ -67,6 +67,26 @@ impl Settings {
     }
 }
 
+/// As [`run`], and opens the tunnel anew when the node gets another certificate.
+pub async fn run_with_certificates(
+    settings: Settings,
+    kubelet: Arc<dyn KubeletApi>,
+    carries_streams: watch::Receiver<Option<bool>>,
+    mut certificates: watch::Receiver<u64>,
+    drain: Drain,
+) {
+    loop {
+        let round = drain.child();
+        let tunnel = run(settings.clone(), kubelet.clone(), carries_streams.clone(), round.clone());
+        tokio::pin!(tunnel);
+        tokio::select! {
+            () = &mut tunnel => return,
+            Ok(()) = certificates.changed() => round.start(),
+        }
+        tunnel.await;
+    }
+}
+
 /// Keeps a tunnel open while the link is up and carries no streams (`carries_streams`). Runs until the drain.
 pub async fn run(
     settings: Settings,

@@ -286,3 +286,38 @@ fn deletes_go_before_the_object_that_took_the_name() {
     let actions = delivery.handle(0, Input::Desired(vec![new]));
     assert!(matches!(&actions[..], [Action::Send(push)] if push.verb == Verb::Delete), "{actions:?}");
 }
+
+#[test]
+fn what_could_not_be_read_is_not_asked_for_again_before_the_cluster_shows_why() {
+    let mut delivery = Delivery::default();
+    delivery.handle(0, Input::Connected { nonce: 1 });
+    let first = sent(delivery.handle(0, Input::Desired(vec![target("a", 1), target("b", 1)])));
+    assert_eq!(first.uid, "a");
+    let second = sent(delivery.handle(1, Input::Skipped { msg_id: first.msg_id.clone() }));
+    assert_eq!(second.uid, "b", "the others do not wait");
+    let quiet = delivery.handle(2, Input::Acked { msg_id: second.msg_id });
+    assert!(!quiet.iter().any(|action| matches!(action, Action::Send(_))), "{quiet:?}");
+    assert_eq!(delivery.next_deadline_ms(), None);
+    // It was gone, and the watch says so: the node may have it all the same, from before.
+    let delete = sent(delivery.handle(3, Input::Desired(vec![target("b", 1)])));
+    assert_eq!((delete.verb, delete.sends, delete.msg_id == first.msg_id), (Verb::Delete, 1, false));
+    // Or it is there again.
+    let again = sent(
+        delivery
+            .handle(4, Input::Acked { msg_id: delete.msg_id.clone() })
+            .into_iter()
+            .chain(delivery.handle(5, Input::Desired(vec![target("a", 2), target("b", 1)])))
+            .collect(),
+    );
+    assert_eq!((again.verb, again.sends), (Verb::Insert, 1));
+}
+
+fn sent(actions: Vec<Action>) -> Push {
+    let mut pushes = actions.into_iter().filter_map(|action| match action {
+        Action::Send(push) => Some(push),
+        _ => None,
+    });
+    let push = pushes.next().expect("a push");
+    assert_eq!(pushes.next(), None, "one at a time");
+    push
+}

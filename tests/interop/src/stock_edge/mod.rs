@@ -6,7 +6,7 @@
 pub(crate) mod mqtt;
 pub(crate) mod node;
 
-use std::time::Duration;
+use std::{path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use e2e::{
@@ -18,12 +18,17 @@ use e2e::{
 };
 use serde_json::Value;
 
-use crate::{Bench, Flow, Peer};
+use crate::{Bench, ControlPlane, Flow, Peer};
 use node::StockNode;
 
 pub const FLOWS: &[Flow] = &[
     Flow { name: "a stock edgecore 1.23 with our cloudcore", needs: &[Peer::Edgecore], run: newest },
     Flow { name: "a stock edgecore 1.22 with our cloudcore", needs: &[Peer::Edgecore122], run: older },
+    Flow {
+        name: "a stock edgecore 1.23 with our cloudcore on a cluster",
+        needs: &[Peer::Edgecore, Peer::Etcd, Peer::Apiserver, Peer::ControllerManager],
+        run: on_cluster,
+    },
 ];
 
 const NODE: &str = "stock-1";
@@ -92,24 +97,43 @@ fn sleeper(name: &str, more: &str) -> String {
 }
 
 fn newest(bench: &Bench, steps: &mut Steps) -> Result<()> {
-    story(bench, steps, Peer::Edgecore, "v1.23")
+    story(bench, steps, Peer::Edgecore, "v1.23", None)
 }
 
 fn older(bench: &Bench, steps: &mut Steps) -> Result<()> {
-    story(bench, steps, Peer::Edgecore122, "v1.22")
+    story(bench, steps, Peer::Edgecore122, "v1.22", None)
 }
 
-fn story(bench: &Bench, steps: &mut Steps, peer: Peer, version: &str) -> Result<()> {
+fn on_cluster(bench: &Bench, steps: &mut Steps) -> Result<()> {
+    let (plane, _) =
+        steps.step("a control plane starts", || ControlPlane::start(bench.peers()?, &bench.dir, &[]))?;
+    story(bench, steps, Peer::Edgecore, "v1.23", Some(&plane))
+}
+
+fn story(
+    bench: &Bench,
+    steps: &mut Steps,
+    peer: Peer,
+    version: &str,
+    plane: Option<&ControlPlane>,
+) -> Result<()> {
     if let Some(lack) = containerd::missing() {
         anyhow::bail!("this machine cannot run a stock edge: {lack}");
     }
-    let mut cloud =
+    let cloud =
         Cloud::new(&bench.programs.cloudcore, &bench.dir.join("cloud"), &["127.0.0.1"])?.with_tunnel();
+    let mut cloud = match plane {
+        None => cloud,
+        Some(plane) => {
+            let (certificate, key) = plane.certificate("stream", "/CN=cloudcore")?;
+            cloud.on_cluster(&plane.kubeconfig()).with_stream([plane.ca(), certificate, key])
+        }
+    };
     steps.step("our cloudcore starts", || cloud.start())?;
     let kubectl = cloud.kubectl(&bench.programs.kubectl);
     let edgecore = bench.peers()?.get(peer)?;
     let mut node = StockNode::new(&edgecore, &bench.programs.images, &bench.dir, NODE)?;
-    let mut told = Story { cloud: &mut cloud, kubectl: &kubectl, dir: &bench.dir, version };
+    let mut told = Story { cloud: &mut cloud, kubectl: &kubectl, dir: &bench.dir, version, plane };
     let outcome = told.run(&mut node, steps);
     outcome.with_context(|| {
         let cloud = tail(&told.cloud.log(), 15);
@@ -122,17 +146,24 @@ struct Story<'a> {
     kubectl: &'a Kubectl,
     dir: &'a std::path::Path,
     version: &'a str,
+    /// `None`: the embedded API.
+    plane: Option<&'a ControlPlane>,
 }
 
 impl Story<'_> {
     fn run(&mut self, node: &mut StockNode, steps: &mut Steps) -> Result<()> {
         steps.step("it joins by token and is Ready", || self.joins(node))?;
-        steps.step("a pod runs with its config map, secret and token", || self.pod_runs())?;
+        steps.step("a pod runs with its config map, secret and token", || self.pod_runs(node))?;
         steps.step("a pod waits for a config map that it needs, and starts when it is made", || {
-            self.waits()
+            self.waits(node)
         })?;
-        steps.step("a changed config map reaches its volume", || self.changes("second"))?;
-        steps.step("logs, exec and figures come through the tunnel", || self.streams())?;
+        steps.step("a changed config map reaches its volume", || self.changes(node, "second"))?;
+        match self.plane {
+            None => steps.step("logs, exec and figures come through the tunnel", || self.streams())?,
+            Some(plane) => {
+                steps.step("an API server gets logs through the tunnel", || self.stream_port(plane))?
+            }
+        };
         steps.step("events arrive", || {
             let events =
                 self.kubectl.json(&["get", "events", "--field-selector", "involvedObject.name=web"])?;
@@ -214,27 +245,33 @@ impl Story<'_> {
         })
     }
 
-    fn in_pod(&self, pod: &str, script: &str) -> Result<String> {
-        self.kubectl.run(&["exec", pod, "--", "sh", "-c", script])
+    /// By kubectl; the cluster's API server here has no way to the node, for which a host would redirect its connections.
+    fn in_pod(&self, node: &StockNode, pod: &str, script: &str) -> Result<String> {
+        if self.plane.is_none() {
+            return self.kubectl.run(&["exec", pod, "--", "sh", "-c", script]);
+        }
+        let object = self.kubectl.json(&["get", "pod", pod])?;
+        let id = object["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default();
+        node.in_container(id.trim_start_matches("containerd://"), script)
     }
 
-    fn pod_runs(&self) -> Result<()> {
+    fn pod_runs(&self, node: &StockNode) -> Result<()> {
         self.kubectl.apply_text(self.dir, OBJECTS)?;
         self.running("web")?;
         let seen = wait_for(SOON, "the pod's files", || {
-            self.in_pod("web", "echo $(cat /cm/a) $(cat /sec/k) $K").map(Some)
+            self.in_pod(node, "web", "echo $(cat /cm/a) $(cat /sec/k) $K").map(Some)
         })?;
         ensure!(seen.trim() == "first hidden hidden", "the pod sees {seen:?}");
         let account = "/var/run/secrets/kubernetes.io/serviceaccount";
-        let token = self.in_pod("web", &format!("cat {account}/token"))?;
+        let token = self.in_pod(node, "web", &format!("cat {account}/token"))?;
         ensure!(token.trim().split('.').count() == 3, "no token: {token:?}");
         let rest =
-            self.in_pod("web", &format!("cat {account}/namespace {account}/ca.crt; ls /may | wc -l"))?;
+            self.in_pod(node, "web", &format!("cat {account}/namespace {account}/ca.crt; ls /may | wc -l"))?;
         ensure!(rest.starts_with("default-----BEGIN CERTIFICATE") && rest.trim().ends_with('0'), "{rest:?}");
         Ok(())
     }
 
-    fn waits(&self) -> Result<()> {
+    fn waits(&self, node: &StockNode) -> Result<()> {
         let volume = "    volumeMounts: [{ name: v, mountPath: /v }]\n  volumes: [{ name: v, configMap: { name: later } }]\n";
         self.kubectl.apply_text(self.dir, &sleeper("waiting", volume))?;
         wait_for(SOON, "an event that says what is missing", || {
@@ -244,7 +281,7 @@ impl Story<'_> {
         })?;
         self.kubectl.run(&["create", "configmap", "later", "--from-literal=x=y"])?;
         self.running("waiting")?;
-        let seen = self.in_pod("waiting", "cat /v/x")?;
+        let seen = self.in_pod(node, "waiting", "cat /v/x")?;
         ensure!(seen == "y", "the pod sees {seen:?}");
         Ok(())
     }
@@ -254,10 +291,10 @@ impl Story<'_> {
         self.kubectl.run(&["patch", "configmap", "settings", "-p", &patch]).map(drop)
     }
 
-    fn changes(&self, value: &str) -> Result<()> {
+    fn changes(&self, node: &StockNode, value: &str) -> Result<()> {
         self.change(value)?;
         wait_for(SOON, "the new value in the pod", || {
-            Ok((self.in_pod("web", "cat /cm/a")? == value).then_some(()))
+            Ok((self.in_pod(node, "web", "cat /cm/a")? == value).then_some(()))
         })
     }
 
@@ -283,6 +320,25 @@ impl Story<'_> {
             let text = self.kubectl.run(&["get", "--raw", &format!("/api/v1/nodes/{NODE}/proxy/{path}")])?;
             ensure!(text.contains("# TYPE "), "{path} has no figures");
         }
+        Ok(())
+    }
+
+    /// What a cluster's API server does for `kubectl logs`, with its certificate; anybody else gets nothing.
+    fn stream_port(&self, plane: &ControlPlane) -> Result<()> {
+        let url = format!("https://127.0.0.1:{}/containerLogs/default/web/c", self.cloud.stream_port());
+        let fetch = |as_whom: Option<(PathBuf, PathBuf)>| -> Result<std::process::Output> {
+            let mut curl = Command::new("curl");
+            curl.args(["--silent", "--show-error", "--max-time", "10", "--noproxy", "*", "--cacert"]);
+            curl.arg(plane.ca());
+            if let Some((certificate, key)) = as_whom {
+                curl.arg("--cert").arg(certificate).arg("--key").arg(key);
+            }
+            curl.arg(&url).output().context("run curl; install it")
+        };
+        let logs = fetch(Some(plane.certificate("kubelet-client", "/CN=kube-apiserver")?))?;
+        let text = String::from_utf8_lossy(&logs.stdout);
+        ensure!(text == "it runs\n", "the log is {text:?}: {}", String::from_utf8_lossy(&logs.stderr));
+        ensure!(fetch(None)?.stdout.is_empty(), "the stream port answers without a certificate");
         Ok(())
     }
 

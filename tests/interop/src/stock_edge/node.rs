@@ -206,6 +206,26 @@ impl StockNode {
         Ok(ids)
     }
 
+    /// A shell script in a container that runs; for clusters whose API server has no way to the node.
+    pub fn in_container(&self, container: &str, script: &str) -> Result<String> {
+        let mut exec = self.inside("ctr")?;
+        exec.arg("--address").arg(self.containerd.socket()).args([
+            "-n",
+            "k8s.io",
+            "tasks",
+            "exec",
+            "--exec-id",
+        ]);
+        exec.args([&format!("look-{}", self.log_len()), container, "sh", "-c", script]);
+        let output = exec.output()?;
+        ensure!(
+            output.status.success(),
+            "in the container: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// How far its log has come: what [`StockNode::received`] counts from.
     pub fn log_len(&self) -> usize {
         fs::read_to_string(self.log()).unwrap_or_default().lines().count()

@@ -88,7 +88,7 @@ impl Cloud {
         let key = Key::generate().unwrap();
         let csr = pki::new_csr(&key, &Identity::node(node)).unwrap();
         let cert_der = self.ca.issue_node(&pki::Csr::parse(&csr).unwrap(), node, unix_now_s()).unwrap();
-        Bundle { cert_der, key, ca_der: self.ca.cert_der().to_vec() }.store(path).unwrap();
+        Bundle::new(cert_der, key, self.ca.cert_der().to_vec()).store(path).unwrap();
     }
 
     /// The next link, after its first keepalive.

@@ -1,75 +1,28 @@
 //! Commands that work on what a cloudcore keeps, also while it runs: its data directory, or its cluster.
 
+mod certificates;
+mod place;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use crate::api::Api;
-use crate::authority::Authority;
-use crate::backend::Backend;
 use crate::cli::{DataDir, Preflight, Token};
 use crate::config::{Config, keys};
-use crate::join::{Tokens, now_s};
-use crate::records::Records;
+use crate::join::now_s;
+use crate::revoke::Entry;
 use crate::settings::Source;
 use crate::takeover::preflight;
 
-/// What a command works on.
-struct Place {
-    dir: PathBuf,
-    /// `None`: the data directory has all.
-    cluster: Option<Api>,
-}
-
-impl Place {
-    async fn find(options: &DataDir) -> anyhow::Result<Place> {
-        let config = options.config.as_deref().map(Config::load).transpose()?.unwrap_or_default().config;
-        let dir = options.data_dir.clone().unwrap_or(config.kinglet.data_dir);
-        // A token from a directory that cloudcore does not use would only fail at the edge.
-        if !dir.is_dir() {
-            bail!(
-                "{} does not exist; start cloudcore once, or name its directory with --data-dir",
-                dir.display()
-            );
-        }
-        let kubeconfig = options.kubeconfig.clone().unwrap_or(config.kube_api_config.kube_config);
-        let source = Source::choose(kubeconfig, config.kinglet.embedded_api);
-        Ok(Place { dir, cluster: api_of(&source).await? })
-    }
-
-    fn records(&self) -> anyhow::Result<Records> {
-        Ok(match &self.cluster {
-            Some(api) => Records::in_cluster(api.clone()),
-            None => Records::open(&self.dir)?,
-        })
-    }
-
-    fn tokens(&self) -> anyhow::Result<Tokens> {
-        Ok(match &self.cluster {
-            Some(api) => Tokens::in_cluster(api.clone()),
-            None => Tokens::open(&self.dir)?,
-        })
-    }
-}
-
-async fn api_of(source: &Source) -> anyhow::Result<Option<Api>> {
-    Ok(match source {
-        Source::Embedded => None,
-        source => Some(Api::new(Backend::cluster(source).await?.client())),
-    })
-}
-
-fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("cannot start the runtime")?.block_on(command)
-}
+pub use certificates::{ca, revoke, unrevoke};
+use place::{Place, api_of, block_on};
 
 pub fn token(options: &Token) -> anyhow::Result<()> {
     block_on(async {
         let place = Place::find(&options.data_dir).await?;
-        let authority = Authority::open(&place.dir, now_s())?;
+        let material = place.authority().load_or_make(now_s()).await?;
         let tokens = place.tokens()?;
-        let text = tokens.make(&authority, options.ttl, options.node.as_deref(), options.uses, now_s());
+        let text = tokens.make(&material.active, options.ttl, options.node.as_deref(), options.uses, now_s());
         println!("{}", text.await?);
         Ok(())
     })
@@ -77,7 +30,12 @@ pub fn token(options: &Token) -> anyhow::Result<()> {
 
 pub fn reset_node(options: &DataDir, name: &str) -> anyhow::Result<()> {
     let reset = async {
-        let records = Place::find(options).await?.records()?;
+        let place = Place::find(options).await?;
+        let records = place.records()?;
+        let keys = records.node(name).await?.keys;
+        // First what every replica sees: should the rest fail, the old certificate is refused already.
+        let entry = Entry { open: true, ..Entry::new(name, "reset", keys) };
+        place.revocations().await?.set(&entry).await?;
         let had = records.update(name, |record| {
             let had = record.generation > 0;
             record.reset();

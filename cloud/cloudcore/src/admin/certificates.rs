@@ -1,0 +1,128 @@
+//! `revoke`, `unrevoke` and `ca`.
+
+use std::time::Duration;
+
+use anyhow::bail;
+
+use super::place::{Place, block_on};
+use crate::authority::{self, Material, Source};
+use crate::cli::{Ca, DataDir, Revoke};
+use crate::join::now_s;
+use crate::records::{RecordError, is_node_name};
+use crate::revoke::{Entry, Revocations};
+
+pub fn revoke(options: &Revoke) -> anyhow::Result<()> {
+    block_on(async {
+        let place = Place::find(&options.data_dir).await?;
+        let Some(name) = options.name.as_deref() else { return list(&place.revocations().await?).await };
+        check_name(name)?;
+        let keys = place.records()?.node(name).await?.keys;
+        let entry = place.revocations().await?.set(&Entry::new(name, &options.reason, keys)).await?;
+        println!(
+            "node {name} is revoked: its session ends, and no certificate of it is accepted ({} key(s) of it are known)",
+            entry.keys.len()
+        );
+        println!(
+            "back: cloudcore unrevoke {name}; another device under this name: cloudcore token --node {name}"
+        );
+        Ok(())
+    })
+}
+
+pub fn unrevoke(options: &DataDir, name: &str) -> anyhow::Result<()> {
+    check_name(name)?;
+    block_on(async {
+        match Place::find(options).await?.revocations().await?.remove(name).await? {
+            true => {
+                println!("node {name} is not revoked any more: its certificate is accepted while it is valid")
+            }
+            false => println!("node {name} was not revoked"),
+        }
+        Ok(())
+    })
+}
+
+async fn list(revocations: &Revocations) -> anyhow::Result<()> {
+    let entries = revocations.list().await?;
+    if entries.is_empty() {
+        println!("no node is revoked");
+    }
+    for entry in entries.values() {
+        let how = if entry.open { "reset" } else { "revoked" };
+        let again = match entry.admitted.len() {
+            0 => String::new(),
+            keys => format!(", joined again since ({keys} key(s))"),
+        };
+        let reason = if entry.reason.is_empty() { String::new() } else { format!(": {}", entry.reason) };
+        println!("{}  {how} {}, {} key(s) refused{again}{reason}", entry.node, entry.since, entry.keys.len());
+    }
+    Ok(())
+}
+
+fn check_name(name: &str) -> Result<(), RecordError> {
+    if is_node_name(name) { Ok(()) } else { Err(RecordError::Name(name.into())) }
+}
+
+pub fn ca(command: &Ca) -> anyhow::Result<()> {
+    let (Ca::Rotate { data_dir } | Ca::Status { data_dir } | Ca::Finish { data_dir, .. }) = command;
+    block_on(async {
+        let place = Place::find(data_dir).await?;
+        match command {
+            Ca::Rotate { .. } => rotate(&place.authority()).await,
+            Ca::Status { .. } => status(&place).await,
+            Ca::Finish { force, .. } => finish(&place, *force).await,
+        }
+    })
+}
+
+async fn status(place: &Place) -> anyhow::Result<()> {
+    let material = place.authority().load_or_make(now_s()).await?;
+    println!("{}", material.describe());
+    if material.rotation.is_some() {
+        print_left(&left(place, &material).await?);
+    }
+    Ok(())
+}
+
+async fn rotate(source: &Source) -> anyhow::Result<()> {
+    let announced = authority::begin(source, now_s()).await?;
+    println!("{}", announced.describe());
+    // A certificate of the new CA must not meet a cloudcore that does not know it yet.
+    tokio::time::sleep(source.look_every() * 2 + Duration::from_secs(1)).await;
+    println!("{}", authority::switch(source, now_s()).await?.describe());
+    println!(
+        "nodes take the new CA and a certificate of it within hours, those that are away when they are back; new join tokens are \
+         for it. Look with `cloudcore ca status`, end it with `cloudcore ca finish`. A stock KubeEdge edgecore does not learn a \
+         CA: it goes on until `finish`, and joins again then."
+    );
+    Ok(())
+}
+
+async fn finish(place: &Place, force: bool) -> anyhow::Result<()> {
+    let source = place.authority();
+    let left = left(place, &source.load_or_make(now_s()).await?).await?;
+    if !left.is_empty() && !force {
+        print_left(&left);
+        bail!("{} node(s) would have to join again; wait for them, or say --force", left.len());
+    }
+    println!("{}", authority::finish(&source, now_s()).await?.describe());
+    Ok(())
+}
+
+/// Nodes whose newest certificate is not of the CA that signs.
+async fn left(place: &Place, material: &Material) -> anyhow::Result<Vec<String>> {
+    let active = material.active.hash();
+    let nodes = place.records()?.nodes().await?;
+    Ok(nodes
+        .into_iter()
+        .filter(|(_, record)| record.has_certificate() && record.signed_by != active)
+        .map(|(name, _)| name)
+        .collect())
+}
+
+fn print_left(left: &[String]) {
+    match left {
+        [] => println!("every node that joined here has a certificate of the CA that signs now"),
+        names => println!("without a certificate of the CA that signs now: {}", names.join(", ")),
+    }
+}
