@@ -106,4 +106,60 @@ mod tests {
         assert!(!refused(Error::AlertReceived(Alert::HandshakeFailure)));
         assert!(!refused(Error::InvalidCertificate(Fault::NotValidYet)), "another certificate sets no clock");
     }
+
+    /// What a client of the CA says of a server with this certificate, after a handshake in memory.
+    fn handshake(ca: &pki::Ca, certificate: Vec<u8>, key: &pki::Key) -> String {
+        let server = pki::tls::server_config(&certificate, key, pki::tls::ClientAuth::None).unwrap();
+        let client = pki::tls::client_config(ca.cert_der(), None).unwrap();
+        let mut server = rustls::ServerConnection::new(std::sync::Arc::new(server)).unwrap();
+        let name = "192.0.2.1".try_into().unwrap();
+        let mut client = rustls::ClientConnection::new(std::sync::Arc::new(client), name).unwrap();
+        for _ in 0..10 {
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).unwrap();
+            server.read_tls(&mut &wire[..]).unwrap();
+            server.process_new_packets().unwrap();
+            wire.clear();
+            server.write_tls(&mut wire).unwrap();
+            client.read_tls(&mut &wire[..]).unwrap();
+            if let Err(error) = client.process_new_packets() {
+                return explain(&std::io::Error::new(std::io::ErrorKind::InvalidData, error));
+            }
+        }
+        "accepted".into()
+    }
+
+    #[test]
+    fn bad_certificates_of_a_cloud_are_told_apart() {
+        let now = unix_now_s();
+        let (ca, other) =
+            (pki::Ca::create("KubeEdge", now).unwrap(), pki::Ca::create("KubeEdge", now).unwrap());
+        let (key, subject) = (pki::Key::generate().unwrap(), pki::Identity::new("KubeEdge", &["KubeEdge"]));
+        let spki = key.public_der();
+        let good = pki::NewCert {
+            serial: &[9],
+            subject: &subject,
+            spki_der: &spki,
+            validity: pki::Validity::days(now, 9),
+            is_ca: false,
+            server: true,
+            client: false,
+            ips: &["192.0.2.1".parse().unwrap()],
+            dns_names: &[],
+        };
+        let day = 86_400;
+        let past = pki::Validity { not_before: now - 2 * day, not_after: now - day };
+        let future = pki::Validity { not_before: now + day, not_after: now + 2 * day };
+        for (ca_of_it, certificate, wanted) in [
+            (&ca, good, "accepted"),
+            (&ca, pki::NewCert { validity: past, ..good }, "has expired by this node's clock"),
+            (&ca, pki::NewCert { validity: future, ..good }, "set the clock, or wait for the time server"),
+            (&ca, pki::NewCert { ips: &["192.0.2.2".parse().unwrap()], ..good }, "--advertise-address"),
+            (&other, good, "not of the CA that this node trusts"),
+            (&ca, pki::NewCert { server: false, client: true, ..good }, "cannot be used"),
+        ] {
+            let told = handshake(&ca, ca_of_it.issue(&certificate).unwrap(), &key);
+            assert!(told.contains(wanted), "{wanted}: {told}");
+        }
+    }
 }

@@ -60,7 +60,7 @@ impl Source {
     pub fn look_every(&self) -> Duration {
         match self {
             Source::Dir(_) => Duration::from_secs(2),
-            Source::Secrets { .. } => Duration::from_secs(15),
+            Source::Secrets { .. } => Duration::from_secs(5),
         }
     }
 

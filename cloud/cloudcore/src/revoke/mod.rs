@@ -251,4 +251,16 @@ mod tests {
         let text = now.check("pi", "x").unwrap_err().to_string();
         assert!(text.contains("(stolen)") && text.contains("cloudcore unrevoke pi"), "{text}");
     }
+
+    #[tokio::test]
+    async fn nobody_is_let_in_before_the_table_was_read() {
+        let nobody = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let revocations = Revocations::new(Api::new(kube::Client::try_from(nobody).unwrap()));
+        revocations.read_first().await;
+        let refusal = revocations.joining("pi", "key", true).unwrap_err();
+        assert_eq!((refusal.status(), refusal.clone()), (503, Refusal::Unknown));
+        assert!(revocations.with(|table| table.check("pi", "key")).is_err());
+        revocations.replace([]);
+        assert_eq!(revocations.joining("pi", "key", false), Ok(Joining::Free));
+    }
 }

@@ -51,7 +51,7 @@ impl Cloud {
         Cloud::start_as(dir, "", Some(kubeconfig.to_owned())).await
     }
 
-    async fn start_as(dir: &Path, config: &str, kubeconfig: Option<std::path::PathBuf>) -> Cloud {
+    pub async fn start_as(dir: &Path, config: &str, kubeconfig: Option<std::path::PathBuf>) -> Cloud {
         let config =
             Config::parse("test.yaml".as_ref(), if config.is_empty() { "{}" } else { config }).unwrap();
         assert_eq!(config.unknown, [], "the test's configuration");
