@@ -291,9 +291,7 @@ impl Delivery {
     /// shows with the next `Desired`.
     fn skip(&mut self, uid: &str) {
         self.unacked.remove(uid);
-        if self.is_in_flight(uid) {
-            self.in_flight = None;
-        }
+        self.in_flight.remove(uid);
     }
 
     /// Ends the wait for this object; it queues again if the node still lacks something of it.

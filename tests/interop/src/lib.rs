@@ -8,6 +8,7 @@
 //! Start at [`run`]; a flow is a [`Flow`] in its module's `FLOWS`.
 
 pub mod adopt;
+pub mod certificates;
 pub mod control_plane;
 pub mod kubernetes;
 pub mod peers;
@@ -24,8 +25,14 @@ pub use control_plane::ControlPlane;
 pub use peers::{Peer, Peers, peers};
 
 /// All flows, module by module.
-const ALL: &[&[Flow]] =
-    &[control_plane::FLOWS, kubernetes::FLOWS, stock_cloud::FLOWS, stock_edge::FLOWS, adopt::FLOWS];
+const ALL: &[&[Flow]] = &[
+    certificates::FLOWS,
+    control_plane::FLOWS,
+    kubernetes::FLOWS,
+    stock_cloud::FLOWS,
+    stock_edge::FLOWS,
+    adopt::FLOWS,
+];
 
 /// One story against one or more peers.
 #[derive(Debug)]

@@ -290,7 +290,7 @@ fn deletes_go_before_the_object_that_took_the_name() {
 #[test]
 fn what_could_not_be_read_is_not_asked_for_again_before_the_cluster_shows_why() {
     let mut delivery = Delivery::default();
-    delivery.handle(0, Input::Connected { nonce: 1 });
+    delivery.handle(0, Input::Connected { nonce: 1, window: 1, inventory: false });
     let first = sent(delivery.handle(0, Input::Desired(vec![target("a", 1), target("b", 1)])));
     assert_eq!(first.uid, "a");
     let second = sent(delivery.handle(1, Input::Skipped { msg_id: first.msg_id.clone() }));
