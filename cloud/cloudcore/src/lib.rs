@@ -34,6 +34,7 @@ mod upstream;
 pub mod admin;
 
 pub use authority::{fuzz_rotation, fuzz_secret};
+pub use join::fuzz_report;
 pub use settings::{Settings, settings};
 pub use start::{Endpoints, Running, StartError, start};
 pub use upstream::request::fuzz_request;

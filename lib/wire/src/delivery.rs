@@ -288,10 +288,14 @@ impl Delivery {
     }
 
     /// Ends the wait for an object that could not be read. Asked for again at once it would be gone again: what the cluster has
-    /// shows with the next `Desired`.
+    /// shows with the next `Desired`, unless that came already while it was being read.
     fn skip(&mut self, uid: &str) {
-        self.unacked.remove(uid);
-        self.in_flight.remove(uid);
+        if self.push_is_current(uid) {
+            self.unacked.remove(uid);
+            self.in_flight.remove(uid);
+        } else {
+            self.settle(uid);
+        }
     }
 
     /// Ends the wait for this object; it queues again if the node still lacks something of it.

@@ -38,6 +38,7 @@ use crate::records::{NodeRecord, RecordError, Records, is_node_name};
 use crate::refusals::RefusalLog;
 use crate::revoke::{Joining, Revocations};
 
+pub use reports::fuzz_report;
 pub use tokens::{TokenError, Tokens};
 
 pub struct Join {

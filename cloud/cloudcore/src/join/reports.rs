@@ -79,9 +79,41 @@ pub fn take(report: &Report<'_>, peer: Option<&str>, body: &[u8]) -> Result<(), 
     Ok(())
 }
 
+/// Path and body of a report, parted by a line's end, for random bytes: total, never a panic.
+pub fn fuzz_report(data: &[u8]) {
+    let split = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
+    let path = String::from_utf8_lossy(&data[..split]);
+    drop(serde_json::from_slice::<Body>(&data[split..]));
+    drop(parse(&path).map(|report| format!("{report:?}")));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn random_and_mutated_reports_never_panic() {
+        let good = b"/task/prepull/name/j/node/edge-1/status\n{\"NodeName\":\"edge-1\",\"Event\":\"Init\",\"Reason\":\"\"}";
+        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed as usize
+        };
+        for _ in 0..5_000 {
+            let mut bytes = good.to_vec();
+            for _ in 0..next() % 6 {
+                let at = next() % bytes.len();
+                match next() % 3 {
+                    0 => bytes[at] = next() as u8,
+                    1 => bytes.truncate(at.max(1)),
+                    _ => bytes.insert(at, next() as u8),
+                }
+            }
+            fuzz_report(&bytes);
+        }
+    }
 
     #[test]
     fn both_paths_and_nothing_else() {

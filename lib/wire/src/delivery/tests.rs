@@ -312,6 +312,18 @@ fn what_could_not_be_read_is_not_asked_for_again_before_the_cluster_shows_why() 
     assert_eq!((again.verb, again.sends), (Verb::Insert, 1));
 }
 
+#[test]
+fn what_could_not_be_read_goes_at_once_if_the_cluster_has_shown_why_meanwhile() {
+    let has = Delivered { resource: "default/pod/a".into(), version: "1".into() };
+    let mut delivery = Delivery::new(BTreeMap::from([("a".to_string(), has)]));
+    delivery.handle(0, Input::Connected { nonce: 1, window: 1, inventory: false });
+    let update = sent(delivery.handle(0, Input::Desired(vec![target("a", 2)])));
+    // Deleted while it was being read.
+    assert!(delivery.handle(1, Input::Desired(Vec::new())).is_empty());
+    let delete = sent(delivery.handle(2, Input::Skipped { msg_id: update.msg_id }));
+    assert_eq!((update.verb, delete.verb, delete.sends), (Verb::Update, Verb::Delete, 1));
+}
+
 fn sent(actions: Vec<Action>) -> Push {
     let mut pushes = actions.into_iter().filter_map(|action| match action {
         Action::Send(push) => Some(push),
