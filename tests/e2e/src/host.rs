@@ -35,6 +35,7 @@ pub const ACK_WAIT: Duration = Duration::from_secs(6);
 pub const POD_RUNS: &str = "pod runs and its page is served on the host port";
 pub const NOTHING_TWICE: &str = "nothing had to be sent to the node twice";
 pub const SENSOR_SPEAKS: &str = "thermometer speaks on the serial line, seen in the cloud";
+const MOVED: &str = "moved to another cloud by join --adopt: the container goes on under the pod's new uid";
 pub const CLOUD_RETURNS: &str = "cloud killed and started again: node Ready, the pod untouched";
 
 /// One node on this machine: containerd in namespaces of its own, edgecore below a folder of its own.
@@ -105,16 +106,39 @@ impl Node {
         name: &str,
     ) -> Result<()> {
         self.cloud = [hub, join].into_iter().chain(tunnel).collect();
+        let mut command = self.join_command(hub, join, token);
+        command.args(["--edgenode-name", name]);
+        command.arg("--remote-runtime-endpoint").arg(self.containerd.endpoint());
+        self.joined(command)?;
+        self.configure(tunnel)
+    }
+
+    /// Moves the node to another cloud, as an operator would: the agent stopped, `join --adopt`, the agent started.
+    fn move_to(&mut self, cloud: &Cloud, token: &str) -> Result<()> {
+        let (hub, join) = (cloud.hub_port(), cloud.join_port());
+        self.edgecore.take().context("edgecore runs")?.stop(Duration::from_secs(10))?;
+        let refused = self.joined(self.join_command(hub, join, token));
+        let said = refused.err().map(|error| error.to_string()).unwrap_or_default();
+        ensure!(said.contains("--adopt"), "without --adopt: {said:?}");
+        let mut command = self.join_command(hub, join, token);
+        command.arg("--adopt");
+        self.joined(command)?;
+        (self.cloud, self.uplink) = (vec![hub, join], None);
+        self.start()
+    }
+
+    fn join_command(&self, hub: u16, join: u16, token: &str) -> Command {
         let mut command = self.edgecore_command();
         command.arg("join").arg("--root").arg(&self.root);
         command.args(["--cloudcore-ipport", &format!("127.0.0.1:{hub}")]);
-        command.args(["--certport", &join.to_string(), "--token", token, "--edgenode-name", name]);
-        command.arg("--remote-runtime-endpoint").arg(self.containerd.endpoint());
+        command.args(["--certport", &join.to_string(), "--token", token]);
+        command
+    }
+
+    fn joined(&self, mut command: Command) -> Result<()> {
         let output = command.output()?;
-        if !output.status.success() {
-            bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        self.configure(tunnel)
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(())
     }
 
     /// What an operator of a plain host would also set: where the node's image archives lie, where the broker listens, and a tunnel's
@@ -331,6 +355,9 @@ fn story(cloud: &mut Cloud, node: &mut Node, kubectl: &Kubectl, steps: &mut Step
         Ok(())
     })?;
     nothing_twice(cloud, excused, Duration::ZERO, steps)?;
+    let mut second = Cloud::new(&node.programs.cloudcore, &node.root.with_file_name("second"), &["127.0.0.1"])?;
+    steps.step(MOVED, || moved(node, kubectl, &mut second))?;
+    let kubectl = &second.kubectl(&node.programs.kubectl);
     steps.step("pod deleted: gone here and there", || {
         kubectl.run(&["delete", "pod", "hello", "--timeout=60s"])?;
         wait_until(SOON, "page gone", || Ok(page(node).is_err().then_some(())))
@@ -350,6 +377,28 @@ fn story(cloud: &mut Cloud, node: &mut Node, kubectl: &Kubectl, steps: &mut Step
         Ok(())
     })?;
     Ok(())
+}
+
+/// Nothing of the first cloud is asked for: the second one has the pod by its name, with a spec and a uid of its own.
+fn moved(node: &mut Node, kubectl: &Kubectl, second: &mut Cloud) -> Result<()> {
+    let before = running(kubectl, node)?.context("the pod runs")?;
+    let uid = |kubectl: &Kubectl| -> Result<String> {
+        let pod = kubectl.json(&["get", "pod", "hello"])?;
+        Ok(pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned())
+    };
+    let old = uid(kubectl)?;
+    second.start()?;
+    let kubectl = second.kubectl(&node.programs.kubectl);
+    kubectl.apply(&node.programs.samples.join("pod.yaml"))?;
+    node.move_to(second, &second.token(&[])?)?;
+    wait_for(READY, "node Ready", || Ok(kubectl.node_is_ready(NODE)?.then_some(())))?;
+    let now = wait_for(READY, "pod hello running", || running(&kubectl, node))?;
+    ensure!(now == before, "the container was restarted: before {before:?}, now {now:?}");
+    let new = uid(&kubectl)?;
+    ensure!(!new.is_empty() && new != old, "uid before {old}, now {new}");
+    wait_for(SOON, "the log under the new uid", || {
+        Ok(kubectl.run(&["logs", "hello"])?.contains("listening").then_some(()))
+    })
 }
 
 /// A node that has joined and runs the sample pod.

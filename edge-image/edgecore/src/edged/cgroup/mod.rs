@@ -11,7 +11,7 @@ mod names;
 mod systemd;
 #[cfg(test)]
 mod tests;
-mod tree;
+pub(super) mod tree;
 pub mod values;
 
 use std::{

@@ -20,7 +20,9 @@ use crate::{
     config::Config,
     contract::{RuntimeStatus, testing::Bench},
     edged::{
-        Settings, cri::Cri, logs::Rotation, policy::NodePolicy, pressure::settings::PressureSettings,
+        Settings,
+        cgroup::{CgroupConfig, tree},
+        cri::Cri, logs::Rotation, policy::NodePolicy, pressure::settings::PressureSettings,
         run_with,
     },
 };
@@ -71,8 +73,42 @@ pub(super) struct Node {
     agent: Option<Agent>,
     pub(super) bench: Bench,
     pub(super) settings: Settings,
-    // Dropped last: its folder holds what the agent writes.
+    // Dropped after the agent: its folder holds what the agent writes.
     pub(super) containerd: Containerd,
+    // Dropped last: groups are removed when nothing is in them.
+    _groups: Groups,
+}
+
+/// The control groups of a test's pods.
+struct Groups(PathBuf);
+
+impl Groups {
+    const ALL: &str = "kinglet-test";
+
+    /// Of the node in `dir`. What tests left behind that were killed goes too: their folders are gone.
+    fn of(dir: &Path) -> Groups {
+        static SWEPT: std::sync::Once = std::sync::Once::new();
+        SWEPT.call_once(|| {
+            let all = fs::read_dir(CgroupConfig::default().mount.join("memory").join(Groups::ALL));
+            for entry in all.into_iter().flatten().flatten() {
+                let name = entry.file_name();
+                if !dir.with_file_name(&name).exists() && entry.path().is_dir() {
+                    tree::remove(&CgroupConfig::default().mount, &Path::new(Groups::ALL).join(name));
+                }
+            }
+        });
+        Groups(Path::new(Groups::ALL).join(dir.file_name().unwrap()))
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        // The kernel ends the processes of the runtime's namespace a moment after the runtime.
+        let until = Instant::now() + Duration::from_secs(10);
+        while !tree::remove(&CgroupConfig::default().mount, &self.0) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 /// The agent on a thread of its own, as it is a process of its own.
@@ -93,7 +129,8 @@ impl Node {
         fs::write(dir.join("resolv.conf"), "nameserver 10.77.0.53\nsearch example.test\n").unwrap();
         let mut settings = settings(&dir, &containerd.endpoint(), archives());
         change(&mut settings);
-        let mut node = Node { agent: None, bench: Bench::new(), settings, containerd };
+        let _groups = Groups::of(&dir);
+        let mut node = Node { agent: None, bench: Bench::new(), settings, containerd, _groups };
         node.start_agent();
         node
     }
@@ -228,7 +265,7 @@ pub(super) fn settings(dir: &Path, endpoint: &str, archives: &Path) -> Settings 
 /// Below a group of the test's own, for tests of one machine run side by side.
 fn policy(dir: &Path) -> NodePolicy {
     let mut policy = NodePolicy::new(&Config::default());
-    policy.cgroups.root = format!("/kinglet-test/{}", dir.file_name().unwrap().to_str().unwrap());
+    policy.cgroups.root = format!("/{}/{}", Groups::ALL, dir.file_name().unwrap().to_str().unwrap());
     policy.static_pods = dir.join("manifests");
     policy
 }
