@@ -355,7 +355,8 @@ fn story(cloud: &mut Cloud, node: &mut Node, kubectl: &Kubectl, steps: &mut Step
         Ok(())
     })?;
     nothing_twice(cloud, excused, Duration::ZERO, steps)?;
-    let mut second = Cloud::new(&node.programs.cloudcore, &node.root.with_file_name("second"), &["127.0.0.1"])?;
+    let mut second =
+        Cloud::new(&node.programs.cloudcore, &node.root.with_file_name("second"), &["127.0.0.1"])?;
     steps.step(MOVED, || moved(node, kubectl, &mut second))?;
     let kubectl = &second.kubectl(&node.programs.kubectl);
     steps.step("pod deleted: gone here and there", || {

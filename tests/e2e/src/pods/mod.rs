@@ -40,6 +40,9 @@ const READY: Duration = Duration::from_secs(60);
 /// Of the node's state, logs and volumes: small enough to be filled.
 const DISK_MB: u32 = 192;
 
+/// Of all pods together.
+const PODS_MEMORY_MB: u64 = 640;
+
 /// What became of the table.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -56,11 +59,17 @@ pub fn run(programs: &Programs, dir: &Path, table: &Path, filter: &str) -> Resul
     let mut cloud = Cloud::new(&programs.cloudcore, &dir.join("cloud"), &["127.0.0.1"])?;
     cloud.start()?;
     let kubectl = cloud.kubectl(&programs.kubectl);
+    // Another agent on this machine has its own idea of what all its pods may have. Declared before the node: it goes after it.
+    let groups = Groups(format!("kinglet-rows-{}", std::process::id()));
     let mut node = Node::new(programs, dir)?;
     small_disk(node.root(), DISK_MB)?;
     node.join(&cloud, &cloud.token(&[])?, NODE)?;
     // A disk that has room again is believed sooner than after a kubelet's five minutes.
     node.add_key("tailoredKubeletConfig", "evictionPressureTransitionPeriod: 10s")?;
+    // Little memory for pods, so that a row can fill it and this machine is not short of any.
+    let reserved = memory_mb()?.saturating_sub(PODS_MEMORY_MB);
+    node.add_key("tailoredKubeletConfig", &format!("systemReserved: {{memory: {reserved}Mi}}"))?;
+    node.add_key("tailoredKubeletConfig", &format!("cgroupRoot: /{}", groups.0))?;
     node.start()?;
     let ready = wait_for(READY, "node Ready", || Ok(kubectl.node_is_ready(NODE)?.then_some(())));
     ready.with_context(|| format!("edgecore's log:\n{}", tail(&node.log(), 15)))?;
@@ -104,4 +113,33 @@ pub fn run(programs: &Programs, dir: &Path, table: &Path, filter: &str) -> Resul
         println!("edgecore's log:\n{}", tail(&node.log(), 25));
     }
     Ok(outcome)
+}
+
+/// Of this machine.
+fn memory_mb() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let total = total.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    Ok(total.context("/proc/meminfo has no MemTotal")? / 1024)
+}
+
+/// Control groups of the table's pods, below a group of their own.
+struct Groups(String);
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        fn remove(folder: &Path) {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    remove(&entry.path());
+                }
+            }
+            // Not empty: a process of the node still ends.
+            let _ = std::fs::remove_dir(folder);
+        }
+        remove(&Path::new("/sys/fs/cgroup").join(&self.0));
+        for tree in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            remove(&tree.path().join(&self.0));
+        }
+    }
 }

@@ -129,7 +129,11 @@ impl<'a> Runner<'a> {
                 ensure!(text.contains(has.as_str()), "it holds {text:?}");
                 Ok(Some(()))
             }),
-            Step::Remove { path } => std::fs::remove_file(path).with_context(|| format!("remove {path}")),
+            Step::Remove { path } => {
+                let is_dir = Path::new(path).is_dir();
+                let gone = if is_dir { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+                gone.with_context(|| format!("remove {path}"))
+            }
             Step::Http { at, has } => self.http(at, has),
             Step::Restart(what) => self.restart(what),
             Step::Remember(key) => {

@@ -13,7 +13,10 @@ use super::{
 use crate::edged::{
     limits::USAGE_FILES_MAX,
     pod::Pod,
-    stats::{cgroup::Cgroups, disk, node},
+    stats::{
+        cgroup::{Cgroups, Usage},
+        disk, node,
+    },
 };
 
 /// A pod that runs, and where what it uses is found.
@@ -30,10 +33,12 @@ pub struct Place {
 }
 
 /// `images`: a folder on the file system that holds images and layers.
-pub fn readings(kubelet_dir: &Path, images: Option<&Path>) -> Readings {
+pub fn readings(kubelet_dir: &Path, images: Option<&Path>, cgroups: &Cgroups) -> Readings {
     let mut readings = Readings::new();
     if let Some(memory) = node::Memory::read() {
-        readings.insert(Signal::Memory, Level { available: memory.available(), capacity: memory.total });
+        let machine = Level { available: memory.available(), capacity: memory.total };
+        let pods = cgroups.all_pods().and_then(|(_, usage)| memory_of_pods(&usage));
+        readings.insert(Signal::Memory, less_of(machine, pods));
     }
     let mut add = |disk: disk::FileSystem, bytes: Signal, inodes: Signal| {
         readings.insert(bytes, Level { available: disk.available, capacity: disk.capacity });
@@ -54,6 +59,17 @@ pub fn readings(kubelet_dir: &Path, images: Option<&Path>) -> Readings {
         readings.insert(Signal::Pids, Level { available: max.saturating_sub(used), capacity: max });
     }
     readings
+}
+
+/// What is left of the memory that all pods may have together (`enforceNodeAllocatable`): the kernel would end any of their
+/// processes before the machine is short of memory. A kubelet's signal `allocatableMemory.available`.
+fn memory_of_pods(usage: &Usage) -> Option<Level> {
+    let (limit, used) = (usage.memory_limit?, usage.working_set?);
+    Some(Level { available: limit.saturating_sub(used), capacity: limit })
+}
+
+fn less_of(machine: Level, pods: Option<Level>) -> Level {
+    pods.filter(|pods| pods.available < machine.available).unwrap_or(machine)
 }
 
 /// What each emptyDir of a pod holds.

@@ -60,8 +60,8 @@ pub fn places(manager: &Manager, executor: &Executor) -> Vec<Place> {
 
 async fn readings(executor: &Executor) -> Readings {
     let kubelet_dir = executor.settings.kubelet_dir.clone();
-    let images: Option<PathBuf> = executor.images.root_dir().await;
-    rt::blocking(move || usage::readings(&kubelet_dir, images.as_deref())).await
+    let (images, groups): (Option<PathBuf>, _) = (executor.images.root_dir().await, groups(executor));
+    rt::blocking(move || usage::readings(&kubelet_dir, images.as_deref(), &groups)).await
 }
 
 /// A look at the node, and at the disk of pods that limit themselves.

@@ -22,7 +22,10 @@ use crate::{
     edged::{
         Settings,
         cgroup::{CgroupConfig, tree},
-        cri::Cri, logs::Rotation, policy::NodePolicy, pressure::settings::PressureSettings,
+        cri::Cri,
+        logs::Rotation,
+        policy::NodePolicy,
+        pressure::settings::PressureSettings,
         run_with,
     },
 };
