@@ -259,6 +259,8 @@ pub struct Handles {
     pub devices: watch::Sender<DeviceCounts>,
     /// As many as `nodeStatusMaxImages` lets be shown. Written by `edged` only.
     pub images: watch::Sender<Vec<NodeImage>>,
+    /// The cloud has the Node. Written by `node` only; read with `subscribe`.
+    pub registered: watch::Sender<bool>,
     pub node_name: Arc<str>,
     pub meta: Arc<dyn Meta>,
     pub uplink: Arc<dyn Uplink>,

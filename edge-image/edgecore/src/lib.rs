@@ -37,6 +37,9 @@ pub mod tasks;
 pub mod tunnel;
 pub mod twin;
 
+#[cfg(test)]
+mod stock_cloud;
+
 use std::{convert::Infallible, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use rt::{Drain, Policy, RestartPolicy, Supervisor};
@@ -119,6 +122,7 @@ async fn run_configured(
         statuses: PodStatuses::default(),
         node_name: node_name.as_str().into(),
         runtime,
+        registered: watch::Sender::default(),
         devices: watch::Sender::default(),
         images: watch::Sender::default(),
         meta: Arc::new(Front::new(memory.meta.clone(), uplink.clone())),
@@ -135,11 +139,20 @@ async fn run_configured(
     if cfg.modules.edge_hub.enable {
         let kubelet: Arc<dyn KubeletApi> = Arc::new(kubelet_api.clone());
         if let Some(settings) = tunnel::Settings::new(cfg) {
-            let (handle, kubelet) = (hub_handle.clone(), kubelet.clone());
+            let (handle, kubelet, registered) =
+                (hub_handle.clone(), kubelet.clone(), handles.registered.clone());
             supervisor.spawn("tunnel", restart(), move |drain| {
                 let (carries_streams, certificates) = (handle.carries_streams(), handle.certificates());
                 let (settings, kubelet) = (settings.clone(), kubelet.clone());
-                done(tunnel::run_with_certificates(settings, kubelet, carries_streams, certificates, drain))
+                let registered = registered.subscribe();
+                done(tunnel::run_with_certificates(
+                    settings,
+                    kubelet,
+                    carries_streams,
+                    registered,
+                    certificates,
+                    drain,
+                ))
             });
         }
         let puller =

@@ -32,6 +32,9 @@ pub const LINK_CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
 /// Wait between two attempts to open KubeEdge's tunnel, as a stock node waits.
 pub const TUNNEL_REDIAL_TIME: Duration = Duration::from_secs(2);
 
+/// How long a new tunnel may stay without a sign of life; afterwards `edgeStream.readDeadline` counts.
+pub const TUNNEL_FIRST_SIGN_TIME: Duration = Duration::from_secs(150);
+
 /// The longest wait before a tunnel is dialled again: a cloud without CloudStream refuses for ever.
 pub const TUNNEL_REDIAL_TIME_MAX: Duration = Duration::from_secs(60);
 /// First delay before a lost link is dialled again; doubles up to [`RECONNECT_DELAY_MAX`], and the wait is drawn evenly

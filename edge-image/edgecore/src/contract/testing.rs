@@ -319,6 +319,7 @@ impl Bench {
         let conditions = Arc::new(FakeConditions::default());
         let handles = Handles {
             statuses: PodStatuses::default(),
+            registered: watch::Sender::default(),
             node_name: "edge-1".into(),
             runtime: watch::Sender::default(),
             devices: watch::Sender::default(),

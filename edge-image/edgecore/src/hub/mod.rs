@@ -13,7 +13,7 @@ mod handle;
 mod pump;
 pub(crate) mod rotate;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{sync::Arc, time::Duration};
 

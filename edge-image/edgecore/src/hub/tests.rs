@@ -1,6 +1,6 @@
 //! The hub against a scripted cloud on a real socket.
 
-mod cloud;
+pub(crate) mod cloud;
 mod lane;
 mod streams;
 

@@ -22,10 +22,29 @@ impl Front {
     }
 
     /// The hub stores the cloud's answer before it hands it out, so that the object is in the store when there is one.
+    ///
+    /// Of several questions for one object that a stock cloud has at a time it answers the last one only: its queue of what must be
+    /// acknowledged holds one message per object (KubeEdge `message_dispatcher.go`, enqueueAckMessage). So whoever waits also looks
+    /// into the store.
     async fn query(&self, resource: &Resource) -> Result<Object, MetaError> {
         let now_ms = jiff::Timestamp::now().as_millisecond();
         let query = Message::new(now_ms, source::EDGED, "meta", Operation::QUERY, &resource.to_string());
-        let answer = self.uplink.request(query, FETCH_TIMEOUT).await.map_err(|error| match error {
+        let mut changes = self.store.changes();
+        if let Some(object) = self.store.get(resource) {
+            return Ok(object);
+        }
+        let mut request = self.uplink.request(query, FETCH_TIMEOUT);
+        let answer = loop {
+            tokio::select! {
+                answer = &mut request => break answer,
+                Ok(()) = changes.changed() => {
+                    if let Some(object) = self.store.get(resource) {
+                        return Ok(object);
+                    }
+                }
+            }
+        };
+        let answer = answer.map_err(|error| match error {
             UplinkError::Disconnected(_) => MetaError::Offline(resource.clone()),
             UplinkError::Timeout(_) => MetaError::Peer(error.to_string()),
         })?;

@@ -146,6 +146,7 @@ impl Agent {
             self.status.link_lost();
             self.lease.forget();
             self.labels = None;
+            self.handles.registered.send_replace(false);
         }
     }
 
@@ -160,6 +161,9 @@ impl Agent {
         let outcome = async {
             if self.cfg.register && !self.status.is_registered() {
                 self.register(facts).await?;
+            }
+            if !self.cfg.register {
+                self.handles.registered.send_if_modified(|registered| !std::mem::replace(registered, true));
             }
             if self.lease.is_due(Instant::now(), self.cfg.lease_seconds) {
                 self.renew_lease().await?;
@@ -191,6 +195,7 @@ impl Agent {
             Err(error) => return Err(NodeError::Refused { what: "to register", error }),
         }
         self.status.registered();
+        self.handles.registered.send_replace(true);
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 //! driver `streams::Tunnel`; here are the dial, and who answers. A stock node asks its own kubelet's port; here the kubelet API is
 //! asked directly.
 //!
-//! Invariants: dialled only while the link is up without streams; a connection ends with the tunnel. Unlike a stock node, this one
+//! Invariants: dialled only while the link is up without streams and the Node is there; a connection ends with the tunnel. Unlike a stock node, this one
 //! checks whose certificate the cloud has.
 //!
 //! Start at [`run`].
@@ -35,7 +35,7 @@ use crate::{
     config::Config,
     contract::KubeletApi,
     credentials::Credentials,
-    limits::{LINK_CLOSE_TIME_MAX, TUNNEL_REDIAL_TIME, TUNNEL_REDIAL_TIME_MAX},
+    limits::{LINK_CLOSE_TIME_MAX, TUNNEL_FIRST_SIGN_TIME, TUNNEL_REDIAL_TIME, TUNNEL_REDIAL_TIME_MAX},
 };
 
 #[derive(Clone, Debug)]
@@ -72,12 +72,14 @@ pub async fn run_with_certificates(
     settings: Settings,
     kubelet: Arc<dyn KubeletApi>,
     carries_streams: watch::Receiver<Option<bool>>,
+    registered: watch::Receiver<bool>,
     mut certificates: watch::Receiver<u64>,
     drain: Drain,
 ) {
     loop {
         let round = drain.child();
-        let tunnel = run(settings.clone(), kubelet.clone(), carries_streams.clone(), round.clone());
+        let (carries, registered) = (carries_streams.clone(), registered.clone());
+        let tunnel = run(settings.clone(), kubelet.clone(), carries, registered, round.clone());
         tokio::pin!(tunnel);
         tokio::select! {
             () = &mut tunnel => return,
@@ -92,6 +94,7 @@ pub async fn run(
     settings: Settings,
     kubelet: Arc<dyn KubeletApi>,
     mut carries_streams: watch::Receiver<Option<bool>>,
+    mut registered: watch::Receiver<bool>,
     drain: Drain,
 ) {
     let mut last = String::new();
@@ -99,6 +102,8 @@ pub async fn run(
     loop {
         let wanted = carries_streams.wait_for(|carries| *carries == Some(false));
         let Some(Ok(_)) = drain.or(wanted).await else { return };
+        // A cloud writes the tunnel's port into the Node before it serves the tunnel, and tries again only every 20 s.
+        let Some(Ok(_)) = drain.or(registered.wait_for(|registered| *registered)).await else { return };
         let Some(dialled) = drain.or(dial::dial(&settings)).await else { return };
         let why = match dialled {
             Ok(tunnel) => {
@@ -140,6 +145,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         silence_max: Duration,
         drain: &Drain,
     ) -> Option<String> {
+        // Before it serves a tunnel a stock cloud may try for two minutes to write the Node (`updateNodeKubeletEndpoint`). A second
+        // dial meanwhile would take the first one's place, and lose it when the first one is found closed.
+        let (usual, mut silence_max) = (silence_max, silence_max.max(TUNNEL_FIRST_SIGN_TIME));
         let mut heard = Instant::now();
         let mut beat_at = heard;
         loop {
@@ -147,7 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 () = drain.wait() => break,
                 Ok(_) = carries_streams.wait_for(|carries| *carries == Some(true)) => break,
                 event = self.tunnel.next() => {
-                    heard = Instant::now();
+                    (heard, silence_max) = (Instant::now(), usual);
                     match event {
                         Ok(TunnelEvent::Connect { id, kind, data }) => self.connect(id, kind, &data),
                         Ok(TunnelEvent::Request { .. } | TunnelEvent::Heard) => {}

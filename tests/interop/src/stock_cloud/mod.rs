@@ -47,7 +47,10 @@ fn edge_at_stock_cloud(bench: &Bench, steps: &mut Steps) -> Result<()> {
         bail!("this flow {why}");
     }
     let peers = bench.peers()?;
-    let (plane, _) = steps.step("a control plane starts", || ControlPlane::start(peers, &bench.dir, &[]))?;
+    // Nobody resolves the node's name here.
+    let by_address = ["--kubelet-preferred-address-types=InternalIP"];
+    let (plane, _) =
+        steps.step("a control plane starts", || ControlPlane::start(peers, &bench.dir, &by_address))?;
     let kubectl = plane.kubectl();
     let mut cloud = StockCloud::new(peers, &plane, &bench.dir)?;
     steps.step(&format!("KubeEdge cloudcore {} starts", cloud.version), || cloud.start())?;

@@ -65,6 +65,7 @@ kind: Pod
 metadata: { name: lacks }
 spec:
   nodeName: NODE
+  terminationGracePeriodSeconds: 1
   containers:
     - { name: main, image: "docker.io/kinglet/busybox:1", command: [sleep, "1000"], envFrom: [{ configMapRef: { name: later } }] }
 "#;

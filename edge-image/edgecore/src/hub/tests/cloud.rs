@@ -42,11 +42,42 @@ pub struct Cloud {
     pub headers: Arc<Mutex<Vec<(String, String)>>>,
 }
 
+fn roots(ca: &Ca) -> Vec<rustls::pki_types::TrustAnchor<'static>> {
+    let mut store = rustls::RootCertStore::empty();
+    store.add(ca.cert_der().to_vec().into()).unwrap();
+    store.roots
+}
+
 pub struct Session(pub WebSocketStream<TlsStream<TcpStream>>);
 
 impl Cloud {
     pub async fn new() -> Cloud {
         Cloud::with_receive_buffer(None).await
+    }
+
+    /// Speaks TLS 1.2 with the suite of a stock cloud, and nothing else.
+    pub async fn with_tls_1_2() -> Cloud {
+        let mut cloud = Cloud::new().await;
+        let key = Key::generate().unwrap();
+        let cert = cloud.ca.issue_server(&key, &Names::new(["127.0.0.1"]), unix_now_s()).unwrap();
+        let mut config =
+            pki::tls::server_config(&cert, &key, ClientAuth::Required(cloud.ca.cert_der())).unwrap();
+        let mut provider = (*pki::tls::provider()).clone();
+        provider.cipher_suites =
+            vec![rustls::crypto::ring::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256];
+        let old = rustls::ServerConfig::builder_with_provider(std::sync::Arc::new(provider))
+            .with_protocol_versions(&[&rustls::version::TLS12])
+            .unwrap();
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+            std::sync::Arc::new(rustls::RootCertStore { roots: roots(&cloud.ca) }),
+            pki::tls::provider(),
+        )
+        .build()
+        .unwrap();
+        let resolver = config.cert_resolver.clone();
+        config = old.with_client_cert_verifier(verifier).with_cert_resolver(resolver);
+        cloud.acceptor = TlsAcceptor::from(Arc::new(config));
+        cloud
     }
 
     /// `receive_len`: how many bytes the network holds for a cloud that does not read.
