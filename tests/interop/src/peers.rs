@@ -9,8 +9,14 @@ pub enum Peer {
     ControllerManager,
     Etcd,
     Kubectl,
-    /// KubeEdge's.
+    /// KubeEdge's, v1.23.
     Cloudcore,
+    /// KubeEdge's, v1.22.
+    Cloudcore122,
+    /// KubeEdge's, v1.21.
+    Cloudcore121,
+    /// KubeEdge's, v1.20.
+    Cloudcore120,
     /// KubeEdge's, v1.23.
     Edgecore,
     /// KubeEdge's, v1.22.
@@ -26,6 +32,9 @@ impl Peer {
             Peer::Etcd => "etcd",
             Peer::Kubectl => "kubectl",
             Peer::Cloudcore => "cloudcore",
+            Peer::Cloudcore122 => "cloudcore-1.22",
+            Peer::Cloudcore121 => "cloudcore-1.21",
+            Peer::Cloudcore120 => "cloudcore-1.20",
             Peer::Edgecore => "edgecore",
             Peer::Edgecore122 => "edgecore-1.22",
             Peer::K3s => "k3s",
@@ -34,7 +43,15 @@ impl Peer {
 
     /// Where it is looked for after the peers' folder. KubeEdge's programs have the names of ours, so they are not.
     fn is_on_the_system(self) -> bool {
-        !matches!(self, Peer::Cloudcore | Peer::Edgecore | Peer::Edgecore122)
+        !matches!(
+            self,
+            Peer::Cloudcore
+                | Peer::Cloudcore122
+                | Peer::Cloudcore121
+                | Peer::Cloudcore120
+                | Peer::Edgecore
+                | Peer::Edgecore122
+        )
     }
 }
 

@@ -147,7 +147,8 @@ fn fill(cfg: &mut Config, options: &Options, node: &str, server: &str, pem: &Pat
         *file = pem.to_owned();
     }
     if let Some((host, _)) = split_address(&options.cloud) {
-        cfg.modules.edge_stream.enable = true;
+        // Our own cloud tells its identity, and has the streams on the link.
+        cfg.modules.edge_stream.enable = enrolled.cloud_id.is_empty();
         cfg.modules.edge_stream.server = format!("{host}:{TUNNEL_PORT}");
     }
     let edged = &mut cfg.modules.edged;

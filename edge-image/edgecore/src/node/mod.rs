@@ -29,6 +29,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// A stock cloud does not answer an update of labels that met a conflict (KubeEdge `upstream.go`, updateNode). The lease must
 /// not wait for that.
 const LABELS_TIMEOUT: Duration = Duration::from_secs(3);
+/// After a refusal: a lease that is overdue would else be asked for ten times a second.
+const RETRY_TIME: Duration = Duration::from_secs(2);
 
 /// What the module takes from the configuration.
 #[derive(Clone, Debug)]
@@ -87,6 +89,7 @@ pub async fn run(
         lease: lease::Lease::new(&handles.node_name),
         labels: None,
         reimaged: reimaged::Watch::load(&*handles.meta),
+        failed: false,
         handles,
         cfg,
     };
@@ -134,6 +137,8 @@ struct Agent {
     /// Labels and annotations that a Node which was there already still has to take.
     labels: Option<Value>,
     reimaged: reimaged::Watch,
+    /// The last round.
+    failed: bool,
 }
 
 impl Agent {
@@ -152,7 +157,8 @@ impl Agent {
 
     /// Until the lease or the status is due.
     fn pause(&self) -> Duration {
-        self.cfg.update_every.min(self.lease.pause(Instant::now(), self.cfg.lease_seconds))
+        let pause = self.cfg.update_every.min(self.lease.pause(Instant::now(), self.cfg.lease_seconds));
+        if self.failed { pause.max(RETRY_TIME) } else { pause }
     }
 
     async fn round(&mut self, facts: &Facts, runtime: &RuntimeStatus, raised: &[Condition], has: &Has) {
@@ -173,7 +179,9 @@ impl Agent {
             }
             self.send_labels().await
         };
-        if let Err(error) = outcome.await {
+        let outcome = outcome.await;
+        self.failed = outcome.is_err();
+        if let Err(error) = outcome {
             tracing::warn!(target: "node", "{error}");
         }
     }

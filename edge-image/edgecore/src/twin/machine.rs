@@ -373,6 +373,11 @@ impl Machine {
             device.dirty_since_ms = None;
             actions.push(persist(id, &device.record));
         }
+        let has_wish = device.record.twins.values().any(|twin| twin.expected.is_some());
+        if first && has_wish {
+            // The first report of a property is lost by KubeEdge's v1.23 cloud, one that says only what is desired too.
+            device.repeat_at_ms = Some(now_ms + TWIN_REPEAT_MS);
+        }
         let healed = device.fault.take().is_some();
         if healed {
             // What the device really is, its mapper says next.

@@ -15,7 +15,7 @@ use e2e::{
 use serde_json::json;
 
 use super::crds;
-use crate::{ControlPlane, Peer, Peers, ports};
+use crate::{ControlPlane, ports};
 
 const START_TIME_MAX: Duration = Duration::from_secs(60);
 /// cloudcore takes the first port above this that is not in its record. The record is made so that it takes a free one.
@@ -28,6 +28,8 @@ pub struct StockCloud {
     pub hub: u16,
     pub join: u16,
     pub tunnel: u16,
+    /// Where the API server reaches nodes.
+    pub stream: u16,
     /// As it tells it.
     pub version: String,
     /// 23 of v1.23.1.
@@ -36,8 +38,8 @@ pub struct StockCloud {
 }
 
 impl StockCloud {
-    pub fn new(peers: &Peers, plane: &ControlPlane, dir: &Path) -> Result<StockCloud> {
-        let program = peers.get(Peer::Cloudcore)?;
+    pub fn new(program: &Path, plane: &ControlPlane, dir: &Path) -> Result<StockCloud> {
+        let program = program.to_owned();
         let dir = dir.join("kubeedge");
         std::fs::create_dir_all(&dir)?;
         let kubectl = plane.kubectl();
@@ -92,7 +94,7 @@ impl StockCloud {
         let minor = version.split('.').nth(1).and_then(|minor| minor.parse().ok());
         let minor = minor.with_context(|| format!("cloudcore's version is {version}"))?;
         crds::apply(&kubectl, &dir, minor)?;
-        Ok(StockCloud { program, dir, hub, join, tunnel, version, minor, running: None })
+        Ok(StockCloud { program, dir, hub, join, tunnel, stream, version, minor, running: None })
     }
 
     pub fn start(&mut self) -> Result<()> {

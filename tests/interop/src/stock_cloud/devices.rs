@@ -111,7 +111,11 @@ fn heard(story: &Story<'_>, topic: &str, seconds: u32) -> Result<String> {
 fn listen(story: &Story<'_>, topic: &str) -> Result<Process> {
     let port = story.node.broker_port().to_string();
     let mut command = Command::new("nsenter");
-    command.arg(format!("--net=/proc/{}/ns/net", story.node.containerd.inside()?)).arg("mosquitto_sub");
+    command.arg(format!("--net=/proc/{}/ns/net", story.node.containerd.inside()?)).args([
+        "stdbuf",
+        "-oL",
+        "mosquitto_sub",
+    ]);
     command.args(["-d", "-p", &port, "-q", "1", "-t", topic]);
     let log = story.dir.join("mapper.log");
     let _ = std::fs::remove_file(&log);

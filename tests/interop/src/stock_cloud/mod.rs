@@ -1,7 +1,7 @@
 //! Our edgecore at an unmodified KubeEdge cloudcore on a real kube-apiserver: join, pods, streams, devices, tasks, restarts, and a
 //! device that was imaged anew.
 //!
-//! Which version ran is in the first step's name; KINGLET_PEERS may name a folder with another one (v1.20 and newer).
+//! The same story for each version of KubeEdge that is among the peers.
 //! The doubles that `cargo test` runs are in `edgecore/src/stock_cloud`; docs/interop.md has the results.
 
 pub mod cloudcore;
@@ -25,10 +25,22 @@ use serde_json::Value;
 use crate::{Bench, ControlPlane, Flow, Peer};
 use cloudcore::StockCloud;
 
-const NEEDS: &[Peer] = &[Peer::Etcd, Peer::Apiserver, Peer::ControllerManager, Peer::Cloudcore];
+macro_rules! flow {
+    ($name:literal, $peer:expr) => {
+        Flow {
+            name: $name,
+            needs: &[Peer::Etcd, Peer::Apiserver, Peer::ControllerManager, $peer],
+            run: |bench, steps| edge_at_stock_cloud(bench, steps, $peer),
+        }
+    };
+}
 
-pub const FLOWS: &[Flow] =
-    &[Flow { name: "our edgecore at a KubeEdge cloudcore", needs: NEEDS, run: edge_at_stock_cloud }];
+pub const FLOWS: &[Flow] = &[
+    flow!("our edgecore at a KubeEdge cloudcore", Peer::Cloudcore),
+    flow!("our edgecore at a KubeEdge cloudcore of v1.22", Peer::Cloudcore122),
+    flow!("our edgecore at a KubeEdge cloudcore of v1.21", Peer::Cloudcore121),
+    flow!("our edgecore at a KubeEdge cloudcore of v1.20", Peer::Cloudcore120),
+];
 
 const READY: Duration = Duration::from_secs(90);
 const SOON: Duration = Duration::from_secs(40);
@@ -42,7 +54,7 @@ pub(crate) struct Story<'a> {
     dir: &'a Path,
 }
 
-fn edge_at_stock_cloud(bench: &Bench, steps: &mut Steps) -> Result<()> {
+fn edge_at_stock_cloud(bench: &Bench, steps: &mut Steps, peer: Peer) -> Result<()> {
     if let Some(why) = e2e::containerd::missing() {
         bail!("this flow {why}");
     }
@@ -52,7 +64,7 @@ fn edge_at_stock_cloud(bench: &Bench, steps: &mut Steps) -> Result<()> {
     let (plane, _) =
         steps.step("a control plane starts", || ControlPlane::start(peers, &bench.dir, &by_address))?;
     let kubectl = plane.kubectl();
-    let mut cloud = StockCloud::new(peers, &plane, &bench.dir)?;
+    let mut cloud = StockCloud::new(&peers.get(peer)?, &plane, &bench.dir)?;
     steps.step(&format!("KubeEdge cloudcore {} starts", cloud.version), || cloud.start())?;
     let node = Node::new(&bench.programs, &bench.dir)?;
     let mut story = Story { plane, cloud, node, kubectl, dir: &bench.dir };
