@@ -108,9 +108,11 @@ async fn frames_that_are_no_messages_cost_nothing() {
 #[tokio::test]
 async fn seeds_of_changes_and_cuts_end_with_what_the_cloud_has() {
     let one = std::env::var("STOCK_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
-    let seeds = one.map_or(0..12, |seed| seed..seed + 1);
-    for seed in seeds {
-        model::run(seed).await;
+    let seeds = one.map_or(0..8, |seed| seed..seed + 1);
+    // Side by side: most of the time goes into waiting before a link is dialled again.
+    let runs: Vec<_> = seeds.map(|seed| tokio::spawn(model::run(seed))).collect();
+    for run in runs {
+        run.await.unwrap();
     }
 }
 

@@ -16,6 +16,8 @@ use crate::{
 
 const STEPS: u32 = 60;
 const NAMES: u64 = 4;
+/// Each costs a wait, and the next a longer one.
+const CUTS: u32 = 2;
 
 struct Random(u64);
 
@@ -91,7 +93,7 @@ pub async fn run(seed: u64) {
             model.syncs.insert(uid.clone(), (name.clone(), 0));
         }
         let cut = random.next(8);
-        if cut == 0 && cuts < 4 {
+        if cut == 0 && cuts < CUTS {
             // Lost before it was sent.
             session = relink(&cloud, session).await;
             cuts += 1;
@@ -102,7 +104,7 @@ pub async fn run(seed: u64) {
         for _ in 0..copies {
             session.send(&push).await;
         }
-        if cut == 1 && cuts < 4 {
+        if cut == 1 && cuts < CUTS {
             // Sent, and the acknowledgement lost.
             session = relink(&cloud, session).await;
             cuts += 1;
