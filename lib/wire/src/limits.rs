@@ -26,6 +26,9 @@ pub const OUTBOX_KEYS_MAX: usize = 1024;
 /// Reports sent and not answered at one time; the others wait their turn.
 pub const REPORTS_IN_FLIGHT_MAX: usize = 16;
 
+/// How long a report waits for the answer to an older one of its key, in milliseconds; a cloud that drops a message never answers it.
+pub const REPORT_BEHIND_MS: u64 = 5_000;
+
 /// How long a report waits for its answer before it is sent again, in milliseconds (KubeEdge: about 60 s of idle).
 pub const REPORT_RESEND_MS: u64 = 30_000;
 

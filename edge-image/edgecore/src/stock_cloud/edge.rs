@@ -105,6 +105,7 @@ impl Edge {
                 cloud_id: String::new(),
                 store_id: meta.store_id().into(),
                 streams: true,
+                lane: true,
                 handshake_timeout: PATIENCE,
                 write_timeout: PATIENCE,
             },

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Action;
 use crate::{
     Message,
-    limits::{OUTBOX_KEYS_MAX, REPORT_GATHER_MS, REPORT_RESEND_MS, REPORTS_IN_FLIGHT_MAX},
+    limits::{OUTBOX_KEYS_MAX, REPORT_BEHIND_MS, REPORT_GATHER_MS, REPORT_RESEND_MS, REPORTS_IN_FLIGHT_MAX},
 };
 
 #[derive(Debug)]
@@ -13,6 +13,16 @@ struct Entry {
     message: Box<Message>,
     /// When it is sent again; `None`: not sent on this link yet.
     resend_at_ms: Option<u64>,
+    /// An older report of this key that is on its way, and until when this one waits for its answer: a stock cloud works on
+    /// several messages at a time, and would let the older one win now and then.
+    behind: Option<(String, u64)>,
+}
+
+impl Entry {
+    fn waits(&self, now_ms: u64) -> bool {
+        let after = |at: Option<u64>| at.is_some_and(|at| at > now_ms);
+        after(self.resend_at_ms) || after(self.behind.as_ref().map(|(_, until)| *until))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +54,16 @@ impl Outbox {
             self.places.insert(key.clone(), self.next_place);
             self.next_place += 1;
         }
-        self.entries.insert(key, Entry { message, resend_at_ms: None });
+        // Our own cloud takes reports in their order; it is the one whose reports gather.
+        let older = self.entries.remove(&key).filter(|_| !self.gathers);
+        let behind = older.and_then(|older| match older.resend_at_ms {
+            Some(resend_at_ms) => {
+                let until = resend_at_ms.min(now_ms + REPORT_BEHIND_MS);
+                (until > now_ms).then_some((older.message.header.msg_id, until))
+            }
+            None => older.behind,
+        });
+        self.entries.insert(key, Entry { message, resend_at_ms: None, behind });
         if self.gathers {
             self.leave_at_ms.get_or_insert(now_ms + REPORT_GATHER_MS);
         }
@@ -55,12 +74,14 @@ impl Outbox {
     pub fn new_link(&mut self, gathers: bool) {
         (self.gathers, self.leave_at_ms) = (gathers, None);
         for entry in self.entries.values_mut() {
-            entry.resend_at_ms = None;
+            (entry.resend_at_ms, entry.behind) = (None, None);
         }
     }
 
     pub fn next_send_ms(&self) -> Option<u64> {
-        self.entries.values().filter_map(|entry| entry.resend_at_ms).chain(self.leave_at_ms).min()
+        let behind = |entry: &Entry| entry.behind.as_ref().map(|(_, until)| *until);
+        let times = self.entries.values().filter_map(|entry| entry.resend_at_ms.or_else(|| behind(entry)));
+        times.chain(self.leave_at_ms).min()
     }
 
     /// Sends what is due, oldest first, while the window is open.
@@ -69,17 +90,16 @@ impl Outbox {
             return;
         }
         self.leave_at_ms = None;
-        let waiting = |entry: &Entry| entry.resend_at_ms.is_some_and(|at| at > now_ms);
-        let mut in_flight = self.entries.values().filter(|entry| waiting(entry)).count();
+        let mut in_flight = self.entries.values().filter(|entry| entry.waits(now_ms)).count();
         for key in self.order.values() {
             let entry = self.entries.get_mut(key).expect("order and entries have the same keys");
-            if waiting(entry) {
+            if entry.waits(now_ms) {
                 continue;
             }
             if in_flight >= REPORTS_IN_FLIGHT_MAX {
                 return;
             }
-            entry.resend_at_ms = Some(now_ms + REPORT_RESEND_MS);
+            (entry.resend_at_ms, entry.behind) = (Some(now_ms + REPORT_RESEND_MS), None);
             in_flight += 1;
             actions.push(Action::Transmit(entry.message.clone()));
         }
@@ -89,6 +109,11 @@ impl Outbox {
     /// stays and is sent again later.
     pub fn answered(&mut self, now_ms: u64, answer: &Message) -> Option<String> {
         let parent = &answer.header.parent_msg_id;
+        let waits_for = |entry: &&mut Entry| entry.behind.as_ref().is_some_and(|(id, _)| id == parent);
+        if let Some(entry) = self.entries.values_mut().find(waits_for) {
+            entry.behind = None;
+            return None;
+        }
         let (key, entry) = self.entries.iter_mut().find(|(_, e)| e.message.header.msg_id == *parent)?;
         if is_transient(answer) {
             entry.resend_at_ms = Some(now_ms + REPORT_RESEND_MS);

@@ -10,7 +10,7 @@ use e2e::{
 
 use super::{
     READY, SOON, Story,
-    devices::{publish, status},
+    devices::{publish, twin},
     pods::{Running, running},
 };
 
@@ -121,18 +121,10 @@ fn imaged_anew(story: &mut Story<'_>, steps: &mut Steps) -> Result<()> {
                 Ok((!ids.is_empty()).then_some(()))
             })?;
             kubectl.run(&["wait", "--for=condition=Ready", "pod/late", "--timeout=60s"])?;
-            publish(
-                story,
-                "$hw/events/device/default/hall/state/update",
-                &serde_json::json!({"state": "ok"}),
-            )?;
-            wait_for(SOON, "the device's state", || {
-                publish(
-                    story,
-                    "$hw/events/device/default/hall/state/update",
-                    &serde_json::json!({"state": "ok"}),
-                )?;
-                Ok((status(story)?["state"] == "ok").then_some(()))
+            let report = serde_json::json!({"twin": {"power": {"actual": {"value": "back"}}}});
+            wait_for(SOON, "the device's value", || {
+                publish(story, "$hw/events/device/default/hall/twin/update", &report)?;
+                Ok(twin(story, "power", "reported")?.filter(|value| value == "back"))
             })?;
             wait_for(SOON, "no condition", || {
                 Ok(story.condition("DeliveryRecordsStale")?.is_none().then_some(()))
