@@ -67,7 +67,9 @@ fn ended(story: &Story<'_>, job: &str) -> Result<Value> {
     let is_old = story.cloud.minor < 21;
     wait_for(SOON, job, || {
         let status = story.kubectl.json(&["get", job])?["status"].clone();
-        let state = status[if is_old { "state" } else { "phase" }].as_str().unwrap_or_default().to_owned();
+        // The job's own phase is controllermanager's to write.
+        let state = if is_old { &status["state"] } else { &status["nodeStatus"][0]["phase"] };
+        let state = state.as_str().unwrap_or_default().to_owned();
         let done = ["Completed", "Failure", "Successful", "Failed"].contains(&state.as_str());
         if done { Ok(Some(status)) } else { anyhow::bail!("{status}") }
     })
