@@ -10,7 +10,7 @@ use e2e::{
 };
 
 use super::{LATE, READY, SOON, pod_runs, recorded, unchanged};
-use crate::{Bench, ControlPlane, stock_cloud::cloudcore::StockCloud};
+use crate::{Bench, ControlPlane, Peer, stock_cloud::cloudcore::StockCloud};
 
 const RULE: &str = r#"
 apiVersion: rules.kubeedge.io/v1
@@ -22,7 +22,7 @@ spec: { source: a, sourceResource: {}, target: b, targetResource: {} }
 pub fn run(bench: &Bench, steps: &mut Steps) -> Result<()> {
     let peers = bench.peers()?;
     let (plane, _) = steps.step("a control plane starts", || ControlPlane::start(peers, &bench.dir, &[]))?;
-    let mut stock = StockCloud::new(peers, &plane, &bench.dir)?;
+    let mut stock = StockCloud::new(&peers.get(Peer::Cloudcore)?, &plane, &bench.dir)?;
     steps.step(&format!("KubeEdge cloudcore {} starts", stock.version), || stock.start())?;
     let mut node = Node::new(&bench.programs, &bench.dir)?;
     let ours = Cloud::new(&bench.programs.cloudcore, &bench.dir.join("ours"), &["127.0.0.1", "localhost"])?
