@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use e2e::bench::Line;
 
 use crate::{
     Options, demo, images, prerequisites,
@@ -14,8 +15,9 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     match options.name.as_deref() {
         Some("pods") => pods(root, options),
         Some("link") => link(root, options),
-        Some(other) => bail!("no benchmark {other:?}; there are: pods, link"),
-        None => bail!("which benchmark? cargo xtask bench pods, or link"),
+        Some("hub") => hub(root, options),
+        Some(other) => bail!("no benchmark {other:?}; there are: pods, link, hub"),
+        None => bail!("which benchmark? cargo xtask bench pods, link or hub"),
     }
 }
 
@@ -54,7 +56,22 @@ fn link(root: &Path, options: &Options) -> Result<()> {
     std::fs::remove_dir_all(&dir).context("remove the scratch folder")
 }
 
-fn tell(root: &Path, name: &str, lines: &[e2e::bench::Line]) -> Result<()> {
+/// cloudcore's hub with simulated nodes: `--nodes`.
+fn hub(root: &Path, options: &Options) -> Result<()> {
+    let programs = demo::on_this_machine(root, options)?;
+    let target = host_target()?;
+    timed("build the simulated nodes", "", || {
+        run_command(cargo(root).args(["build", "--locked", "--release", "--target", target, "-p", "nodes"]))
+    })?;
+    let nodes = root.join("target").join(target).join("release/nodes");
+    let dir = demo::scratch("bench")?;
+    let mut steps = e2e::steps::Steps::default();
+    let lines = e2e::bench::hub::hub(&programs, &nodes, options.nodes.unwrap_or(1000), &dir, &mut steps)?;
+    tell(root, "hub", &lines)?;
+    std::fs::remove_dir_all(&dir).context("remove the scratch folder")
+}
+
+fn tell(root: &Path, name: &str, lines: &[Line]) -> Result<()> {
     e2e::bench::print(lines);
     let out = root.join(format!("target/bench/{name}.json"));
     std::fs::create_dir_all(root.join("target/bench"))?;

@@ -38,6 +38,9 @@ cargo xtask: build, run and test Kinglet
   cargo xtask build-device              edgecore, mapper, init and sample programs for aarch64, size-optimised
   cargo xtask bench pods                what pods cost beside containerd; table and target/bench/pods.json
       --shim FILE                       and the memory per pod with this containerd shim
+  cargo xtask bench link                bytes between a node and the cloud, on both lanes; table and target/bench/link.json
+  cargo xtask bench hub                 what many nodes cost cloudcore; table and target/bench/hub.json
+      --nodes N                         how many (default 1000)
   cargo xtask sizes                     budgets.toml against what was built and measured
   cargo xtask check                     import rules and other checks of the sources
 
@@ -83,6 +86,7 @@ fn dispatch() -> Result<()> {
             Long("arch") => options.arch.push(parser.value()?.string()?),
             Long("row") => options.row = parser.value()?.string()?,
             Long("shim") => options.shim = Some(parser.value()?.into()),
+            Long("nodes") => options.nodes = Some(parser.value()?.parse()?),
             Value(name) if options.name.is_none() => options.name = Some(name.string()?),
             Long("suite") => options.suites.push(parser.value()?.string()?),
             Long("memory") => options.memory_mb = Some(parser.value()?.parse()?),
@@ -118,6 +122,7 @@ pub struct Options {
     row: String,
     name: Option<String>,
     shim: Option<PathBuf>,
+    nodes: Option<usize>,
     memory_mb: Option<u32>,
     debian_mirror: Option<String>,
 }

@@ -176,9 +176,12 @@ impl Cloud {
         Ok(log.lines().filter(|line| line.contains("it is sent again")).count())
     }
 
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.running.as_ref().context("cloudcore is not running")?.pid())
+    }
+
     pub fn rss_kb(&self) -> Result<u64> {
-        let process = self.running.as_ref().context("cloudcore is not running")?;
-        crate::process::proc_status_kb(process.pid(), "VmRSS")
+        crate::process::proc_status_kb(self.pid()?, "VmRSS")
     }
 
     /// SIGTERM, and it must end cleanly.

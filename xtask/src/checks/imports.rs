@@ -12,6 +12,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("qemu", &["board/"]),
     ("tests/e2e", &["qemu"]),
     ("tests/interop", &["tests/e2e"]),
+    ("tests/nodes", &["lib/"]),
     ("edge-image/mkimage", &["board/", "lib/"]),
     ("edge-image/", &["lib/"]),
     ("cloud/", &["lib/", "cloud/"]),

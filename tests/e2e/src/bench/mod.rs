@@ -3,6 +3,8 @@
 //! Figures of ours stand beside those of containerd in the same run: a time of ours is what is left when the runtime's own calls
 //! are taken away (`kubelet_runtime_operations_duration_seconds` of the agent's own /metrics). Machines are noisy: look at ratios.
 
+pub mod hub;
+
 use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
@@ -159,9 +161,9 @@ impl Bench {
         })?;
         std::thread::sleep(SETTLE);
         let (idle, _) = steps.step("idle for a minute", || {
-            let (ours, theirs) = (self.cpu_s(self.pid()?)?, self.containerd_cpu_s()?);
+            let (ours, theirs) = (cpu_s(self.pid()?)?, self.containerd_cpu_s()?);
             std::thread::sleep(IDLE_FOR);
-            Ok((self.cpu_s(self.pid()?)? - ours, self.containerd_cpu_s()? - theirs))
+            Ok((cpu_s(self.pid()?)? - ours, self.containerd_cpu_s()? - theirs))
         })?;
         let percent = |seconds: f64| 100.0 * seconds / IDLE_FOR.as_secs_f64();
         lines.push(beside(
@@ -261,17 +263,7 @@ impl Bench {
     }
 
     fn containerd_cpu_s(&self) -> Result<f64> {
-        self.cpu_s(self.containerd()?)
-    }
-
-    /// CPU seconds of a process with its threads, to the nanosecond.
-    fn cpu_s(&self, pid: u32) -> Result<f64> {
-        let mut nanos = 0.0;
-        for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
-            let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-            nanos += text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or(0.0);
-        }
-        Ok(nanos / 1e9)
+        cpu_s(self.containerd()?)
     }
 
     /// Proportional memory of shims, sandboxes and containers, per pod.
@@ -339,6 +331,16 @@ impl Metrics {
 }
 
 /// The table for a person.
+/// CPU seconds of a process with its threads, to the nanosecond.
+fn cpu_s(pid: u32) -> Result<f64> {
+    let mut nanos = 0.0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        nanos += text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or(0.0);
+    }
+    Ok(nanos / 1e9)
+}
+
 pub fn print(lines: &[Line]) {
     println!("\n{:<62} {:>10} {:>6}   {:>10}  {:<22} {:>6}", "metric", "ours", "", "peer", "", "ratio");
     for line in lines {
