@@ -54,9 +54,11 @@ impl TaskGroup {
         let refused = TooManyTasks { name: self.name, max: self.max };
         let place = self.places.clone().try_acquire_owned().map_err(|_| refused)?;
         let name = self.name;
+        // Outside of what waits for it, which would keep room for a whole task besides the one that runs.
+        let task = tokio::spawn(task);
         tokio::spawn(async move {
             let _place = place;
-            match tokio::spawn(task).await {
+            match task.await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(task = name, "{}", error_chain(error.into().as_ref())),
                 Err(error) => tracing::error!(task = name, "panic: {}", panic_text(error)),
