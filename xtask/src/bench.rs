@@ -43,12 +43,11 @@ fn pods(root: &Path, options: &Options) -> Result<()> {
 
 /// Bytes do not depend on how the programs are built: the quick way is good enough.
 fn link(root: &Path, options: &Options) -> Result<()> {
-    let tools = prerequisites::tools(root, options.debian_mirror.as_deref())?;
+    let kubectl = prerequisites::kubectl(root, options.debian_mirror.as_deref())?;
     timed("build cloudcore and edgecore", "about 3 minutes the first time", || {
         run_command(cargo(root).args(["build", "--locked", "-p", "cloudcore", "-p", "edgecore"]))
     })?;
-    let mut programs =
-        demo::programs_for(root, root.join("target/debug/cloudcore"), tools.program("kubectl"));
+    let mut programs = demo::programs_for(root, root.join("target/debug/cloudcore"), kubectl);
     programs.edgecore = root.join("target/debug/edgecore");
     let dir = demo::scratch("bench-link")?;
     let lines = e2e::bench_link::link(&programs, &dir, &mut e2e::steps::Steps::default())?;

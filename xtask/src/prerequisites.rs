@@ -102,6 +102,11 @@ pub fn tools(root: &Path, debian_mirror: Option<&str>) -> Result<Tools> {
     ensure(&[Group::Kubectl, Group::Qemu, Group::Image], &options(root, debian_mirror))
 }
 
+/// For what needs no image.
+pub fn kubectl(root: &Path, debian_mirror: Option<&str>) -> Result<PathBuf> {
+    Ok(ensure(&[Group::Kubectl], &options(root, debian_mirror))?.program("kubectl"))
+}
+
 /// The programs that the pods of the tests are made of, as a static busybox.
 pub fn busybox(root: &Path, debian_mirror: Option<&str>) -> Result<PathBuf> {
     Ok(ensure(&[Group::Busybox], &options(root, debian_mirror))?.file("usr/bin/busybox"))

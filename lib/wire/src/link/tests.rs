@@ -40,6 +40,35 @@ fn render(actions: &[Action]) -> Vec<String> {
         .collect()
 }
 
+/// Whatever a cloud says, and however often, the node comes back; not before it was told, nor later than a bound.
+#[test]
+fn a_busy_cloud_is_left_alone_within_bounds() {
+    for (asked, least, most) in [(0, 0, 30_000), (60_000, 60_000, 75_000), (u64::MAX, 300_000, 375_000)] {
+        let mut link = up();
+        link.handle(AT_0, Input::Busy { after_ms: asked });
+        link.handle(AT_0, Input::Lost("busy".into()));
+        let dial_at = link.next_deadline_ms().expect("it dials again");
+        assert!((least..=most).contains(&dial_at), "{asked} ms asked, dials at {dial_at}");
+    }
+}
+
+#[test]
+fn on_the_compact_lane_whatever_passes_is_the_keepalive() {
+    let mut link = link();
+    link.handle(AT_0, Input::Tick);
+    assert_eq!(render(&link.handle(AT_0, Input::Connected { compact: true })), ["up"]);
+    let beat = |link: &mut Link, ms| render(&link.handle(Now { mono_ms: ms, ..AT_0 }, Input::Tick));
+    let heartbeat = 15_000;
+    link.handle(Now { mono_ms: heartbeat, ..AT_0 }, Input::Heard);
+    let message = Message::new(0, source::EDGED, "meta", "update", "kube-node-lease/lease/a");
+    link.handle(Now { mono_ms: heartbeat, ..AT_0 }, Input::Send(Box::new(message)));
+    assert!(beat(&mut link, heartbeat).is_empty(), "both ends have heard of each other");
+    assert!(beat(&mut link, 2 * heartbeat).is_empty());
+    assert_eq!(beat(&mut link, 3 * heartbeat), ["ping"], "nothing passed for a whole beat");
+    let end = beat(&mut link, 4 * heartbeat + heartbeat);
+    assert!(end.iter().any(|action| action == "close"), "{end:?}");
+}
+
 #[test]
 fn a_fresh_link_dials_then_beats_at_once() {
     let mut link = link();

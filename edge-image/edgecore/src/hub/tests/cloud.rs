@@ -38,6 +38,8 @@ pub struct Cloud {
     pub streams: bool,
     /// Accept the compact lane.
     pub lane: bool,
+    /// Refuse with this status, and say to come back after a second.
+    pub refuses: Option<u16>,
     /// Headers of the last upgrade.
     pub headers: Arc<Mutex<Vec<(String, String)>>>,
 }
@@ -100,6 +102,7 @@ impl Cloud {
             cloud_id: String::new(),
             streams: false,
             lane: false,
+            refuses: None,
             headers: Arc::default(),
         }
     }
@@ -142,6 +145,12 @@ impl Cloud {
                 let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
                 *headers.lock().unwrap() =
                     all.map(|(name, value)| (name.to_string(), text(value.as_bytes()))).collect();
+                if let Some(status) = self.refuses {
+                    let mut refusal = ErrorResponse::new(Some("not now\n".into()));
+                    *refusal.status_mut() = status.try_into().unwrap();
+                    refusal.headers_mut().insert("retry-after", "1".parse().unwrap());
+                    return Err(refusal);
+                }
                 if !self.cloud_id.is_empty() {
                     let id = self.cloud_id.parse().unwrap();
                     response.headers_mut().insert(wire::headers::CLOUD_ID, id);

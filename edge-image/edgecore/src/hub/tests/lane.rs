@@ -193,3 +193,58 @@ async fn reports_of_one_moment_leave_together() {
         .collect();
     assert_eq!(values, [5, 6, 7, 8, 9]);
 }
+
+#[tokio::test]
+async fn a_busy_cloud_is_left_alone_and_a_name_in_use_is_a_condition() {
+    let (mut cloud, mut node) = (Cloud::new().await, Node::new());
+    let in_use = |node: &Node| {
+        let conditions = node.conditions.0.lock().unwrap();
+        conditions.iter().rev().find(|c| c.condition_type == "NodeNameInUse").is_some_and(|c| c.status)
+    };
+    cloud.refuses = Some(503);
+    node.start(&cloud);
+    assert!(cloud.accept_silent().await.is_none());
+    let refused = tokio::time::Instant::now();
+    node.until(
+        |state| matches!(state, LinkState::Disconnected(why) if why.contains("away for 1 s: not now")),
+    )
+    .await;
+    assert!(!in_use(&node));
+    cloud.refuses = Some(409);
+    assert!(cloud.accept_silent().await.is_none());
+    assert!(refused.elapsed() >= Duration::from_millis(900), "asked again after {:?}", refused.elapsed());
+    node.until(|state| matches!(state, LinkState::Disconnected(why) if why.contains("another device"))).await;
+    assert!(in_use(&node));
+    cloud.refuses = None;
+    cloud.accept().await;
+    node.until(|state| *state == LinkState::Connected).await;
+    assert!(!in_use(&node));
+}
+
+#[tokio::test]
+async fn missing_data_and_a_rebuilt_cloud_delete_nothing() {
+    let (mut cloud, mut node) = (Cloud::new().await, Node::new());
+    cloud.cloud_id = "cloud".into();
+    node.start(&cloud);
+    let mut session = cloud.accept().await;
+    session.send(&pod_named("web")).await;
+    session.receive().await;
+    for content in [json!(null), json!([]), json!({}), json!(""), json!({"items": []})] {
+        for (operation, resource) in
+            [("update", "default/pod/web"), ("delete", "default/pod/web"), ("update", "default/podlist/all")]
+        {
+            let push =
+                Message::new(1, "edgecontroller", "resource", operation, resource).with_content(&content);
+            session.send(&push).await;
+            // Acknowledged, since it would come for ever.
+            session.receive().await;
+            assert_eq!(node.meta.list("pod").len(), 1, "{operation} {resource} {content}");
+        }
+    }
+    drop(session);
+    // Its versions begin anew, and it knows of no pod.
+    cloud.cloud_id = "rebuilt".into();
+    cloud.accept_silent().await;
+    node.until(|state| matches!(state, LinkState::Disconnected(why) if why.contains("join --adopt"))).await;
+    assert_eq!(node.meta.list("pod").len(), 1);
+}
