@@ -220,8 +220,9 @@ impl Story<'_> {
 
     fn start_ours(&mut self) -> Result<()> {
         let mut command = self.node.inside("/bin/sh")?;
-        let script =
-            "for group in /sys/fs/cgroup/*/cgroup.procs; do echo $$ > $group; done 2>/dev/null; exec \"$@\"";
+        // The run folder is the node's own, and in memory, as on a device.
+        let script = "mkdir -p /run/kinglet; mountpoint -q /run/kinglet || mount -t tmpfs tmpfs /run/kinglet; \
+            for group in /sys/fs/cgroup/*/cgroup.procs; do echo $$ > $group; done 2>/dev/null; exec \"$@\"";
         command.args(["-c", script, "sh"]).arg(&self.bench.programs.edgecore);
         command.arg("--config").arg(self.config());
         self.ours = Some(Process::start("our edgecore", &mut command, &self.log())?);
