@@ -160,7 +160,9 @@ impl Services for System {
         Box::pin(async move {
             if !stock.unit.is_empty() {
                 systemctl(&["stop", &stock.unit])?;
-                return systemctl(&["disable", &stock.unit]).map(drop);
+                if stock.enabled {
+                    systemctl(&["disable", &stock.unit])?;
+                }
             }
             match stock.config() {
                 Some(config) => self.end(&config, false).await,
@@ -174,7 +176,7 @@ impl Services for System {
             if stock.unit.is_empty() {
                 return Ok(match stock.command.is_empty() {
                     true => "KubeEdge's edgecore did not run; start it as you did before".into(),
-                    false => format!("start it again as it ran before: {}", stock.command.join(" ")),
+                    false => format!("start it again, if it does not run: {}", stock.command.join(" ")),
                 });
             }
             if stock.enabled {

@@ -316,3 +316,104 @@ fn text_and_json_say_the_same() {
     assert!(json[0]["remedy"].as_str().unwrap().contains("systemctl enable --now containerd"));
     assert!(super::text(&[]).contains("nothing is in the way"));
 }
+
+/// A program that ends with its value.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn found<'a>(findings: &'a [Finding], check: &str) -> Option<&'a Finding> {
+    findings.iter().find(|finding| finding.check == check)
+}
+
+#[tokio::test]
+async fn this_machine_with_a_kubelet_and_a_taken_port() {
+    let dir = tempfile::tempdir().unwrap();
+    let kubelet = dir.path().join("kubelet");
+    fs::copy("/bin/sleep", &kubelet).unwrap();
+    let child = Running(std::process::Command::new(&kubelet).arg("1000").spawn().unwrap());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut cfg = Config::default();
+    cfg.modules.edged.tailored_kubelet_config.read_only_port = listener.local_addr().unwrap().port();
+    cfg.modules.edged.tailored_kubelet_config.container_runtime_endpoint =
+        format!("unix://{}", dir.path().join("none.sock").display());
+    let findings = examine(Path::new("/"), &cfg).await;
+    let agent = findings.iter().find(|f| f.check == "other-agent" && f.what.contains("a kubelet runs here"));
+    assert!(agent.unwrap().what.contains(&format!("pid {}", child.0.id())), "{findings:#?}");
+    let port = found(&findings, "ports").unwrap();
+    assert!(port.what.contains(&format!("(pid {})", std::process::id())), "{port:?}");
+    assert!(found(&findings, "runtime-socket").unwrap().what.contains("none.sock does not exist"));
+    drop(listener);
+    let findings = examine(Path::new("/"), &cfg).await;
+    assert_eq!(found(&findings, "ports"), None, "the port is free again");
+}
+
+/// A containerd of the test's own with `more` in its configuration; nothing is run in it.
+fn containerd(dir: &Path, more: &str) -> Running {
+    let dir = dir.display();
+    let config = format!(
+        "version = 2\nroot = \"{dir}/root\"\nstate = \"{dir}/state\"\n{more}\n[grpc]\n  address = \"{dir}/c.sock\"\n[ttrpc]\n  address = \"{dir}/c.ttrpc\"\n[plugins.\"io.containerd.internal.v1.opt\"]\n  path = \"{dir}/opt\"\n"
+    );
+    fs::write(format!("{dir}/config.toml"), config).unwrap();
+    let log = fs::File::create(format!("{dir}/log")).unwrap();
+    let mut command = std::process::Command::new("containerd");
+    command.args(["--config", &format!("{dir}/config.toml")]).stderr(log);
+    let running = Running(command.spawn().unwrap());
+    let begun = std::time::Instant::now();
+    while !fs::read_to_string(format!("{dir}/log")).unwrap().contains("successfully booted") {
+        assert!(begun.elapsed().as_secs() < 60, "{}", fs::read_to_string(format!("{dir}/log")).unwrap());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    running
+}
+
+#[tokio::test]
+async fn real_containerds_that_are_set_up_wrongly() {
+    const NAME: &str = "real_containerds_that_are_set_up_wrongly";
+    if let Some(why) = e2e::containerd::missing() {
+        return e2e::containerd::not_run(NAME, &why);
+    }
+    let judge = async |more: &dyn Fn(&str) -> String| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap().to_owned();
+        fs::create_dir(dir.path().join("cni")).unwrap();
+        let _running = containerd(dir.path(), &more(&path));
+        let mut cfg = Config::default();
+        cfg.modules.edged.tailored_kubelet_config.container_runtime_endpoint =
+            format!("unix://{path}/c.sock");
+        examine(Path::new("/"), &cfg).await
+    };
+    let cri = |dir: &str, keys: &str, options: &str| {
+        format!(
+            "[plugins.\"io.containerd.grpc.v1.cri\"]\n  {keys}\n  [plugins.\"io.containerd.grpc.v1.cri\".cni]\n    conf_dir = \"{dir}/cni\"\n    bin_dir = \"/usr/lib/cni\"\n  [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n    runtime_type = \"io.containerd.runc.v2\"\n    [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc.options]\n      {options}\n"
+        )
+    };
+    let off = judge(&|_| "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]".into()).await;
+    assert!(found(&off, "runtime-cri").is_some() && found(&off, "runtime-socket").is_none(), "{off:#?}");
+
+    let systemd = judge(&|dir| cri(dir, "restrict_oom_score_adj = true", "SystemdCgroup = true")).await;
+    assert!(
+        found(&systemd, "cgroup-driver").unwrap().what.contains("containerd uses the cgroup driver systemd")
+    );
+    let cni = found(&systemd, "cni").unwrap();
+    assert!(cni.what.ends_with("/cni has no network configuration"), "{cni:?}");
+    assert_eq!(found(&systemd, "oom-score"), None);
+
+    let right = judge(&|dir| {
+        fs::write(
+            format!("{dir}/cni/10.conflist"),
+            r#"{"cniVersion":"0.4.0","name":"k","plugins":[{"type":"bridge","bridge":"cni9","ipam":{"type":"host-local","subnet":"10.9.0.0/24"}}]}"#,
+        )
+        .unwrap();
+        cri(dir, "restrict_oom_score_adj = true", "SystemdCgroup = false")
+    })
+    .await;
+    for check in ["cgroup-driver", "cni", "oom-score", "runtime-cri", "runtime-socket"] {
+        assert_eq!(found(&right, check), None);
+    }
+}
