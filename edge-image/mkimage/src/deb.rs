@@ -112,7 +112,13 @@ fn add_files<W: std::io::Write>(tar: &mut tar::Builder<W>, files: &[File]) -> Re
         header.set_size(bytes.len() as u64);
         header.set_username("root")?;
         header.set_groupname("root")?;
-        tar.append_data(&mut header, format!("./{path}"), bytes)?;
+        // The crate's own way drops the "./" that packages have.
+        let path = format!("./{path}");
+        let name = &mut header.as_gnu_mut().context("it was made as one")?.name;
+        ensure!(path.len() < name.len(), "{path} is too long for a package");
+        name[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_cksum();
+        tar.append(&header, bytes)?;
         Ok(())
     };
     header(tar::EntryType::Directory, "", 0o755, &[])?;
