@@ -61,7 +61,7 @@ pub fn write(package: &Package, out: &Path) -> Result<()> {
     for (name, bytes) in
         [("debian-binary", &b"2.0\n"[..]), ("control.tar.gz", &control), ("data.tar.gz", &data)]
     {
-        write!(ar, "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, "100644", bytes.len())?;
+        writeln!(ar, "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`", 0, 0, 0, "100644", bytes.len())?;
         ar.extend_from_slice(bytes);
         if bytes.len() % 2 == 1 {
             ar.push(b'\n');
