@@ -167,7 +167,7 @@ impl Story<'_> {
         steps.step("logs, exec and volumes go on", || {
             let log = self.kubectl.run(&["logs", "web"])?;
             ensure!(log == "it runs\n", "the log is {log:?}");
-            let seen = self.in_web("echo $(cat /cm/a /sec/k /disk/f /ram/f)")?;
+            let seen = self.in_web("echo $(cat /cm/a) $(cat /sec/k) $(cat /disk/f) $(cat /ram/f)")?;
             ensure!(seen.trim() == "first hidden kept kept", "the pod sees {seen:?}");
             self.changes("second")
         })?;
@@ -246,6 +246,12 @@ impl Story<'_> {
         wait_for(SOON, "the node to tell our version", || {
             let node = self.kubectl.json(&["get", "node", NODE])?;
             let version = node["status"]["nodeInfo"]["kubeletVersion"].as_str().unwrap_or_default();
+            let stale = |c: &Value| c["type"] == "DeliveryRecordsStale" && c["status"] == "True";
+            let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            ensure!(
+                !conditions.iter().any(stale),
+                "a store that was taken over is no empty one: {conditions:?}"
+            );
             Ok(version.contains("kinglet").then_some(()))
         })
     }

@@ -12,7 +12,7 @@ use crate::{
     contract::{Applied, Inbox, Meta},
     edged::{cri::adopted, record, static_pods},
     meta::MetaStore,
-    twin,
+    node, twin,
 };
 
 pub async fn fill(plan: &Plan, cfg: &Config, places: &Places) -> Result<(), AdoptError> {
@@ -64,6 +64,9 @@ pub async fn fill(plan: &Plan, cfg: &Config, places: &Places) -> Result<(), Adop
         let body = twin::machine::taken_over(uid, device.twins.clone(), &device.state, &device.last_online);
         put(twin::RECORD_KIND, id, body).await?;
     }
+    // What the cloud delivered to the agent before is here: its Node is no other device's.
+    let (kind, name) = node::REGISTERED;
+    put(kind, name, Bytes::from_static(b"{}")).await?;
     store.close();
     drop(store);
     fs::rename(dir, &places.store).map_err(file("make", &places.store))?;

@@ -20,6 +20,7 @@ use wire::{Message, Operation, source};
 
 pub use conditions::ConditionBoard;
 pub use facts::{Facts, Machine, ProcMachine};
+pub use reimaged::REGISTERED;
 pub use status::{Has, KUBELET_VERSION, Status};
 
 use crate::contract::{Condition, Handles, LinkState, RuntimeStatus, UplinkError};

@@ -15,6 +15,8 @@ use crate::contract::{Condition, Handles, Meta};
 /// Kind and name of the local record: this store has seen its Node.
 const KIND: &str = "node";
 const NAME: &str = "registered";
+/// The same, for a store that was filled from the one of the agent before (`adopt`).
+pub const REGISTERED: (&str, &str) = (KIND, NAME);
 pub const CONDITION: &str = "DeliveryRecordsStale";
 /// What a stock cloud sends unasked and keeps records of.
 const PUSHED: [&str; 3] = ["pod", "device", "devicemodel"];
