@@ -56,6 +56,7 @@ pub fn tell(story: &mut Story<'_>, before: &Running, steps: &mut Steps) -> Resul
     steps.step("a certificate near its end is exchanged for a new one, and the old is left", || {
         rotation(story)
     })?;
+    imaged_anew(story, steps)?;
     steps.step("a deleted Node is made anew by the living edge", || {
         let uid = node_uid(story)?;
         kubectl.run(&["delete", "node", NODE, "--timeout=30s"])?;
@@ -64,11 +65,19 @@ pub fn tell(story: &mut Story<'_>, before: &Running, steps: &mut Steps) -> Resul
         })
     })?;
     steps.step("pods run again on the new Node", || {
-        kubectl.run(&["delete", "pod", "web", "--ignore-not-found", "--force", "--grace-period=0"])?;
+        kubectl.run(&[
+            "delete",
+            "pod",
+            "web",
+            "late",
+            "--ignore-not-found",
+            "--force",
+            "--grace-period=0",
+        ])?;
         kubectl.apply_text(story.dir, &LATE.replace("NODE", NODE))?;
         kubectl.run(&["wait", "--for=condition=Ready", "pod/late", "--timeout=90s"]).map(drop)
     })?;
-    imaged_anew(story, steps)
+    Ok(())
 }
 
 fn mode_is(story: &Story<'_>, mode: &str) -> Result<()> {
