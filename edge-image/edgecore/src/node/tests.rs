@@ -379,9 +379,8 @@ async fn a_stock_cloud_that_does_not_answer_for_labels_costs_no_lease_and_a_new_
     let board = ConditionBoard::default();
     let steps = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let all = bench.uplink.requests.lock().unwrap();
-        let asked: Vec<String> =
-            all.iter().map(|m| format!("{} {}", m.route.operation, m.route.resource)).collect();
+        let named = |m: &Message| format!("{} {}", m.route.operation, m.route.resource);
+        let asked: Vec<String> = bench.uplink.requests.lock().unwrap().iter().map(named).collect();
         assert_eq!(
             asked[..5],
             [
@@ -393,10 +392,8 @@ async fn a_stock_cloud_that_does_not_answer_for_labels_costs_no_lease_and_a_new_
             ]
         );
         assert!(asked[5..].contains(&"update null/node/edge-1".to_string()), "{asked:?}");
-        drop(all);
-        let raised = bench.conditions.0.lock().unwrap();
-        let told = raised.iter().find(|condition| condition.condition_type == reimaged::CONDITION).unwrap();
-        assert!(told.status && told.message.contains("kubectl patch objectsync"), "{}", told.message);
+        let told = bench.conditions.message(reimaged::CONDITION);
+        assert!(told.contains("kubectl patch objectsync"), "{told}");
         tokio::time::sleep(Duration::from_secs(60)).await;
         let all = bench.uplink.requests.lock().unwrap();
         let renewals =

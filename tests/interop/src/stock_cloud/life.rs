@@ -96,6 +96,8 @@ fn imaged_anew(story: &mut Story<'_>, steps: &mut Steps) -> Result<()> {
     let kubectl = story.kubectl.clone();
     let message =
         steps.step("a device imaged anew under its old Node is Ready and says what to do", || {
+            kubectl.apply_text(story.dir, &LATE.replace("NODE", NODE))?;
+            kubectl.run(&["wait", "--for=condition=Ready", "pod/late", "--timeout=60s"])?;
             story.node.edgecore.take().context("edgecore runs")?.stop(Duration::from_secs(10))?;
             story.node.containerd.power_cut()?;
             let dir = story.node.containerd.dir().to_path_buf();

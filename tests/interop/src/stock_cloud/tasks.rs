@@ -26,13 +26,18 @@ pub fn tell(story: &mut Story<'_>, steps: &mut Steps) -> Result<()> {
         }
         Ok(())
     })?;
+    if is_old {
+        // It takes a version that has not `kubeedge` in it for one of before 1.16, and expects an answer by HTTPS.
+        return Ok(());
+    }
     steps.step("node upgrade and configuration jobs fail with what to do instead", || {
         let upgrade = json!({"version": "v1.23.1", "nodeNames": [NODE], "timeoutSeconds": 120, "concurrency": 1});
-        let mut jobs = vec![(begin(story, "NodeUpgradeJob", "upgrade", &upgrade)?, "install the new edgecore")];
-        if !is_old {
-            let fields = json!({"nodeNames": [NODE], "timeoutSeconds": 120, "updateFields": {"modules.edgeHub.heartbeat": "20"}});
-            jobs.push((begin(story, "ConfigUpdateJob", "change", &fields)?, "change edgecore.yaml"));
-        }
+        let fields =
+            json!({"nodeNames": [NODE], "timeoutSeconds": 120, "updateFields": {"modules.edgeHub.heartbeat": "20"}});
+        let jobs = [
+            (begin(story, "NodeUpgradeJob", "upgrade", &upgrade)?, "install the new edgecore"),
+            (begin(story, "ConfigUpdateJob", "change", &fields)?, "change edgecore.yaml"),
+        ];
         for (job, remedy) in jobs {
             let text = ended(story, &job)?.to_string();
             ensure!(text.contains(remedy) && text.contains("Fail"), "{job}: {text}");
