@@ -83,7 +83,7 @@ pub fn bind(running: &Running, pods: &[Arc<Pod>], statics: &[Arc<Pod>], node: &s
             (None, Some(pod)) => (pod, "static pods of KubeEdge"),
             (None, None) => {
                 let ready = |sandbox: &&PodSandbox| sandbox.state == i32::from(PodSandboxState::Ready);
-                if sandboxes.iter().any(|sandbox| ready(&sandbox)) {
+                if sandboxes.iter().any(ready) {
                     binding.unknown.push(format!("{namespace}/{name}"));
                 }
                 continue;
