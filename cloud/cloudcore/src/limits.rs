@@ -27,6 +27,8 @@ pub const DRAIN_SPREAD_MS: u32 = 5_000;
 pub const RIVAL_TIME: Duration = Duration::from_secs(600);
 /// Nodes of which replaced devices are remembered. More: the newest connection wins again.
 pub const RIVALS_MAX: usize = 256;
+/// What a link keeps to read into and to write from while it is idle; larger messages get more while they pass.
+pub const HUB_BUFFER_LEN: usize = 2 * 1024;
 /// Requests of one node that wait for the API. Full: the session stops reading until one is answered.
 pub const SESSION_REQUESTS_MAX: usize = 64;
 

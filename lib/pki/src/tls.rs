@@ -92,7 +92,11 @@ pub fn chain_server_config(
     let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let config = config.map_err(PkiError::Tls)?.with_client_cert_verifier(verifier);
     let chain = chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
-    config.with_single_cert(chain, private(key)).map_err(PkiError::Tls)
+    let mut config = config.with_single_cert(chain, private(key)).map_err(PkiError::Tls)?;
+    // Nodes resume no sessions, and a resumed one would not ask again for a certificate that may have been revoked.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    Ok(config)
 }
 
 /// A client that trusts only servers of this CA (DER), and shows a certificate if it has one.

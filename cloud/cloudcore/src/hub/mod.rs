@@ -39,7 +39,8 @@ use crate::authority::{Peer, PeerError, TlsPort, node_of_certificate};
 use crate::contract::{Carrier, Placements, Rank, Routes};
 use crate::join::now_s;
 use crate::limits::{
-    HUB_FULL_RETRY_AFTER_S, HUB_HANDSHAKE_TIME_MAX, HUB_HANDSHAKES_MAX, HUB_RETRY_AFTER_S, HUB_STARTS_MAX,
+    HUB_BUFFER_LEN, HUB_FULL_RETRY_AFTER_S, HUB_HANDSHAKE_TIME_MAX, HUB_HANDSHAKES_MAX, HUB_RETRY_AFTER_S,
+    HUB_STARTS_MAX,
 };
 use crate::records::{NodeRecord, RecordError, Records};
 use crate::refusals::RefusalLog;
@@ -108,7 +109,7 @@ struct Upgrade {
 struct Opened {
     peer: Peer,
     record: NodeRecord,
-    socket: Link,
+    socket: Box<Link>,
     upgrade: Upgrade,
 }
 
@@ -144,7 +145,8 @@ impl Hub {
         handshake: tokio::sync::OwnedSemaphorePermit,
         drain: Drain,
     ) {
-        let opened = tokio::time::timeout(HUB_HANDSHAKE_TIME_MAX, self.open(stream));
+        // Boxed, as the session below is: a link that is up keeps no room for what opening it took.
+        let opened = tokio::time::timeout(HUB_HANDSHAKE_TIME_MAX, Box::pin(self.open(stream)));
         let Opened { peer, record, socket, mut upgrade } = match opened.await.unwrap_or(Err(Refusal::Timeout))
         {
             Ok(Some(opened)) => opened,
@@ -178,10 +180,10 @@ impl Hub {
         let lane_name = if lane.is_compact() { "compact lane" } else { "JSON" };
         let resumed = if parked.is_some() { ", resumed" } else { "" };
         tracing::info!("node {node} connected from {address} ({lane_name}{resumed})");
-        let session = Session {
+        let session = Box::new(Session {
             node: node.clone(),
             generation,
-            socket,
+            socket: *socket,
             lane,
             link,
             resume: parked.map(|parked| (parked, upgrade.resume.map(|(_, seqs)| seqs).unwrap_or_default())),
@@ -194,7 +196,7 @@ impl Hub {
             keepalive: self.keepalive,
             stop: stop.clone(),
             drain,
-        };
+        });
         let run = session.run();
         tokio::pin!(run);
         let end = tokio::select! {
@@ -233,8 +235,8 @@ impl Hub {
         let limits = WebSocketConfig::default()
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX))
-            .read_buffer_size(8 * 1024)
-            .write_buffer_size(8 * 1024);
+            .read_buffer_size(HUB_BUFFER_LEN)
+            .write_buffer_size(HUB_BUFFER_LEN);
         let ws = accept_hdr_async_with_config(tls, check, Some(limits)).await;
         if let Some(reason) = upgrade.refused {
             self.refusals.tell(&peer.node, &format!("connection of node {} refused: {reason}", peer.node));
@@ -254,7 +256,7 @@ impl Hub {
         let streams = upgrade.streams.then(Streams::opener);
         let socket = Socket::new(ws, progress, streams, self.write_timeout).with_lane(upgrade.compact);
         let record = record.map_err(Refusal::Records)?;
-        Ok(Some(Opened { peer, record, socket, upgrade }))
+        Ok(Some(Opened { peer, record, socket: Box::new(socket), upgrade }))
     }
 
     #[expect(clippy::result_large_err, reason = "the signature is tungstenite's")]

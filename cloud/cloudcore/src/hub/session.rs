@@ -95,7 +95,7 @@ struct Work {
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// Runs the link to its end.
-    pub async fn run(mut self) -> End {
+    pub async fn run(mut self: Box<Self>) -> End {
         let file = match self.records.delivery(&self.node, self.generation).await {
             Ok(file) => file,
             Err(error) => return End::Records(error),
