@@ -341,10 +341,10 @@ impl Compact {
                 }
                 Frame::Renew { seq, lease_seconds, unix_ms } => {
                     let message = |node: &str| idle::renew_message(node, Renewal { lease_seconds, unix_ms });
-                    received.extend(self.from_node(seq, message));
+                    received.extend(self.of_node(seq, message));
                 }
                 Frame::Beat { seq, unix_ms } => {
-                    received.extend(self.from_node(seq, |node| idle::beat_message(node, unix_ms)));
+                    received.extend(self.of_node(seq, |node| idle::beat_message(node, unix_ms)));
                 }
                 Frame::Busy { after_ms, reason } => received.push(Received::Busy { after_ms, reason }),
                 Frame::Welcome { resumed } => received.push(Received::Welcome { resumed }),
@@ -360,7 +360,7 @@ impl Compact {
     }
 
     /// A short form; a cloud that sends one means nothing.
-    fn from_node(&self, seq: u32, message: impl Fn(&str) -> Message) -> Option<Received> {
+    fn of_node(&self, seq: u32, message: impl Fn(&str) -> Message) -> Option<Received> {
         let End::Cloud { node, .. } = &self.end else { return None };
         let mut message = message(node);
         message.header.msg_id = self.id(seq);
