@@ -164,7 +164,7 @@ pub trait DeliveryRecords: Send {
 #[derive(Clone)]
 pub enum Records {
     Files(files::Files),
-    Objects(Objects),
+    Objects(Box<Objects>),
 }
 
 impl Records {
@@ -174,7 +174,7 @@ impl Records {
 
     /// [`Records::run`] must run as long as they are used.
     pub fn in_cluster(api: Api) -> Records {
-        Records::Objects(Objects::new(api))
+        Records::Objects(Box::new(Objects::new(api)))
     }
 
     /// Carries out what the records need done in the background; ends after the drain.
