@@ -47,7 +47,7 @@ async fn run(pipe: DuplexStream, role: Role, streams: Streams) -> End {
                 event = socket.next(true) => match event {
                     Ok(Event::Message(bytes)) => drop(messages_tx.send(bytes).await),
                     Ok(Event::Opened(stream)) => drop(opened_tx.send(stream).await),
-                    Ok(Event::Heard) => {}
+                    Ok(Event::Heard | Event::Frames(_)) => {}
                     Err(ended) => return Some(ended),
                 },
             }
