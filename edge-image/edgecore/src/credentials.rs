@@ -128,16 +128,25 @@ impl Credentials {
         rt::atomic_write(&self.cert, pem(&bundle.cert_der).as_bytes()).map_err(failed(&self.cert))
     }
 
-    /// The cloud does not take the current bundle: the one before it is used again, and the current one becomes the one before.
-    /// `false`: there is none that could do better.
+    /// The cloud does not take the current certificate: the one before it is used again, and the current one becomes the one before.
+    /// Whom the node trusts stays as it is: a list of CAs from before could lock it out, or trust a CA that was given up.
+    /// `false`: there is no certificate that could do better.
     pub fn fall_back(&self, node: &str, now_s: u64) -> Result<bool, CredentialsError> {
         let Ok(previous) = Bundle::load(&pki::previous(&self.bundle_path())) else { return Ok(false) };
         let name = pki::Identity::node(node).common_name;
         let expired_or_foreign = matches!(previous.check(&name, now_s), Err(error) if !matches!(error, BundleError::NotYetValid { .. }));
-        if expired_or_foreign || self.load().is_ok_and(|current| current == previous) {
+        if expired_or_foreign {
             return Ok(false);
         }
-        self.store(&previous)?;
+        let Ok(current) = self.load() else { return self.store(&previous).map(|()| true) };
+        let has_signed = |ca: &[u8]| {
+            let (certificate, ca) = (CertInfo::parse(&previous.cert_der), CertInfo::parse(ca));
+            certificate.is_ok_and(|certificate| ca.is_ok_and(|ca| certificate.names_issuer(&ca)))
+        };
+        if current.cert_der == previous.cert_der || !current.cas().any(has_signed) {
+            return Ok(false);
+        }
+        self.store(&Bundle { cert_der: previous.cert_der, key: previous.key, ..current })?;
         Ok(true)
     }
 }
@@ -287,6 +296,33 @@ mod tests {
             let survivor = if credentials.is_bundle() { &old } else { &new };
             assert_eq!(&credentials.load().unwrap(), survivor, "damage does not stop the node");
         }
+    }
+
+    #[test]
+    fn who_is_trusted_does_not_go_back_with_a_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) =
+            (pki::Ca::create("KubeEdge", unix_now_s()), pki::Ca::create("Next", unix_now_s()));
+        let (first, second) = (first.unwrap(), second.unwrap());
+        let credentials = files(dir.path());
+        let old = bundle(&first, "a");
+        credentials.store(&old).unwrap();
+        let mut new = bundle(&second, "a");
+        new.more_cas = vec![first.cert_der().to_vec()];
+        credentials.store(&new).unwrap();
+        assert!(credentials.fall_back("a", unix_now_s()).unwrap());
+        let back = credentials.load().unwrap();
+        assert_eq!((&back.cert_der, &back.ca_der), (&old.cert_der, &new.ca_der));
+        assert!(back.cas().eq(new.cas()));
+        assert!(credentials.fall_back("a", unix_now_s()).unwrap());
+        assert_eq!(credentials.load().unwrap(), new);
+        // The first CA is given up: its certificate would open nothing.
+        new.more_cas.clear();
+        credentials.store(&new).unwrap();
+        credentials.store(&old).unwrap();
+        credentials.store(&new).unwrap();
+        assert!(!credentials.fall_back("a", unix_now_s()).unwrap());
+        assert_eq!(credentials.load().unwrap(), new);
     }
 
     #[test]
