@@ -82,24 +82,35 @@ pub(crate) async fn learn_trust(cfg: &RotateConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// True when a new certificate is on the disk.
+/// True when a new certificate is on the disk. A cloud ends a change of its CA when every node has a certificate of the new one: who
+/// has that must trust the new CA as well, so the list is asked for first, and again if the change began in between.
 pub(crate) async fn renew_if_due(cfg: &RotateConfig, share: u64, now_s: u64) -> anyhow::Result<bool> {
     let current = cfg.credentials.load()?;
     let info = CertInfo::parse(&current.cert_der)?;
-    let of_current_ca = info.names_issuer(&CertInfo::parse(&current.ca_der)?);
-    if !cfg.renews || (now_s < due_at(&info.validity, share) && of_current_ca) {
+    if !cfg.renews || (now_s < due_at(&info.validity, share) && is_of_signing_ca(&current)?) {
         return Ok(false);
     }
+    if let Err(error) = learn_trust(cfg).await {
+        tracing::debug!(target: "hub", "the cloud does not tell its CAs: {error:#}");
+    }
+    let current = cfg.credentials.load()?;
     let has_expired = now_s > info.validity.not_after;
     let key = if has_expired { current.key.clone() } else { Key::generate()? };
     let renewed = enrol::renew(&cfg.server, &cfg.node, &current, key).await?;
     cfg.credentials.store(&renewed)?;
+    if !is_of_signing_ca(&renewed)? {
+        learn_trust(cfg).await?;
+    }
     Ok(true)
+}
+
+fn is_of_signing_ca(bundle: &Bundle) -> Result<bool, pki::PkiError> {
+    Ok(CertInfo::parse(&bundle.cert_der)?.names_issuer(&CertInfo::parse(&bundle.ca_der)?))
 }
 
 fn due_at(validity: &Validity, share: u64) -> u64 {
     let lifetime = validity.not_after.saturating_sub(validity.not_before);
-    validity.not_before + lifetime / 100 * share
+    validity.not_before + lifetime * share / 100
 }
 
 #[cfg(test)]
@@ -110,5 +121,7 @@ mod tests {
     fn due_between_seventy_and_ninety_percent() {
         let validity = Validity { not_before: 1_000, not_after: 101_000 };
         assert_eq!((due_at(&validity, 70), due_at(&validity, 90)), (71_000, 91_000));
+        let short = Validity { not_before: 0, not_after: 40 };
+        assert_eq!((due_at(&short, 70), due_at(&short, 90)), (28, 36));
     }
 }
