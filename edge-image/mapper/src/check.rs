@@ -54,7 +54,12 @@ fn describe(description: &[u8], out: &mut String) -> Result<(), String> {
     if description.model.is_none() {
         out.push_str("  note: without its DeviceModel types are unknown; put it into the same file, or give it as second file\n");
     }
-    render(&plan.map_err(|reason| format!("device {namespace}/{}: {reason}", metadata.name))?, out);
+    let wrong = |reason: &String| format!("device {namespace}/{}: {reason}", metadata.name);
+    let plan = plan.as_ref().map_err(wrong)?;
+    if let Some(refused) = plan.properties.iter().find_map(|property| property.refused.as_ref()) {
+        return Err(wrong(refused));
+    }
+    render(plan, out);
     Ok(())
 }
 

@@ -2,12 +2,53 @@
 
 use std::os::fd::RawFd;
 
+/// How much a value can be trusted. Its name is in the twin's metadata, up to the cloud's DeviceStatus.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Quality {
+    #[default]
+    Good,
+    /// The device did not answer this time; its last value stands.
+    Stale,
+    /// There is no value: the device is not there.
+    Bad,
+}
+
+impl Quality {
+    pub fn name(self) -> &'static str {
+        match self {
+            Quality::Good => "good",
+            Quality::Stale => "stale",
+            Quality::Bad => "disconnected",
+        }
+    }
+}
+
 /// A value that was read, as text for the twin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// Index of the property in the plan.
     pub property: usize,
+    /// Of no meaning when the quality is bad.
     pub value: String,
+    /// Wall clock of the source in ms, when it knows better than "now".
+    pub at_ms: Option<i64>,
+    pub quality: Quality,
+}
+
+impl Reading {
+    /// A good value, read just now.
+    pub fn good(property: usize, value: impl Into<String>) -> Reading {
+        Reading { property, value: value.into(), at_ms: None, quality: Quality::Good }
+    }
+
+    /// The device did not answer: what it said last stands.
+    pub fn stale(property: usize, value: impl Into<String>) -> Reading {
+        Reading { quality: Quality::Stale, ..Reading::good(property, value) }
+    }
+
+    pub fn bad(property: usize) -> Reading {
+        Reading { quality: Quality::Bad, ..Reading::good(property, "") }
+    }
 }
 
 /// A descriptor to wait for.
@@ -26,7 +67,7 @@ pub trait Driver {
     /// Called when the deadline has passed.
     fn tick(&mut self, now_ms: u64, readings: &mut Vec<Reading>) -> Result<(), String>;
     fn deadline_ms(&self) -> Option<u64>;
-    /// Applies a desired value. What the device then really has comes as a reading.
+    /// Applies a desired value; its type, range and access mode were checked ([`crate::plan::Domain::wish`]). What the device then really has comes as a reading.
     fn set(
         &mut self,
         now_ms: u64,
@@ -34,6 +75,20 @@ pub trait Driver {
         value: &str,
         readings: &mut Vec<Reading>,
     ) -> Result<(), String>;
+    /// Runs a device method. An error is the caller's answer; the device stays open.
+    fn call(
+        &mut self,
+        _now_ms: u64,
+        method: &str,
+        _argument: &str,
+        _readings: &mut Vec<Reading>,
+    ) -> Result<(), String> {
+        Err(format!("no such method: {method}"))
+    }
+    /// Applies the fail-safe values: the link is lost for too long, or what is desired is too old.
+    fn safe(&mut self, _now_ms: u64, _readings: &mut Vec<Reading>) -> Result<(), String> {
+        Ok(())
+    }
     /// Something to tell although the device works.
     fn complaint(&self) -> Option<String> {
         None

@@ -3,15 +3,19 @@
 //! It owns no socket and no clock; [`crate::run`] moves its messages. What the broker has not taken yet is kept here, bounded:
 //! the last value of each property and the last state are never lost.
 
-use std::collections::{BTreeMap, VecDeque};
+mod device;
+mod messages;
+
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
 use crate::{
     driver::{Driver, Reading, Wait},
-    limits::{DEVICES_MAX, READINGS_MAX, RETRY_DELAY_MS_MAX, RETRY_DELAY_MS_MIN},
+    limits::{DEVICES_MAX, RETRY_DELAY_MS_MAX, RETRY_DELAY_MS_MIN},
     plan::{self, Plan},
 };
+use device::Device;
 
 /// Opens the driver of a plan; the kernel's, or a test's.
 pub trait Opener {
@@ -35,52 +39,6 @@ pub struct Engine {
 #[derive(Deserialize)]
 struct Inventory {
     devices: Vec<String>,
-}
-
-struct Device {
-    /// Of the topic that described it.
-    protocol: String,
-    payload: Vec<u8>,
-    plan: Result<Plan, String>,
-    driver: Option<Box<dyn Driver>>,
-    /// When the driver is to be opened (again).
-    open_at_ms: Option<u64>,
-    retry_delay_ms: u64,
-    readings: VecDeque<Reading>,
-    last: Vec<Option<String>>,
-    report_at_ms: Vec<Option<u64>>,
-    state: &'static str,
-    reason: String,
-    state_told: bool,
-}
-
-impl Device {
-    fn become_state(&mut self, id: &str, state: &'static str, reason: String) {
-        if self.state == state && self.reason == reason {
-            return;
-        }
-        let colon = if reason.is_empty() { "" } else { ": " };
-        eprintln!("mapper: device {id} is {state}{colon}{reason}");
-        (self.state, self.reason, self.state_told) = (state, reason, false);
-    }
-
-    fn take(&mut self, now_ms: u64, up: bool, readings: Vec<Reading>) {
-        let Ok(plan) = &self.plan else { return };
-        for reading in readings {
-            let property = &plan.properties[reading.property];
-            self.last[reading.property] = Some(reading.value.clone());
-            if !property.reported {
-                continue;
-            }
-            if property.report_cycle_ms > 0 {
-                self.report_at_ms[reading.property] = Some(now_ms + property.report_cycle_ms);
-            }
-            if !up || self.readings.len() >= READINGS_MAX {
-                self.readings.retain(|waiting| waiting.property != reading.property);
-            }
-            self.readings.push_back(reading);
-        }
-    }
 }
 
 impl Engine {
@@ -110,15 +68,17 @@ impl Engine {
             eprintln!("mapper: device {id} is not driven: {DEVICES_MAX} devices are driven already");
             return;
         }
-        let plan = plan::read(payload).and_then(|(_, plan)| plan);
+        let mut plan = plan::read(payload).and_then(|(_, plan)| plan);
+        if let (Some(Ok(old)), Ok(new)) = (self.devices.get(id).map(|device| &device.plan), &mut plan) {
+            keep_accepted(old, new);
+        }
         let before = self.devices.get_mut(id);
         if let (Some(device), Ok(plan)) = (before, &plan)
             && let Some(changes) = only_desired_differs(device.plan.as_ref().ok(), plan)
             && device.driver.is_some()
         {
             device.payload = payload.to_vec();
-            device.plan = Ok(plan.clone());
-            self.set(now_ms, id, &changes);
+            self.wish(now_ms, id, plan.clone(), &changes);
             return;
         }
         let last = self.devices.remove(id);
@@ -130,21 +90,7 @@ impl Engine {
             }
         }
         drop(last);
-        let properties = plan.as_ref().map_or(0, |plan| plan.properties.len());
-        let mut device = Device {
-            protocol: protocol.to_owned(),
-            payload: payload.to_vec(),
-            open_at_ms: plan.is_ok().then_some(now_ms),
-            driver: None,
-            retry_delay_ms: RETRY_DELAY_MS_MIN,
-            readings: VecDeque::new(),
-            last: vec![None; properties],
-            report_at_ms: vec![None; properties],
-            state: "",
-            reason: String::new(),
-            state_told: true,
-            plan,
-        };
+        let mut device = Device::new(now_ms, protocol, payload, plan);
         if let Err(reason) = &device.plan {
             let reason = reason.clone();
             device.become_state(id, "unhealthy", reason);
@@ -167,34 +113,48 @@ impl Engine {
         }
     }
 
-    fn set(&mut self, now_ms: u64, id: &str, changes: &[(usize, String)]) {
+    /// The same device, but other desired values.
+    fn wish(&mut self, now_ms: u64, id: &str, plan: Plan, changes: &[(usize, String)]) {
         let Some(device) = self.devices.get_mut(id) else { return };
-        let Some(driver) = &mut device.driver else { return };
-        let mut readings = Vec::new();
-        let result = changes
-            .iter()
-            .try_for_each(|(property, value)| driver.set(now_ms, *property, value, &mut readings));
-        device.take(now_ms, self.up, readings);
-        if let Err(reason) = result {
-            self.failed(now_ms, id, reason);
+        let verdicts = |plan: &Plan| -> Vec<Option<String>> {
+            plan.properties.iter().map(|property| property.refused.clone()).collect()
+        };
+        let before = device.plan.as_ref().map(verdicts).unwrap_or_default();
+        let after = verdicts(&plan);
+        device.plan = Ok(plan);
+        self.drive(now_ms, id, |driver, readings| {
+            changes.iter().try_for_each(|(property, value)| driver.set(now_ms, *property, value, readings))
+        });
+        let Some(device) = self.devices.get_mut(id) else { return };
+        for property in (0..after.len()).filter(|at| before.get(*at) != after.get(*at)) {
+            device.retell(now_ms, self.up, property);
         }
     }
 
+    /// Runs a device method; the error is for the caller.
+    pub fn call(&mut self, now_ms: u64, id: &str, method: &str, argument: &str) -> Result<(), String> {
+        let Some(device) = self.devices.get_mut(id) else { return Err(format!("there is no device {id}")) };
+        if device.driver.is_none() {
+            return Err(format!("the device is {}: {}", device.state, device.reason));
+        }
+        let mut result = Ok(());
+        self.drive(now_ms, id, |driver, readings| {
+            result = driver.call(now_ms, method, argument, readings);
+            Ok(())
+        });
+        result
+    }
+
+    /// Applies the fail-safe values of one device.
+    pub fn safe(&mut self, now_ms: u64, id: &str) {
+        self.drive(now_ms, id, |driver, readings| driver.safe(now_ms, readings));
+    }
+
     /// The connection to the broker came up: everything is told again, because edgecore may have forgotten it.
-    pub fn connected(&mut self) {
+    pub fn connected(&mut self, now_ms: u64) {
         self.up = true;
         for device in self.devices.values_mut() {
-            let Ok(plan) = &device.plan else {
-                device.state_told = false;
-                continue;
-            };
-            device.state_told = device.state.is_empty();
-            device.readings.clear();
-            for (property, value) in device.last.iter().enumerate() {
-                if let (Some(value), true) = (value, plan.properties[property].reported) {
-                    device.readings.push_back(Reading { property, value: value.clone() });
-                }
-            }
+            device.retell_all(now_ms);
         }
     }
 
@@ -229,10 +189,9 @@ impl Engine {
         let result = act(driver.as_mut(), &mut readings);
         let complaint = driver.complaint();
         device.take(now_ms, self.up, readings);
-        match (result, complaint) {
-            (Err(reason), _) => self.failed(now_ms, id, reason),
-            (Ok(()), Some(complaint)) => device.become_state(id, "unhealthy", complaint),
-            (Ok(()), None) => device.become_state(id, "online", String::new()),
+        match result {
+            Err(reason) => self.failed(now_ms, id, reason),
+            Ok(()) => device.settle(id, complaint),
         }
     }
 
@@ -241,6 +200,7 @@ impl Engine {
         device.driver = None;
         device.open_at_ms = Some(now_ms + device.retry_delay_ms);
         device.retry_delay_ms = (device.retry_delay_ms * 2).min(RETRY_DELAY_MS_MAX);
+        device.lose(now_ms, self.up);
         device.become_state(id, "offline", reason);
     }
 
@@ -259,7 +219,7 @@ impl Engine {
                 .iter()
                 .enumerate()
                 .filter(|(_, at)| at.is_some_and(|at| at <= now_ms))
-                .filter_map(|(property, _)| Some(Reading { property, value: device.last[property].clone()? }))
+                .filter_map(|(property, _)| device.last[property].as_ref().map(|taken| taken.reading.clone()))
                 .collect();
             if device.driver.is_some() {
                 device.take(now_ms, self.up, again);
@@ -280,7 +240,8 @@ impl Engine {
                 device.open_at_ms = None;
                 device.retry_delay_ms = RETRY_DELAY_MS_MIN;
                 device.take(now_ms, self.up, readings);
-                device.become_state(id, "online", String::new());
+                device.retell_refusals(now_ms, self.up);
+                device.settle(id, None);
             }
             Err(reason) => self.failed(now_ms, id, reason),
         }
@@ -296,54 +257,26 @@ impl Engine {
     }
 
     /// Hands out messages (topic, payload) as long as `publish` takes them.
-    pub fn flush(&mut self, wall_ms: u64, mut publish: impl FnMut(&str, &str) -> bool) {
+    pub fn flush(&mut self, now_ms: u64, wall_ms: u64, mut publish: impl FnMut(&str, &str) -> bool) {
         for (id, device) in &mut self.devices {
-            if !device.state_told {
-                let reason = serde_json::Value::from(device.reason.as_str());
-                let payload = format!(
-                    "{{\"event_id\":\"\",\"timestamp\":{wall_ms},\"state\":\"{}\",\"reason\":{reason}}}",
-                    device.state
-                );
-                if !publish(&format!("$hw/events/device/{id}/state/update"), &payload) {
-                    return;
-                }
-                device.state_told = true;
-            }
-            while !device.readings.is_empty() {
-                let Ok(plan) = &device.plan else { break };
-                let (payload, used) = update(plan, &device.readings, wall_ms);
-                if !publish(&format!("$hw/events/device/{id}/twin/update"), &payload) {
-                    return;
-                }
-                device.readings.drain(..used);
+            if !device.flush(id, now_ms, wall_ms, &mut publish) {
+                return;
             }
         }
     }
-}
-
-/// One twin update from the readings at the front, up to the first property that comes a second time: a pulse is two updates.
-fn update(plan: &Plan, readings: &VecDeque<Reading>, wall_ms: u64) -> (String, usize) {
-    let mut payload = format!("{{\"event_id\":\"\",\"timestamp\":{wall_ms},\"twin\":{{");
-    let mut used = 0;
-    for (at, reading) in readings.iter().enumerate() {
-        if readings.iter().take(at).any(|before| before.property == reading.property) {
-            break;
-        }
-        // Names and values have no character that JSON would escape (checked when they were taken).
-        let comma = if at == 0 { "" } else { "," };
-        let name = &plan.properties[reading.property].name;
-        payload += &format!(
-            "{comma}\"{name}\":{{\"actual\":{{\"value\":\"{}\",\"metadata\":{{\"timestamp\":{wall_ms}}}}}}}",
-            reading.value
-        );
-        used += 1;
-    }
-    payload += "}}";
-    (payload, used)
 }
 
 fn names(plan: &Plan) -> Vec<&str> {
     plan.properties.iter().map(|property| property.name.as_str()).collect()
+}
+
+/// A wish that is refused leaves the one before it in force.
+fn keep_accepted(before: &Plan, after: &mut Plan) {
+    for property in after.properties.iter_mut().filter(|property| property.refused.is_some()) {
+        let old = before.properties.iter().find(|old| old.name == property.name);
+        let kept = old.filter(|old| old.access == property.access && old.domain == property.domain);
+        property.desired = kept.and_then(|old| old.desired.clone());
+    }
 }
 
 /// The new desired values, when nothing else is different: then the driver stays open.
@@ -359,6 +292,7 @@ fn only_desired_differs(before: Option<&Plan>, after: &Plan) -> Option<Vec<(usiz
             changes.push((at, value));
         }
         property.desired.clone_from(&old.desired);
+        property.refused.clone_from(&old.refused);
     }
     (same == *before).then_some(changes)
 }

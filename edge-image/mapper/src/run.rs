@@ -19,9 +19,9 @@ use crate::{
     engine::{Engine, Opener},
     gpio::{GpioDriver, linux::KernelChips},
     holder::{Outputs, SocketOutputs},
-    limits::DESCRIPTION_BYTES_MAX,
+    limits::{DESCRIPTION_BYTES_MAX, VALUE_BYTES_MAX},
     monotonic_ms,
-    plan::{Plan, Protocol},
+    plan::{PROTOCOLS, Plan, Protocol},
     serial::SerialDriver,
     wall_ms,
 };
@@ -106,8 +106,8 @@ impl Loop {
             keep_alive_s: KEEP_ALIVE_S,
             packet_bytes_max: DESCRIPTION_BYTES_MAX,
         });
-        for protocol in ["gpio", "serial"] {
-            for filter in ["device/+/+", "devices"] {
+        for protocol in PROTOCOLS {
+            for filter in ["device/+/+", "devices", "call/+/+/+"] {
                 let valid = client.subscribe(&format!("{TOPIC_PREFIX}{protocol}/{filter}"));
                 debug_assert!(valid, "the filter is ours");
             }
@@ -235,23 +235,35 @@ impl Loop {
             }
             Err(error) => return Err(error.to_string()),
         }
+        let mut answers = Vec::new();
         while let Some(event) = self.client.next_event().map_err(|error| error.to_string())? {
             match event {
                 Event::Up => {
                     if std::mem::take(&mut self.outage_said) {
                         eprintln!("mapper: the MQTT broker at {} is there", self.broker);
                     }
-                    self.engine.connected();
+                    self.engine.connected(now_ms);
                 }
-                Event::Message { topic, payload, .. } => {
+                Event::Message { topic, payload, retain } => {
                     let Some(rest) = topic.strip_prefix(TOPIC_PREFIX) else { continue };
                     if let Some((protocol, id)) = rest.split_once("/device/") {
                         self.engine.description(now_ms, protocol, id, payload);
                     } else if let Some(protocol) = rest.strip_suffix("/devices") {
                         self.engine.inventory(now_ms, protocol, payload);
+                    } else if let Some((_, call)) = rest.split_once("/call/")
+                        && !retain
+                    {
+                        // A retained one would be run again at each reconnection.
+                        let result = call_method(&mut self.engine, now_ms, call, payload);
+                        answers.push((format!("{topic}/result"), answer(&result)));
                     }
                 }
                 Event::Acknowledged(_) => {}
+            }
+        }
+        for (topic, answer) in answers {
+            if let Err(error) = self.client.publish(&topic, answer.as_bytes(), Qos::AtLeastOnce, false) {
+                eprintln!("mapper: the answer on {topic} is lost: {error}");
             }
         }
         Ok(())
@@ -264,7 +276,7 @@ impl Loop {
             let publish = |topic: &str, payload: &str| {
                 client.publish(topic, payload.as_bytes(), Qos::AtLeastOnce, false).is_ok()
             };
-            self.engine.flush(wall_ms(), publish);
+            self.engine.flush(now_ms, wall_ms(), publish);
         }
         let Some(stream) = &mut self.stream else { return };
         let output = self.client.output();
@@ -281,6 +293,22 @@ impl Loop {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => self.lost(now_ms, &error.to_string()),
         }
+    }
+}
+
+/// `call` is `<ns>/<name>/<method>`.
+fn call_method(engine: &mut Engine, now_ms: u64, call: &str, argument: &[u8]) -> Result<(), String> {
+    let Some((id, method)) = call.rsplit_once('/') else { return Err("the topic names no method".into()) };
+    match std::str::from_utf8(argument) {
+        Ok(argument) if argument.len() <= VALUE_BYTES_MAX => engine.call(now_ms, id, method, argument),
+        _ => Err(format!("the argument is not a text of at most {VALUE_BYTES_MAX} bytes")),
+    }
+}
+
+fn answer(result: &Result<(), String>) -> String {
+    match result {
+        Ok(()) => r#"{"ok":true}"#.into(),
+        Err(reason) => format!("{{\"ok\":false,\"reason\":{}}}", serde_json::Value::from(reason.as_str())),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
         fake::{LABEL, World},
     },
     holder::{Holder, Outputs},
+    limits::READINGS_MAX,
     plan::gpio::LineSpec,
 };
 
@@ -91,7 +92,7 @@ impl Bench {
         let outputs = DirectOutputs { holder, running: Rc::new(RefCell::new(true)) };
         let opener = FakeOpener { world: world.clone(), outputs: outputs.clone() };
         let mut engine = Engine::new(Box::new(opener));
-        engine.connected();
+        engine.connected(0);
         Bench { engine, world, outputs }
     }
 
@@ -102,7 +103,7 @@ impl Bench {
     /// Messages as `topic suffix: twins or state`.
     fn messages(&mut self) -> Vec<String> {
         let mut all = Vec::new();
-        self.engine.flush(7, |topic, payload| {
+        self.engine.flush(7, 7, |topic, payload| {
             let value: Value = serde_json::from_str(payload).unwrap();
             let topic = topic.strip_prefix("$hw/events/device/").unwrap();
             all.push(match value.get("twin") {
@@ -110,7 +111,10 @@ impl Bench {
                     let twin = twin.as_object().unwrap();
                     let twins: Vec<String> = twin
                         .iter()
-                        .map(|(name, twin)| format!("{name}={}", twin["actual"]["value"].as_str().unwrap()))
+                        .map(|(name, twin)| match twin["actual"]["value"].as_str() {
+                            Some(value) => format!("{name}={value}"),
+                            None => format!("{name}?{}", twin["metadata"]["quality"].as_str().unwrap()),
+                        })
                         .collect();
                     format!("{topic} {}", twins.join(" "))
                 }
@@ -175,7 +179,7 @@ fn nothing_is_lost_while_the_broker_is_away() {
         bench.world.flip(5, level);
         bench.engine.ready(1, "default/d");
     }
-    bench.engine.connected();
+    bench.engine.connected(0);
     assert_eq!(
         bench.messages(),
         ["default/d/state/update online ", "default/d/twin/update button=1 lamp=0"],
@@ -187,7 +191,7 @@ fn nothing_is_lost_while_the_broker_is_away() {
         bench.engine.ready(2, "default/d");
     }
     let mut refused = 0;
-    bench.engine.flush(7, |_, _| {
+    bench.engine.flush(7, 7, |_, _| {
         refused += 1;
         false
     });
@@ -215,6 +219,7 @@ fn an_unplugged_chip_is_offline_until_it_is_back_and_others_go_on() {
         [
             "default/bad/state/update unhealthy spec.properties[0].visitors.configData.line is missing: write the line's offset (17) or its name (\"GPIO17\")",
             "default/d/state/update offline there is no GPIO chip with the label fake-chip; mapper scan prints those that are there",
+            "default/d/twin/update button?disconnected lamp?disconnected",
         ]
     );
     assert_eq!(bench.engine.deadline_ms(), Some(1000));
@@ -239,7 +244,7 @@ fn outputs_outlive_the_mapper_and_come_back_after_the_line_holder() {
     let opener = FakeOpener { world: bench.world.clone(), outputs: bench.outputs.clone() };
     bench.engine = Engine::new(Box::new(opener));
     assert!(bench.world.high(2) && bench.world.taken(2) && !bench.world.taken(5));
-    bench.engine.connected();
+    bench.engine.connected(0);
     bench.describe(10, &description(Some("1"), 2, 0));
     assert!(bench.messages()[1].contains("lamp=1"));
     // A new line-holder: it knows no line, and the mapper notices at its next refresh.
@@ -255,6 +260,65 @@ fn outputs_outlive_the_mapper_and_come_back_after_the_line_holder() {
     assert!(
         bench.messages().iter().any(|message| message.contains("offline the line-holder does not answer"))
     );
+}
+
+#[test]
+fn a_wish_out_of_range_is_refused_and_the_one_before_stands() {
+    let mut bench = Bench::new();
+    let with_model = |desired: &str| {
+        let mut description = description(Some(desired), 2, 0);
+        description["model"] = json!({"spec": {"properties": [
+            {"name": "lamp", "type": "BOOLEAN", "accessMode": "ReadWrite"},
+            {"name": "button", "type": "BOOLEAN", "accessMode": "ReadOnly"}]}});
+        description
+    };
+    bench.describe(0, &with_model("on"));
+    assert_eq!(
+        bench.messages(),
+        ["default/d/state/update online ", "default/d/twin/update button=false lamp=true"]
+    );
+    bench.describe(1, &with_model("7"));
+    assert!(bench.world.high(2), "the wish before stands");
+    let reason =
+        "spec.properties[1].desired.value of lamp: \"7\" is no level; write 1, 0, true, false, on or off";
+    let mut last = Vec::new();
+    bench.engine.flush(1000, 5_000, |topic, payload| {
+        last.push((topic.to_owned(), serde_json::from_str::<Value>(payload).unwrap()));
+        true
+    });
+    assert_eq!((&last[0].1["state"], &last[0].1["reason"]), (&json!("unhealthy"), &json!(reason)));
+    assert_eq!(
+        last[1].1["twin"],
+        json!({"lamp": {"actual": {"value": "true", "metadata": {"timestamp": 4_001}},
+            "metadata": {"quality": "good", "refused": reason}}}),
+        "with the time of the reading"
+    );
+    bench.describe(2, &with_model("off"));
+    assert!(!bench.world.high(2));
+    let messages = bench.messages();
+    assert_eq!(messages[0], "default/d/state/update online ");
+    assert!(
+        messages[1..].iter().all(|message| message == "default/d/twin/update lamp=false"),
+        "{messages:?}"
+    );
+    // Refused from the start: the device is driven all the same.
+    bench.engine.description(3, "gpio", "default/d", b"");
+    bench.describe(4, &with_model("7"));
+    assert!(bench.world.taken(2) && bench.world.taken(5));
+    assert!(bench.messages()[0].starts_with("default/d/state/update unhealthy spec.properties[1]"));
+}
+
+#[test]
+fn a_method_that_no_driver_has_is_the_caller_s_fault() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.engine.call(0, "default/d", "fly", ""), Err("there is no device default/d".into()));
+    bench.describe(0, &description(None, 2, 0));
+    bench.messages();
+    assert_eq!(bench.engine.call(1, "default/d", "fly", ""), Err("no such method: fly".into()));
+    assert!(bench.messages().is_empty(), "the device goes on");
+    *bench.world.unplugged.borrow_mut() = true;
+    bench.engine.ready(2, "default/d");
+    assert!(bench.engine.call(3, "default/d", "fly", "").unwrap_err().starts_with("the device is offline: "));
 }
 
 #[test]

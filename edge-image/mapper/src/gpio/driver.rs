@@ -58,7 +58,7 @@ impl GpioDriver {
                 Direction::Input => input(now_ms, spec, property.collect_cycle_ms, chips)?,
                 Direction::Output => output(now_ms, device, property, spec, outputs.as_mut())?,
             };
-            readings.push(Reading { property: at, value: property.level_text(active).into() });
+            readings.push(Reading::good(at, property.level_text(active)));
             slots.push(slot);
         }
         Ok(GpioDriver { slots, outputs, properties: properties.to_vec() })
@@ -126,10 +126,7 @@ impl Driver for GpioDriver {
                     Edge::None => false,
                 };
                 if asked {
-                    readings.push(Reading {
-                        property: at,
-                        value: self.properties[at].level_text(event.active).into(),
-                    });
+                    readings.push(Reading::good(at, self.properties[at].level_text(event.active)));
                 }
             }
             // The kernel drops edges when its queue is full; the level itself is the truth.
@@ -137,8 +134,7 @@ impl Driver for GpioDriver {
                 let now = line.get().map_err(|error| error.to_string())?;
                 if now != *last {
                     *last = now;
-                    readings
-                        .push(Reading { property: at, value: self.properties[at].level_text(now).into() });
+                    readings.push(Reading::good(at, self.properties[at].level_text(now)));
                 }
             }
         }
@@ -169,7 +165,7 @@ impl Driver for GpioDriver {
                 _ => continue,
             };
             if before != after {
-                readings.push(Reading { property: at, value: self.properties[at].level_text(after).into() });
+                readings.push(Reading::good(at, self.properties[at].level_text(after)));
             }
         }
         Ok(())
@@ -200,7 +196,7 @@ impl Driver for GpioDriver {
         *kept = Some(wanted);
         *last = self.outputs.set(name, wanted)?;
         *next_ms = now_ms + *refresh_ms;
-        readings.push(Reading { property, value: self.properties[property].level_text(*last).into() });
+        readings.push(Reading::good(property, self.properties[property].level_text(*last)));
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 pub mod fields;
 pub mod gpio;
 pub mod serial;
+pub mod value;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,6 +12,10 @@ use crate::limits::{
     COLLECT_CYCLE_MS_DEFAULT, CYCLE_MS_MIN, NAME_BYTES_MAX, PROPERTIES_MAX, VALUE_BYTES_MAX,
 };
 use fields::Fields;
+pub use value::{Domain, Type};
+
+/// The protocols of [`Protocol`], as Devices name them: a topic of descriptions each.
+pub const PROTOCOLS: [&str; 2] = ["gpio", "serial"];
 
 /// The payload of a description topic.
 #[derive(Debug, Deserialize)]
@@ -87,6 +92,10 @@ struct ModelProperty {
     #[serde(rename = "type")]
     value_type: String,
     access_mode: String,
+    /// Texts in KubeEdge's CRD; numbers are taken too.
+    minimum: Option<Value>,
+    maximum: Option<Value>,
+    unit: String,
     visitors: Option<Visitor>,
 }
 
@@ -105,9 +114,12 @@ pub enum Protocol {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Property {
     pub name: String,
-    /// Model type BOOLEAN: values are `true` and `false`.
-    pub boolean: bool,
+    /// Type, range, unit and access mode of the model.
+    pub domain: Domain,
+    /// The desired value, of the right type and within its range.
     pub desired: Option<String>,
+    /// Why the Device's desired value is not that: it is not applied.
+    pub refused: Option<String>,
     /// 0: on change only.
     pub report_cycle_ms: u64,
     pub collect_cycle_ms: u64,
@@ -141,7 +153,8 @@ fn plan(description: &Description) -> Result<Plan, String> {
         "serial" => (Protocol::Serial(serial::port(&mut fields)?), None),
         other => {
             return Err(format!(
-                "spec.protocol.protocolName: this mapper knows gpio and serial, not {other:?}"
+                "spec.protocol.protocolName: this mapper knows {}, not {other:?}",
+                PROTOCOLS.join(", ")
             ));
         }
     };
@@ -168,7 +181,7 @@ fn property(
         return Err(format!("{field}.name: {:?} is not a property name", view.name));
     }
     let declared = model.properties.iter().find(|declared| declared.name == view.name);
-    let boolean = declared.is_some_and(|declared| declared.value_type.eq_ignore_ascii_case("BOOLEAN"));
+    let domain = declared.map(domain).transpose()?.unwrap_or_default();
     let visitor = view.visitors.as_ref().or(declared.and_then(|declared| declared.visitors.as_ref()));
     let mut fields = Fields::new(
         &format!("{field}.visitors.configData"),
@@ -182,33 +195,18 @@ fn property(
         Protocol::Serial(_) => Access::Text(serial::text_field(&mut fields, &view.name)?),
     };
     fields.done()?;
-    let desired =
-        view.desired.as_ref().map(|desired| desired.value.clone()).filter(|value| !value.is_empty());
-    let read_only = match &access {
-        Access::Line(line) => line.direction == gpio::Direction::Input,
-        Access::Text(text) => text.write.is_none(),
-        Access::Channel(_) => {
-            declared.is_some_and(|declared| declared.access_mode.eq_ignore_ascii_case("ReadOnly"))
-        }
+    let wish = view.desired.as_ref().map(|desired| desired.value.as_str()).filter(|value| !value.is_empty());
+    let (desired, refused) = match wish.map(|value| wish_for(value, &domain, &access)) {
+        None => (None, None),
+        Some(Ok(value)) => (Some(value), None),
+        Some(Err(reason)) => (None, Some(format!("{field}.desired.value of {}: {reason}", view.name))),
     };
-    if desired.is_some() && read_only {
-        let remedy = match &access {
-            Access::Line(_) => "set configData.direction to output",
-            Access::Text(_) => "set configData.write to the line to send, with {} for the value",
-            Access::Channel(_) => "set accessMode to ReadWrite in the model",
-        };
-        return Err(format!("{field}.desired.value: {} is read only; remove it, or {remedy}", view.name));
-    }
-    if let (Access::Line(_), Some(value)) = (&access, &desired) {
-        level(value).ok_or_else(|| {
-            format!("{field}.desired.value: {value:?} is no level; write 1, 0, true, false, on or off")
-        })?;
-    }
     let cycle = |cycle: u64, default: u64| if cycle == 0 { default } else { cycle.max(CYCLE_MS_MIN) };
     Ok(Property {
         name: view.name.clone(),
-        boolean,
+        domain,
         desired,
+        refused,
         report_cycle_ms: cycle(view.report_cycle, 0),
         collect_cycle_ms: cycle(view.collect_cycle, COLLECT_CYCLE_MS_DEFAULT),
         reported: view.report_to_cloud != Some(false),
@@ -216,10 +214,75 @@ fn property(
     })
 }
 
+/// What a model says about a property's values.
+fn domain(declared: &ModelProperty) -> Result<Domain, String> {
+    let name = &declared.name;
+    let kind = Type::parse(&declared.value_type)
+        .map_err(|reason| format!("DeviceModel, property {name}: {reason}"))?;
+    let bound = |key: &str, value: &Option<Value>| {
+        let text = match value {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
+            Some(Value::String(text)) => text.trim().to_owned(),
+            Some(other) => other.to_string(),
+        };
+        match text.parse::<f64>() {
+            Ok(bound) if bound.is_finite() => Ok(Some(bound)),
+            _ => Err(format!("DeviceModel, property {name}: {key} {text:?} is no number")),
+        }
+    };
+    let (minimum, maximum) = (bound("minimum", &declared.minimum)?, bound("maximum", &declared.maximum)?);
+    if let (Some(low), Some(high)) = (minimum, maximum)
+        && low > high
+    {
+        return Err(format!("DeviceModel, property {name}: minimum {low} is above maximum {high}"));
+    }
+    let read_only = declared.access_mode.eq_ignore_ascii_case("ReadOnly");
+    Ok(Domain { kind, minimum, maximum, unit: declared.unit.clone(), read_only })
+}
+
+/// The desired value as the driver gets it: of the model's type and range, and one that its place on the wire can take.
+fn wish_for(value: &str, domain: &Domain, access: &Access) -> Result<String, String> {
+    let remedy = match access {
+        Access::Line(line) if line.direction == gpio::Direction::Input => {
+            Some("set configData.direction to output")
+        }
+        Access::Text(text) if text.write.is_none() => {
+            Some("set configData.write to the line to send, with {} for the value")
+        }
+        _ => None,
+    };
+    if let Some(remedy) = remedy {
+        return Err(format!("it is read only; remove the value, or {remedy}"));
+    }
+    if matches!(access, Access::Line(_)) && level(value).is_none() {
+        return Err(format!("{value:?} is no level; write 1, 0, true, false, on or off"));
+    }
+    // A level is a level, whatever the model calls it.
+    if matches!(access, Access::Line(_)) && domain.kind != Type::Boolean && !domain.read_only {
+        return Ok(value.to_owned());
+    }
+    domain.wish(value)
+}
+
 impl Property {
+    /// A property without a model, range or cycle.
+    pub fn new(name: &str, access: Access) -> Property {
+        Property {
+            name: name.into(),
+            domain: Domain::default(),
+            desired: None,
+            refused: None,
+            report_cycle_ms: 0,
+            collect_cycle_ms: COLLECT_CYCLE_MS_DEFAULT,
+            reported: true,
+            access,
+        }
+    }
+
     /// A level as the twin's text.
     pub fn level_text(&self, active: bool) -> &'static str {
-        match (self.boolean, active) {
+        match (self.domain.kind == Type::Boolean, active) {
             (true, true) => "true",
             (true, false) => "false",
             (false, true) => "1",

@@ -72,7 +72,7 @@ fn what_is_wrong_is_named_with_its_remedy() {
         (
             "/device/spec/protocol/protocolName",
             json!("modbus"),
-            "spec.protocol.protocolName: this mapper knows gpio and serial, not \"modbus\"",
+            "spec.protocol.protocolName: this mapper knows gpio, serial, not \"modbus\"",
         ),
         ("/device/spec/protocol/configData", json!(7), "spec.protocol.configData: 7 is not an object"),
         (
@@ -117,11 +117,6 @@ fn what_is_wrong_is_named_with_its_remedy() {
             "failsafe: down is no level; write 1, 0, true",
         ),
         (
-            "/device/spec/properties/1/desired/value",
-            json!("bright"),
-            "spec.properties[1].desired.value: \"bright\" is no level",
-        ),
-        (
             "/device/spec/properties/0/name",
             json!("two words"),
             "spec.properties[0].name: \"two words\" is not a property name",
@@ -138,11 +133,6 @@ fn what_is_wrong_is_named_with_its_remedy() {
         ("/device/spec/protocol/configData/framing", json!("frames"), "channel is missing"),
         ("/device/spec/properties/1/visitors/configData/write", json!("on"), "with a place for the value"),
         ("/device/spec/properties/1/visitors/configData/separator", json!(", "), "is not one character"),
-        (
-            "/device/spec/properties/1/visitors/configData",
-            json!({}),
-            "spec.properties[1].desired.value: heater is read only; remove it, or set configData.write",
-        ),
     ];
     for (device, cases) in [(gpio_device(), gpio), (serial_device(), serial)] {
         for (pointer, value, expected) in cases {
@@ -158,6 +148,79 @@ fn what_is_wrong_is_named_with_its_remedy() {
     frames["device"]["spec"]["properties"] = json!([{"name": "level", "visitors": {"configData": {}}}]);
     assert!(plan_of(&frames).unwrap_err().contains("channel is missing: write the channel"));
     assert!(read(b"{").unwrap_err().contains("the description is not a Device"));
+}
+
+/// The verdict on a desired value, with the property's model merged into the sample's.
+fn verdict(device: &Value, property: usize, model: Value, desired: &str) -> (Option<String>, Option<String>) {
+    let mut device = device.clone();
+    let name = device["device"]["spec"]["properties"][property]["name"].clone();
+    device["model"] = json!({"spec": {"properties": [model]}});
+    device["model"]["spec"]["properties"][0]["name"] = name;
+    device["device"]["spec"]["properties"][property]["desired"] = json!({"value": desired});
+    let property = plan_of(&device).unwrap().properties.swap_remove(property);
+    (property.desired, property.refused)
+}
+
+#[test]
+fn desired_values_are_of_the_model_s_type_and_range() {
+    let device = serial_device();
+    let heater = |model: &Value, desired: &str| verdict(&device, 1, model.clone(), desired);
+    let degrees = json!({"type": "float", "minimum": "-5.5", "maximum": 30, "unit": "C"});
+    let bounded = json!({"type": "INT", "minimum": "0", "maximum": "10", "accessMode": "ReadWrite"});
+    let of = |kind: &str| json!({"type": kind});
+    let good: &[(&Value, &str, &str)] = &[
+        (&degrees, "21.50", "21.50"),
+        (&degrees, "-5.5", "-5.5"),
+        (&degrees, "30", "30"),
+        (&bounded, "10", "10"),
+        (&bounded, "3.0", "3"),
+        (&of("BOOLEAN"), "on", "true"),
+        (&of("BOOLEAN"), "0", "false"),
+        (&of("DOUBLE"), "1e300", "1e300"),
+        (&of("BYTES"), "00fF", "00fF"),
+        (&of("STRING"), "eco", "eco"),
+        (&of(""), "eco", "eco"),
+        (&json!({"type": "STRING", "maximum": ""}), "eco", "eco"),
+    ];
+    for (model, desired, expected) in good {
+        assert_eq!(heater(model, desired), (Some((*expected).into()), None), "{model}");
+    }
+    let bad: &[(&Value, &str, &str)] = &[
+        (&degrees, "30.1", "30.1 C is above the model's maximum 30 C"),
+        (&degrees, "-6", "-6 C is below the model's minimum -5.5 C"),
+        (&degrees, "NaN", "write a finite number"),
+        (&degrees, "warm", "\"warm\" is no FLOAT; write a number such as 21.5"),
+        (&of("FLOAT"), "1e300", "use DOUBLE"),
+        (&bounded, "11", "11 is above the model's maximum 10"),
+        (&bounded, "2.5", "\"2.5\" is no INT; write a whole number"),
+        (&bounded, "99999999999999999999", "is no INT"),
+        (&of("BOOLEAN"), "2", "write true or false"),
+        (&of("BYTES"), "abc", "two hexadecimal digits"),
+        (&of("STRING"), "two words", "is no twin value"),
+        (&json!({"type": "INT", "accessMode": "ReadOnly"}), "1", "accessMode is ReadOnly"),
+    ];
+    for (model, desired, expected) in bad {
+        let (desired, refused) = heater(model, desired);
+        let refused = refused.unwrap();
+        assert!(desired.is_none() && refused.contains(expected), "{refused}");
+        assert!(refused.starts_with("spec.properties[1].desired.value of heater: "), "{refused}");
+    }
+    let (_, refused) = verdict(&device, 0, of("INT"), "1");
+    assert!(refused.unwrap().contains("remove the value, or set configData.write"));
+    let (_, refused) = verdict(&gpio_device(), 1, of("INT"), "bright");
+    assert!(refused.unwrap().contains("\"bright\" is no level"));
+    for (model, expected) in [
+        (of("STREAM"), "DeviceModel, property heater: type STREAM is no value that a twin can hold"),
+        (of("PICTURE"), "type PICTURE is unknown; use INT"),
+        (json!({"type": "INT", "minimum": "low"}), "minimum \"low\" is no number"),
+        (json!({"type": "INT", "minimum": 5, "maximum": "4"}), "minimum 5 is above maximum 4"),
+    ] {
+        let mut spoilt = device.clone();
+        spoilt["model"] = json!({"spec": {"properties": [model]}});
+        spoilt["model"]["spec"]["properties"][0]["name"] = json!("heater");
+        let error = plan_of(&spoilt).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]

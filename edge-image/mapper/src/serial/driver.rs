@@ -96,7 +96,7 @@ impl SerialDriver {
         }
         self.odd[property] = false;
         self.last[property] = Some(value.to_owned());
-        readings.push(Reading { property, value: value.to_owned() });
+        readings.push(Reading::good(property, value));
     }
 
     fn line(&mut self, line: &str, readings: &mut Vec<Reading>) {

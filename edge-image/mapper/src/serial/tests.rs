@@ -36,15 +36,7 @@ fn pair(framing: Framing) -> (Port, std::fs::File, OwnedFd) {
 }
 
 fn property(name: &str, access: Access, desired: Option<&str>) -> Property {
-    Property {
-        name: name.into(),
-        boolean: false,
-        desired: desired.map(str::to_owned),
-        report_cycle_ms: 0,
-        collect_cycle_ms: 1000,
-        reported: true,
-        access,
-    }
+    Property { desired: desired.map(str::to_owned), ..Property::new(name, access) }
 }
 
 fn text(prefix: &str, separator: Option<char>, field: usize, write: Option<&str>) -> Access {
@@ -99,7 +91,7 @@ fn lines_over_a_real_tty() {
     let mut set = Vec::new();
     driver.set(0, 1, "1", &mut set).unwrap();
     assert_eq!(read_until(&mut master, b'\n'), b"heater=1\n");
-    assert_eq!(set, [Reading { property: 1, value: "1".into() }]);
+    assert_eq!(set, [Reading::good(1, "1")]);
     assert!(driver.set(0, 0, "1", &mut set).is_err(), "read only");
     drop((master, slave));
     let error = (0..1000).find_map(|_| driver.ready(0, &mut Vec::new()).err()).expect("the port is gone");
