@@ -90,7 +90,7 @@ impl Domain {
                 None => return no("write true or false"),
             },
             Type::Bytes => {
-                if value.len() % 2 != 0 || !value.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                if !value.len().is_multiple_of(2) || !value.bytes().all(|byte| byte.is_ascii_hexdigit()) {
                     return no("write two hexadecimal digits for each byte");
                 }
                 value.to_owned()
