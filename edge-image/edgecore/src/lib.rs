@@ -160,6 +160,10 @@ async fn run_configured(
         let tasks: Arc<dyn NodeTasks> =
             Arc::new(tasks::Runner::new(handles.clone(), Arc::new(puller), supervisor.drain().child()));
         spawn_hub(&mut supervisor, cfg, hub_handle, &memory, board.clone(), kubelet, tasks);
+        let (bus, uplink) = (handles.bus.clone(), handles.uplink.clone());
+        supervisor.spawn("link-news", restart(), move |drain| {
+            done(bus::link::tell(bus.clone(), uplink.state(), drain))
+        });
     }
     spawn_node(&mut supervisor, cfg, &handles, &board);
     if memory.store.is_some() {

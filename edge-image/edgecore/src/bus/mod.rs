@@ -10,6 +10,7 @@
 //! Start at [`start`]; the protocol is in `lib/mqtt`.
 
 pub mod broker;
+pub mod link;
 mod publisher;
 mod socket;
 mod subscriber;
