@@ -17,6 +17,7 @@ pub mod limits;
 
 pub mod capacity;
 pub mod quantity;
+pub mod watched_folder;
 
 pub mod adopt;
 pub mod credentials;
@@ -28,6 +29,7 @@ pub mod status;
 mod tls_fault;
 
 pub mod bus;
+pub mod device_folder;
 pub mod edged;
 pub mod hub;
 pub mod meta;
@@ -246,9 +248,24 @@ fn spawn_workers(supervisor: &mut Supervisor, cfg: &Arc<Config>, handles: &Handl
         });
     }
     if cfg.modules.device_twin.enable {
-        let (handles, cfg) = (handles.clone(), cfg.clone());
+        let (handles, cfg) = (with_device_folder(supervisor, cfg, handles), cfg.clone());
         supervisor.spawn("twin", restart(), move |drain| twin::run(handles.clone(), cfg.clone(), drain));
     }
+}
+
+/// The handles of whoever acts on devices: what the node's folder says comes with what the cloud says.
+fn with_device_folder(supervisor: &mut Supervisor, cfg: &Config, handles: &Handles) -> Handles {
+    let path = &cfg.modules.device_twin.device_folder;
+    if path.as_os_str().is_empty() {
+        return handles.clone();
+    }
+    let folder = device_folder::open(handles, path);
+    let all = folder.overlay.handles(handles);
+    let handles = handles.clone();
+    supervisor.spawn("devicefolder", restart(), move |drain| {
+        done(device_folder::run(handles.clone(), folder.clone(), drain))
+    });
+    all
 }
 
 fn restart() -> Policy {

@@ -54,6 +54,13 @@ pub const BUS_RETRY_DELAY_MIN: Duration = Duration::from_millis(200);
 pub const BUS_RETRY_DELAY_MAX: Duration = Duration::from_secs(10);
 /// Devices of one node; further ones are named in the node's condition `DeviceConfigInvalid`.
 pub const DEVICES_MAX: usize = 256;
+/// The folder of devices: files, bytes and objects of one. More files make a look fail, and all devices go on as they were; a larger
+/// file, or one with more objects, is told as unusable.
+pub const DEVICE_FILES_MAX: usize = 128;
+pub const DEVICE_FILE_BYTES_MAX: u64 = 256 * 1024;
+pub const DEVICE_FILE_OBJECTS_MAX: usize = 64;
+/// Pause between two looks at it.
+pub const DEVICE_FOLDER_POLL: Duration = Duration::from_secs(2);
 /// Properties of one device's twin; an update that would add more is refused with code 400.
 pub const TWINS_PER_DEVICE_MAX: usize = 128;
 /// Reported values are kept this long in memory before they are written; a power cut loses no more (flash wears).

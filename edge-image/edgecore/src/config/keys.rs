@@ -20,6 +20,7 @@ const HONOURED: &[&str] = &[
     "kinglet.linkStreams",
     "kinglet.preloadDir",
     "kinglet.runDir",
+    "modules.deviceTwin.deviceFolder",
     "modules.deviceTwin.dmiSockPath",
     "modules.deviceTwin.enable",
     "modules.edgeHub.enable",

@@ -230,6 +230,8 @@ pub struct EventBus {
 pub struct DeviceTwin {
     pub enable: bool,
     pub dmi_sock_path: PathBuf,
+    /// Ours: Device and DeviceModel files of the node itself. Empty: none.
+    pub device_folder: PathBuf,
 }
 
 /// Keys that KubeEdge does not have.
@@ -375,7 +377,11 @@ impl Default for EventBus {
 
 impl Default for DeviceTwin {
     fn default() -> Self {
-        DeviceTwin { enable: true, dmi_sock_path: "/etc/kubeedge/".into() }
+        DeviceTwin {
+            enable: true,
+            dmi_sock_path: "/etc/kubeedge/".into(),
+            device_folder: "/etc/kinglet/devices".into(),
+        }
     }
 }
 

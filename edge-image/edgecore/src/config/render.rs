@@ -61,6 +61,8 @@ modules:
   deviceTwin:
     enable: {twin_enable}
     dmiSockPath: {dmi}
+    # Device and DeviceModel files that work with no cloud
+    deviceFolder: {device_folder}
 kinglet:
   preloadDir: {preload}
   runDir: {run_dir}
@@ -100,6 +102,7 @@ kinglet:
         mqtt_external = quote(&bus.mqtt_server_external),
         twin_enable = cfg.modules.device_twin.enable,
         dmi = path(&cfg.modules.device_twin.dmi_sock_path),
+        device_folder = path(&cfg.modules.device_twin.device_folder),
         preload = path(&cfg.kinglet.preload_dir),
         run_dir = path(&cfg.kinglet.run_dir),
         cloud_id = quote(&cfg.kinglet.cloud_id),

@@ -39,7 +39,6 @@ use super::{
     observe::{Look, Observer},
     pressure::{machine::Machine as PressureMachine, watch as pressure_watch},
     probe::{self, Memory, machine::Ticket as ProbeTicket},
-    static_pods::Reading,
     status::NodeFacts,
     unix_ms,
     worker::{Now, Ticket, Work, WorkError},
@@ -48,7 +47,10 @@ use doorman::{Doorman, GateNews};
 pub use runtime::runtime_facts;
 use statics::Statics;
 
-use crate::contract::{BoxFuture, Handles, RuntimeStatus};
+use crate::{
+    contract::{BoxFuture, Handles, RuntimeStatus},
+    watched_folder::Reading,
+};
 
 /// What a future in the set ended with.
 enum Happening {

@@ -131,6 +131,7 @@ fn first_config(root: &Path) -> Config {
     cfg.modules.edged.tailored_kubelet_config.pod_logs_dir = root.join("var/log/pods");
     cfg.modules.edged.tailored_kubelet_config.static_pod_path = root.join("etc/kubeedge/manifests");
     cfg.modules.device_twin.dmi_sock_path = root.join("etc/kubeedge");
+    cfg.modules.device_twin.device_folder = root.join("etc/kinglet/devices");
     // KubeEdge keeps events on the node unless asked; whoever looks at a pod wants them.
     cfg.modules.edged.report_event = true;
     cfg.modules.event_bus.mqtt_mode = 0;

@@ -12,11 +12,12 @@ use crate::{
         limits,
         manager::Wanted,
         static_pods::{
-            self, KIND, Reading, StaticPods,
+            self, KIND, StaticPods,
             mirror::{self, Mirror, Mirrors},
         },
         unix_ms,
     },
+    watched_folder::Reading,
 };
 
 const CONDITION: &str = "StaticPodsInvalid";

@@ -6,8 +6,7 @@
 //! - One bad file is told by name and line, and keeps no other file's pod from running.
 //! - A mirror never runs, and what happens to it never touches its pod.
 //!
-//! The folder is polled, not watched with inotify: a poll costs some microseconds, sees a folder that appears later or is mounted
-//! over, and works on every file system, USB sticks included. Start at [`StaticPods`]; mirrors in [`mirror`].
+//! Start at [`StaticPods`]; mirrors in [`mirror`].
 //! Source: the Kubernetes documentation "Create static Pods".
 
 mod file;
@@ -17,10 +16,9 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    io,
     path::Path,
     sync::Arc,
-    time::UNIX_EPOCH,
 };
 
 use serde_json::Value;
@@ -28,6 +26,7 @@ use serde_json::Value;
 pub use file::fuzz_static_pod;
 
 use super::{limits, manager::Wanted, pod::Pod};
+use crate::watched_folder::{self, Content, Limits, Reading, Stamp};
 
 /// Kind of the local records: the pod of each file, as it last ran.
 pub const KIND: &str = "staticpod";
@@ -55,22 +54,6 @@ impl StaticPod {
             pod: Ok(self.pod.clone()),
         }
     }
-}
-
-/// What tells that a file was written: size, seconds, nanoseconds, inode.
-type Stamp = (u64, u64, u32, u64);
-
-/// One look at the folder: by file name its content, unless it is as it was.
-#[derive(Debug, Default)]
-pub struct Reading {
-    pub files: BTreeMap<String, (Stamp, Content)>,
-}
-
-#[derive(Debug)]
-pub enum Content {
-    Same,
-    Read(Vec<u8>),
-    Unreadable(String),
 }
 
 /// What changed with a reading.
@@ -214,41 +197,10 @@ impl StaticPods {
 
 /// Looks at the folder. Files that are as `known` are not read again. Blocks.
 pub fn read(folder: &Path, known: &BTreeMap<String, Stamp>) -> io::Result<Reading> {
-    use std::os::unix::fs::MetadataExt;
-    let mut reading = Reading::default();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        // Editors and `kubectl cp` write hidden files first.
-        if name.starts_with('.') || name.ends_with('~') || !is_manifest(&name) {
-            continue;
-        }
-        // Follows links: a mounted config map's files are links.
-        let Ok(metadata) = fs::metadata(entry.path()) else { continue };
-        if !metadata.is_file() {
-            continue;
-        }
-        if reading.files.len() >= limits::STATIC_PODS_MAX {
-            return Err(io::Error::other(format!("it has more than {} files", limits::STATIC_PODS_MAX)));
-        }
-        let since = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let stamp = (metadata.len(), since.as_secs(), since.subsec_nanos(), metadata.ino());
-        let content = if known.get(&name) == Some(&stamp) {
-            Content::Same
-        } else if metadata.len() > limits::STATIC_POD_BYTES_MAX {
-            let (is, most) = (metadata.len(), limits::STATIC_POD_BYTES_MAX);
-            Content::Unreadable(format!("it has {is} bytes, more than {most}; it cannot be a pod"))
-        } else {
-            match fs::read(entry.path()) {
-                Ok(bytes) => Content::Read(bytes),
-                Err(error) => Content::Unreadable(format!("cannot be read ({error})")),
-            }
-        };
-        reading.files.insert(name, (stamp, content));
-    }
-    Ok(reading)
-}
-
-fn is_manifest(name: &str) -> bool {
-    [".yaml", ".yml", ".json"].iter().any(|ending| name.ends_with(ending)) || !name.contains('.')
+    let limits = Limits {
+        files_max: limits::STATIC_PODS_MAX,
+        file_bytes_max: limits::STATIC_POD_BYTES_MAX,
+        holds: "a pod",
+    };
+    watched_folder::read(folder, known, limits)
 }
