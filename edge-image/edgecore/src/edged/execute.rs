@@ -30,7 +30,7 @@ use super::{
     stop::{self, Deadlines},
     tokens::Tokens,
     volumes::{Places, VolumeError},
-    worker::{Retry, Work, WorkError},
+    worker::{RUN_ERROR, Retry, Work, WorkError},
 };
 use crate::contract::Handles;
 
@@ -73,7 +73,7 @@ pub struct Executor {
 }
 
 /// Reasons of steps that need an image's files.
-const MADE_OF_IMAGES: [&str; 3] = ["FailedCreatePodSandBox", "CreateContainerError", "RunContainerError"];
+const MADE_OF_IMAGES: [&str; 3] = ["FailedCreatePodSandBox", "CreateContainerError", RUN_ERROR];
 
 type Done = Result<(), WorkError>;
 
@@ -183,7 +183,7 @@ impl Executor {
             }
             Work::StartContainer { id, name } => {
                 let started = self.cri.start_container(&id).await;
-                started.map_err(|e| resync(runtime_error("RunContainerError", &e)))?;
+                started.map_err(|e| resync(runtime_error(RUN_ERROR, &e)))?;
                 // A hook may take long; other pods start meanwhile.
                 drop(place);
                 match hooks::Subject::of(&record, need()?, &name, &id, &ip) {

@@ -10,7 +10,7 @@ use crate::edged::{
     observed::{Container as Seen, Observed, Sandbox, State},
     pod::{Container, Pod, RestartPolicy},
     record::{Remembered, Terminated},
-    worker::{Slot, Worker},
+    worker::{RUN_ERROR, Slot, Worker},
 };
 
 /// Where in the pod a container stands.
@@ -168,8 +168,9 @@ impl Scene<'_> {
     fn ended(&self, line: &mut Line, container: &Container, ended: Terminated, found: Option<&Seen>) {
         let failure = self.worker.failures.get(&Slot::Container(container.name.clone()));
         let crash_loop = found.and_then(|found| self.worker.crash_loop(found));
-        // A hook's failure ended the container: what its next start waits for is the newer news.
-        let failure = failure.filter(|failure| failure.reason != POST_START_ERROR || crash_loop.is_none());
+        // The start or its hook failed, and the container ended of it: what its next start waits for is the newer news.
+        let of_start = |reason: &str| [RUN_ERROR, POST_START_ERROR].contains(&reason);
+        let failure = failure.filter(|failure| crash_loop.is_none() || !of_start(failure.reason));
         let waiting = match failure {
             _ if !self.comes_again(line.kind, ended.exit_code) => None,
             Some(failure) => Some((failure.reason.to_string(), failure.message.clone())),

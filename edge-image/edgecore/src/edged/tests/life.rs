@@ -9,10 +9,10 @@ use crate::edged::{
     observed::{Container, Observed, Sandbox, State},
     pod::Pod,
     record::Record,
-    worker::{Now, Outcome, ProbeKind, Work},
+    worker::{Now, Outcome, ProbeKind, RUN_ERROR, Retry, Work, WorkError},
 };
 
-/// One pod on a runtime where everything works.
+/// One pod on a runtime where everything works, unless `starts_fail`.
 struct Life {
     manager: Manager,
     now: Now,
@@ -23,10 +23,15 @@ struct Life {
     steps: Vec<String>,
     record: Record,
     made: u32,
+    starts_fail: bool,
 }
 
 impl Life {
     fn new(spec: Value) -> Life {
+        Life::begin(spec, false)
+    }
+
+    fn begin(spec: Value, starts_fail: bool) -> Life {
         let metadata = json!({ "name": "web", "namespace": "default", "uid": "u1", "generation": 3 });
         let pod = Pod::parse(json!({ "metadata": metadata, "spec": spec }).to_string().as_bytes()).unwrap();
         let mut life = Life {
@@ -39,6 +44,7 @@ impl Life {
             steps: Vec::new(),
             record: Record::default(),
             made: 0,
+            starts_fail,
         };
         life.want();
         life.settle();
@@ -69,12 +75,12 @@ impl Life {
             }
         }
         for work in done {
-            self.carry_out(&work);
-            self.input(Input::Done { incarnation: "u1".into(), result: Ok(()) });
+            let result = self.carry_out(&work);
+            self.input(Input::Done { incarnation: "u1".into(), result });
         }
     }
 
-    fn carry_out(&mut self, work: &Work) {
+    fn carry_out(&mut self, work: &Work) -> Result<(), WorkError> {
         self.made += 1;
         let id = format!("id{}", self.made);
         match work {
@@ -99,6 +105,12 @@ impl Life {
             }
             Work::StartContainer { id, name } => {
                 self.steps.push(format!("start {name}"));
+                if self.starts_fail {
+                    // containerd shows a container that it could not start as one that ended.
+                    self.set(id, State::Exited, 128);
+                    let retry = Retry::After(Duration::from_secs(10));
+                    return Err(WorkError { reason: RUN_ERROR, message: "no such program".into(), retry });
+                }
                 self.set(id, State::Running, 0);
             }
             Work::StopContainers { stops, grace } => {
@@ -113,6 +125,7 @@ impl Life {
             Work::CleanUp => self.steps.push("clean up".into()),
             Work::Prepare(None) | Work::Forget => {}
         }
+        Ok(())
     }
 
     fn set(&mut self, id: &str, state: State, exit_code: i32) {
@@ -233,6 +246,19 @@ fn a_crash_loop_is_told_with_its_whole_delay() {
     assert_eq!(life.status["containerStatuses"][0]["restartCount"], 2);
     life.exits("main", 2);
     assert!(waiting(&life)["message"].as_str().unwrap().starts_with("back-off 20s"));
+}
+
+#[test]
+fn a_command_that_does_not_exist_is_told_and_then_its_back_off() {
+    let mut life = Life::begin(json!({ "containers": [container("main", json!({}))] }), true);
+    let waiting = |life: &Life| life.status["containerStatuses"][0]["state"]["waiting"].clone();
+    assert_eq!(waiting(&life), json!({ "reason": RUN_ERROR, "message": "no such program" }));
+    assert_eq!(life.steps, ["start main"]);
+    life.wait(10);
+    assert_eq!(life.steps, ["start main", "start main"]);
+    assert_eq!(waiting(&life)["reason"], "CrashLoopBackOff", "the newer news");
+    life.wait(10);
+    assert_eq!(life.steps.len(), 3);
 }
 
 #[test]

@@ -90,6 +90,9 @@ impl Work {
     }
 }
 
+/// The runtime did not start a container that it had made.
+pub const RUN_ERROR: &str = "RunContainerError";
+
 /// Why a step failed, in the words of a container's waiting state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkError {

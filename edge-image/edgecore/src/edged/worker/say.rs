@@ -2,7 +2,7 @@
 //!
 //! Not here: events of images (`images`) and of probes and hooks (`probe`, `hooks`), which are told where they happen.
 
-use super::{Now, Work, WorkError, Worker};
+use super::{Now, RUN_ERROR, Work, WorkError, Worker};
 use crate::edged::{backoff::go_duration, events::Event, observed::Container as Seen};
 
 /// Reasons of a failed `CreateContainer` that are not told by the image code.
@@ -68,7 +68,7 @@ impl Worker {
             (Work::CreateContainer { name, .. }, Err(error)) if OF_CREATION.contains(&error.reason) => {
                 Event::warning("Failed", format!("Error: {}", error.message)).at(self.field_path(name))
             }
-            (Work::StartContainer { name, .. }, Err(error)) if error.reason == "RunContainerError" => {
+            (Work::StartContainer { name, .. }, Err(error)) if error.reason == RUN_ERROR => {
                 Event::warning("Failed", format!("Error: {}", error.message)).at(self.field_path(name))
             }
             (Work::Prepare(_), Err(error)) if error.reason == "FailedMount" => {
