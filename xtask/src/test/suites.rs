@@ -82,16 +82,35 @@ fn unit(root: &Path, options: &Options) -> Result<Outcome> {
 }
 
 /// Runs a test command and counts by libtest's result lines and our own `NOT RUN` lines. All output goes to
-/// target/test-unit.log; results, failures and what did not run are shown.
+/// target/test-unit.log; results, failures and what did not run are shown. Cargo says on its error output which program did
+/// not build, or ended by a signal in the middle of a test: those lines are the failure where no test has one.
 fn count_tests(root: &Path, command: &mut Command) -> Result<Outcome> {
     let mut log =
         std::fs::File::create(root.join("target/test-unit.log")).context("create target/test-unit.log")?;
-    let mut child =
-        command.args(["--", "--show-output"]).stdout(Stdio::piped()).spawn().context("start cargo test")?;
+    let mut child = command
+        .args(["--", "--show-output"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("start cargo test")?;
+    let said = BufReader::new(child.stderr.take().context("stderr is piped")?);
+    let said = std::thread::spawn(move || {
+        let mut errors = Vec::new();
+        for line in said.lines().map_while(Result::ok) {
+            eprintln!("{line}");
+            if ["error", "    `", "Caused by", "  process didn't exit"]
+                .iter()
+                .any(|start| line.starts_with(start))
+            {
+                errors.push(line);
+            }
+        }
+        errors
+    });
     let output = BufReader::new(child.stdout.take().context("stdout is piped")?);
     let (mut outcome, mut in_failures) = (Outcome::default(), false);
-    for line in output.lines() {
-        let line = line?;
+    for line in output.split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
         writeln!(log, "{line}")?;
         in_failures = (in_failures || line == "failures:") && !line.starts_with("test result");
         if in_failures || ["test result: ", "NOT RUN "].iter().any(|start| line.starts_with(start)) {
@@ -100,12 +119,13 @@ fn count_tests(root: &Path, command: &mut Command) -> Result<Outcome> {
         read_line(&line, &mut outcome);
     }
     let status = child.wait()?;
+    let errors = said.join().unwrap_or_default();
     if !status.success() && outcome.failed.is_empty() {
-        bail!("cargo test ended with {status} before a test failed: it did not build");
+        outcome.failed.push(format!("cargo test ended with {status}: {}", errors.join("; ")));
     }
     outcome.passed = outcome.passed.saturating_sub(outcome.not_run.len() as u32);
     if outcome.passed == 0 {
-        bail!("cargo test ran no test");
+        bail!("cargo test ran no test: {}", errors.join("; "));
     }
     Ok(outcome)
 }
