@@ -104,13 +104,14 @@ impl Default for System {
     }
 }
 
-/// `--config FILE`, `--config=FILE`, or neither and the file is the usual one; and no command of ours.
-fn runs_with(arguments: &[String], config: &Path) -> bool {
+/// The configuration that a command line names: `--config FILE`, `--config=FILE`, or neither and it is the usual one. `None`: it
+/// is a command of ours, and no agent.
+fn config_of(arguments: &[String]) -> Option<PathBuf> {
     let mut words = arguments.iter().skip(1);
     let mut named = PathBuf::from("/").join(crate::config::CONFIG_PATH);
     while let Some(word) = words.next() {
         if ["join", "doctor", "adopt", "config", "runtime"].contains(&word.as_str()) {
-            return false;
+            return None;
         }
         if let Some(file) = word.trim_start_matches('-').strip_prefix("config=") {
             named = file.into();
@@ -118,8 +119,12 @@ fn runs_with(arguments: &[String], config: &Path) -> bool {
             named = words.next().map(PathBuf::from).unwrap_or_default();
         }
     }
+    Some(named)
+}
+
+fn runs_with(arguments: &[String], config: &Path) -> bool {
     let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    real(&named) == real(config)
+    config_of(arguments).is_some_and(|named| real(&named) == real(config))
 }
 
 fn systemctl(arguments: &[&str]) -> Result<String, String> {
@@ -209,21 +214,9 @@ impl Services for System {
 }
 
 impl Stock {
-    /// The configuration that its command line names.
+    /// The configuration that its command line names, if it ran.
     fn config(&self) -> Option<PathBuf> {
-        if self.command.is_empty() {
-            return None;
-        }
-        let mut words = self.command.iter().skip(1);
-        while let Some(word) = words.next() {
-            if let Some(file) = word.trim_start_matches('-').strip_prefix("config=") {
-                return Some(file.into());
-            }
-            if ["--config", "-config", "-c"].contains(&word.as_str()) {
-                return words.next().map(PathBuf::from);
-            }
-        }
-        Some(PathBuf::from("/").join(crate::config::CONFIG_PATH))
+        if self.command.is_empty() { None } else { config_of(&self.command) }
     }
 }
 
