@@ -63,7 +63,7 @@ impl Authority {
         let configs = Configs::new(&material, server).map_err(AuthorityError::Make)?;
         let (material, configs) = (watch::Sender::new(material), watch::Sender::new(Arc::new(configs)));
         let authority = Authority { source, policy, material, configs };
-        authority.look(now_s).await?;
+        authority.refresh_token(now_s).await?;
         Ok(authority)
     }
 
@@ -101,6 +101,10 @@ impl Authority {
 
     async fn look(&self, now_s: u64) -> Result<(), AuthorityError> {
         self.take_over(now_s).await?;
+        self.refresh_token(now_s).await
+    }
+
+    async fn refresh_token(&self, now_s: u64) -> Result<(), AuthorityError> {
         match &self.source {
             Source::Dir(_) => Ok(()),
             Source::Secrets { api, .. } => {
