@@ -18,7 +18,7 @@ use wire::limits::PUSH_WINDOW;
 use super::downlink::{Fetched, devices, fetch, inventory, membership};
 use super::sessions::{Parked, Sessions};
 use crate::contract::{DesiredWatch, NodeDesired};
-use crate::limits::{DRAIN_SPREAD_MS, SESSION_REQUESTS_MAX};
+use crate::limits::{DRAIN_SPREAD_MS, RECORD_LOOK_EVERY, SESSION_REQUESTS_MAX};
 use crate::records::{DeliveryRecords, RecordError, Records};
 use crate::upstream::request::{Request, parse};
 use crate::upstream::{Upstream, refuse};
@@ -91,6 +91,8 @@ struct Work {
     /// How often the node has registered on this link.
     registrations: u32,
     alive_until: Instant,
+    /// The record need not be looked at again before.
+    look_at: Instant,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
@@ -115,6 +117,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             node_uid: None,
             registrations: 0,
             alive_until: now + self.keepalive,
+            look_at: now,
         };
         let end = self.talk(&mut work).await.err().unwrap_or(End::Closed);
         if matches!(end, End::Drained) {
@@ -336,8 +339,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         }));
     }
 
+    /// Called for every frame on the compact lane; the record, which is a file, is looked at once a second at the most.
     fn is_alive(&self, work: &mut Work) -> Result<(), End> {
-        work.alive_until = Instant::now() + self.keepalive;
+        let now = Instant::now();
+        work.alive_until = now + self.keepalive;
+        if now < work.look_at {
+            return Ok(());
+        }
+        work.look_at = now + RECORD_LOOK_EVERY;
         let is_current = self.records.is_current(&self.node, self.generation).map_err(End::Records)?;
         if is_current { Ok(()) } else { Err(End::Reset) }
     }
