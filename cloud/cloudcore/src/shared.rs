@@ -6,11 +6,15 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+use http::Method;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::api::{Api, ApiError};
+use crate::cluster::informer::{Lines, escape};
+use crate::limits::{API_TIME_MAX, LIST_PAGE_LEN, WATCH_SECONDS};
 
 /// KubeEdge's namespace; its Secrets are in it too.
 pub const NAMESPACE: &str = "kubeedge";
@@ -72,6 +76,14 @@ impl ConfigMap {
     }
 }
 
+/// What [`Shared::follow`] tells.
+pub enum News {
+    All(Vec<ConfigMap>),
+    Set(ConfigMap),
+    /// By the config map's name: a deleted one may come without its value.
+    Gone(String),
+}
+
 impl Shared {
     pub fn new(api: Api, what: &'static str) -> Shared {
         Shared { api, what }
@@ -86,12 +98,12 @@ impl Shared {
         }
     }
 
-    pub fn folder() -> String {
+    fn folder() -> String {
         format!("/api/v1/namespaces/{NAMESPACE}/configmaps")
     }
 
     /// The query part of a list of these values.
-    pub fn selector(&self) -> String {
+    fn selector(&self) -> String {
         format!("labelSelector=kinglet.dev%2Frecord%3D{}", self.what)
     }
 
@@ -167,38 +179,61 @@ impl Shared {
         }
         let (mut all, mut next) = (Vec::new(), String::new());
         loop {
-            let path = format!(
-                "{}?{}&limit={}{next}",
-                Shared::folder(),
-                self.selector(),
-                crate::limits::LIST_PAGE_LEN
-            );
+            let path = format!("{}?{}&limit={LIST_PAGE_LEN}{next}", Shared::folder(), self.selector());
             let failed = |error| SharedError::Read(format!("the list of {}s", self.what), error);
             let body = self.api.get(&path).await.map_err(failed)?;
             let page: List = serde_json::from_slice(&body).map_err(|error| failed(ApiError::Json(error)))?;
             all.extend(page.items.unwrap_or_default());
             match page.metadata.next.filter(|token| !token.is_empty()) {
-                Some(token) => next = format!("&continue={}", crate::cluster::informer::escape(&token)),
+                Some(token) => next = format!("&continue={}", escape(&token)),
                 None => return Ok((all, page.metadata.resource_version)),
             }
         }
     }
 
+    /// Tells all values, and then each change; over when the watch ends. The next call tells what was missed meanwhile.
+    pub async fn follow(&self, mut tell: impl FnMut(News)) -> Result<(), SharedError> {
+        let (maps, version) = self.list().await?;
+        tell(News::All(maps));
+        let path = format!(
+            "{}?watch=true&{}&timeoutSeconds={WATCH_SECONDS}&resourceVersion={}",
+            Shared::folder(),
+            self.selector(),
+            escape(&version)
+        );
+        let failed = |error| SharedError::Read(format!("the watch of {}s", self.what), error);
+        let open = self.api.open(Method::GET, &path, "application/json", Bytes::new());
+        let opened = tokio::time::timeout(API_TIME_MAX, open).await.unwrap_or(Err(ApiError::Timeout));
+        let mut lines = Lines::new(opened.map_err(failed)?);
+        while let Some(line) = lines.next().await.map_err(failed)? {
+            #[derive(Deserialize)]
+            struct Event {
+                #[serde(rename = "type")]
+                event_type: String,
+                object: ConfigMap,
+            }
+            let event: Event = serde_json::from_slice(&line).map_err(|e| failed(ApiError::Json(e)))?;
+            match event.event_type.as_str() {
+                "ADDED" | "MODIFIED" => tell(News::Set(event.object)),
+                "DELETED" => tell(News::Gone(event.object.metadata.name)),
+                // An error ends the watch: the next list tells what was missed.
+                _ => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
     /// Removes a value; `false`: there was none.
     pub async fn delete(&self, key: &str) -> Result<bool, SharedError> {
-        let name = self.name(key);
+        self.remove(&self.name(key)).await
+    }
+
+    /// Removes a config map of a list; `false`: there was none.
+    pub async fn remove(&self, name: &str) -> Result<bool, SharedError> {
         match self.api.delete(&format!("{}/{name}", Shared::folder()), "{}").await {
             Ok(_) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),
-            Err(error) => Err(SharedError::Write(name, error)),
-        }
-    }
-
-    /// Removes a config map of a list.
-    pub async fn remove(&self, name: &str) -> Result<(), SharedError> {
-        match self.api.delete(&format!("{}/{name}", Shared::folder()), "{}").await {
-            Err(error) if !error.is_not_found() => Err(SharedError::Write(name.into(), error)),
-            _ => Ok(()),
+            Err(error) => Err(SharedError::Write(name.into(), error)),
         }
     }
 }

@@ -3,19 +3,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
-use http::Method;
 use rt::Drain;
 use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::syncs::{SyncRecords, Syncs};
 use super::{NodeRecord, RecordError, is_node_name};
-use crate::api::{Api, ApiError};
-use crate::cluster::informer::{Lines, escape};
+use crate::api::Api;
 use crate::cluster::views::Kind;
-use crate::limits::{API_TIME_MAX, WATCH_RETRY, WATCH_SECONDS};
-use crate::shared::{ConfigMap, Shared, SharedError};
+use crate::limits::WATCH_RETRY;
+use crate::shared::{ConfigMap, News, Shared};
 
 /// What a link must know of the node's record while it is up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -141,7 +138,12 @@ impl Objects {
     async fn watch(&self) {
         let mut told = false;
         loop {
-            match self.follow().await {
+            let followed = self.shared.follow(|news| match news {
+                News::All(maps) => maps.iter().for_each(|map| self.note(map)),
+                News::Set(map) => self.note(&map),
+                News::Gone(_) => {}
+            });
+            match followed.await {
                 Ok(()) => told = false,
                 Err(error) => {
                     if !std::mem::replace(&mut told, true) {
@@ -151,38 +153,6 @@ impl Objects {
                 }
             }
         }
-    }
-
-    /// One list and its watch.
-    async fn follow(&self) -> Result<(), SharedError> {
-        let (maps, version) = self.shared.list().await?;
-        maps.iter().for_each(|map| self.note(map));
-        let path = format!(
-            "{}?watch=true&{}&timeoutSeconds={WATCH_SECONDS}&resourceVersion={}",
-            Shared::folder(),
-            self.shared.selector(),
-            escape(&version)
-        );
-        let failed = |error| SharedError::Read("the watch of nodes".into(), error);
-        let open = self.api.open(Method::GET, &path, "application/json", Bytes::new());
-        let opened = tokio::time::timeout(API_TIME_MAX, open).await.unwrap_or(Err(ApiError::Timeout));
-        let mut lines = Lines::new(opened.map_err(failed)?);
-        while let Some(line) = lines.next().await.map_err(failed)? {
-            #[derive(Deserialize)]
-            struct Event {
-                #[serde(rename = "type")]
-                event_type: String,
-                object: ConfigMap,
-            }
-            let event: Event = serde_json::from_slice(&line).map_err(|e| failed(ApiError::Json(e)))?;
-            match event.event_type.as_str() {
-                "ADDED" | "MODIFIED" => self.note(&event.object),
-                "DELETED" => {}
-                // An error ends the watch: the next list tells what was missed.
-                _ => return Ok(()),
-            }
-        }
-        Ok(())
     }
 
     fn note(&self, map: &ConfigMap) {
