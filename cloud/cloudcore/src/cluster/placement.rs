@@ -54,11 +54,9 @@ impl Placement {
                     self.insert(kind, view);
                 }
                 if kind == Kind::Pod {
-                    let there: BTreeSet<&str> = self.all(kind).map(|view| view.meta.uid.as_str()).collect();
-                    let gone = |uid: &String| !there.contains(uid.as_str());
-                    for uid in self.since.keys().filter(|uid| gone(uid)).cloned().collect::<Vec<_>>() {
-                        self.since.remove(&uid);
-                    }
+                    let there = self.objects.get(&kind).into_iter().flat_map(BTreeMap::values);
+                    let there: BTreeSet<&str> = there.map(|view| view.meta.uid.as_str()).collect();
+                    self.since.retain(|uid, _| there.contains(uid.as_str()));
                 }
                 Affected::All
             }
