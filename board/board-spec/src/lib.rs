@@ -55,6 +55,8 @@ pub struct Own {
     /// Words of the kernel's command line.
     pub cmdline: Vec<String>,
     pub boot: Boot,
+    /// Where its GPIO lines come out.
+    pub header: Option<Header>,
     #[serde(default)]
     pub modules: Modules,
     #[serde(rename = "package", default)]
@@ -74,6 +76,46 @@ pub enum Boot {
         /// Device trees of the kernel's package, by their path under dtb/.
         device_trees: Vec<String>,
     },
+}
+
+/// The pins that people wire devices to. Lines are named `GPIO<n>`; n is also the line's offset in each of the chips.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    /// Pin 1, 2, 3 ...: a line, or a supply. Empty: the board has no header, only lines.
+    pub pins: Vec<String>,
+    /// Lines that are pulled up from power-on; the header's others are pulled down.
+    pub pulled_up: Vec<String>,
+    #[serde(rename = "chip")]
+    pub chips: Vec<HeaderChip>,
+    #[serde(rename = "use", default)]
+    pub uses: Vec<LineUse>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderChip {
+    pub label: String,
+    /// Of the boards that have it, for people.
+    pub boards: String,
+}
+
+/// What else than a GPIO line some lines are.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LineUse {
+    pub lines: Vec<String>,
+    /// `uart`, `i2c-1`, `spi0`, `1-wire`, `pwm`, or words for people.
+    pub function: String,
+    /// Why it matters although nobody configured that function.
+    pub always: Option<String>,
+}
+
+impl Header {
+    /// The pin of a line, counted from 1.
+    pub fn pin(&self, line: &str) -> Option<usize> {
+        self.pins.iter().position(|pin| pin == line).map(|at| at + 1)
+    }
 }
 
 /// Sizes of the four MBR partitions in MiB. The first begins at 1 MiB.
@@ -141,6 +183,11 @@ impl Board {
         Ok(board)
     }
 
+    /// What a board's file says, for programs that carry the file in them.
+    pub fn own(text: &str) -> Result<Own, Error> {
+        toml::from_str(text).map_err(|source| Error::Parse { path: "a built-in board".into(), source })
+    }
+
     /// The boards described in `dir`.
     pub fn names(dir: &Path) -> Result<Vec<String>, Error> {
         let entries = fs::read_dir(dir).map_err(|source| Error::Read { path: dir.to_owned(), source })?;
@@ -176,6 +223,15 @@ impl Board {
         if self.base.layout.boot_mib < 64 || self.base.layout.data_mib < 32 {
             return invalid("the boot partition needs 64 MiB and data 32 MiB at least".to_owned());
         }
+        if let Some(header) = &self.own.header
+            && let Some(stray) = header
+                .pulled_up
+                .iter()
+                .chain(header.uses.iter().flat_map(|line_use| &line_use.lines))
+                .find(|line| !header.pins.is_empty() && header.pin(line).is_none())
+        {
+            return invalid(format!("{stray} is on no pin of the header"));
+        }
         Ok(())
     }
 }
@@ -200,6 +256,25 @@ mod tests {
             // QEMU's SD card wants a power of two, and every board shares the layout.
             assert!(board.base.layout.total_mib().is_power_of_two());
         }
+    }
+
+    #[test]
+    fn the_pis_header_is_the_one_that_is_printed_everywhere() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let header = Board::load(&dir, "rpi").expect("valid").own.header.expect("a header");
+        assert_eq!(header.pins.len(), 40);
+        for (line, pin) in
+            [("GPIO2", 3), ("GPIO17", 11), ("GPIO18", 12), ("GPIO10", 19), ("GPIO0", 27), ("GPIO21", 40)]
+        {
+            assert_eq!(header.pin(line), Some(pin), "{line}");
+        }
+        assert_eq!(header.pin("GPIO28"), None);
+        let grounds: Vec<usize> = (1..=40).filter(|pin| header.pins[pin - 1] == "GND").collect();
+        assert_eq!(grounds, [6, 9, 14, 20, 25, 30, 34, 39]);
+        let mut lines: Vec<&String> = header.pins.iter().filter(|pin| pin.starts_with("GPIO")).collect();
+        lines.sort();
+        lines.dedup();
+        assert_eq!(lines.len(), 28, "each line once");
     }
 
     #[test]
