@@ -58,7 +58,8 @@ pub fn power_on(objects: &[Value]) -> BTreeMap<u32, PowerOn> {
                 all.find(|declared| declared["name"] == property["name"])
             });
             let own = &property["visitors"]["configData"];
-            let config = if own.is_null() { declared.map(|d| &d["visitors"]["configData"]) } else { Some(own) };
+            let config =
+                if own.is_null() { declared.map(|d| &d["visitors"]["configData"]) } else { Some(own) };
             let Some((line, setting)) = config.and_then(|config| wish(config, device_chip.as_deref())) else {
                 continue;
             };
@@ -77,7 +78,8 @@ pub fn config_text(lines: &BTreeMap<u32, PowerOn>) -> String {
     if lines.is_empty() {
         return String::new();
     }
-    let mut out = "# Levels from power-on, written from the device files. Edit those, not this file.\n".to_owned();
+    let mut out =
+        "# Levels from power-on, written from the device files. Edit those, not this file.\n".to_owned();
     for (line, wish) in lines {
         let words = match wish.setting {
             Setting::Output { high: true } => "op,dh",
@@ -127,7 +129,6 @@ fn level(text: &str) -> Option<bool> {
         _ => None,
     }
 }
-
 
 /// A field in any case; numbers and booleans as text, as people and KubeEdge's samples write both.
 fn text(object: &Value, key: &str) -> Option<String> {
