@@ -6,61 +6,87 @@ use serde_json::Value;
 
 use crate::plan::{
     self, Access, Plan, Protocol,
-    gpio::{Direction, LineRef},
+    gpio::{Direction, LineRef, LineSpec},
     serial::Framing,
 };
 
+/// A Device of the file that makes sense.
+pub struct Checked {
+    /// `<namespace>/<name>`.
+    pub id: String,
+    /// `spec.protocol.protocolName`.
+    pub protocol: String,
+    pub plan: Plan,
+}
+
 /// Reads Devices and DeviceModels (YAML documents, JSON, a List, or a description as a mapper gets it) and says what each Device
-/// means. `model` is the text of a file with further models.
+/// means, where its lines come out and what is odd about the wiring. `model` is the text of a file with further models. The error has
+/// a line for each Device that makes no sense.
 pub fn check(text: &str, model: Option<&str>) -> Result<String, String> {
-    let mut objects = Vec::new();
-    for text in [Some(text), model].into_iter().flatten() {
-        for value in documents(text)? {
-            match value.get("items").and_then(Value::as_array) {
-                Some(items) => objects.extend(items.iter().cloned()),
-                None => objects.push(value),
-            }
-        }
+    let mut objects = objects(text)?;
+    if let Some(text) = model {
+        objects.extend(self::objects(text)?);
     }
-    let mut out = String::new();
-    let mut devices = 0;
+    let (mut out, mut checked, mut faults) = (String::new(), Vec::new(), Vec::new());
     for object in &objects {
-        if object.get("device").is_some() {
-            describe(object.to_string().as_bytes(), &mut out)?;
+        let description = if object.get("device").is_some() {
+            object.clone()
         } else if object["kind"] == "Device" {
             let name = &object["spec"]["deviceModelRef"]["name"];
             let models = || objects.iter().filter(|object| object["kind"] == "DeviceModel");
             let model = models().find(|model| model["metadata"]["name"] == *name);
-            describe(
-                serde_json::json!({"version": 0, "device": object, "model": model}).to_string().as_bytes(),
-                &mut out,
-            )?;
+            serde_json::json!({"version": 0, "device": object, "model": model})
         } else {
             continue;
+        };
+        match describe(&description, &mut out) {
+            Ok(device) => checked.push(device),
+            Err(fault) => faults.push(fault),
         }
-        devices += 1;
     }
-    if devices == 0 {
+    if !faults.is_empty() {
+        return Err(faults.join("\n"));
+    }
+    if checked.is_empty() {
         return Err("there is no object of kind Device".into());
     }
+    #[cfg(feature = "laptop")]
+    out.push_str(&crate::wiring::report(&checked, &objects));
     Ok(out)
 }
 
-fn describe(description: &[u8], out: &mut String) -> Result<(), String> {
-    let (description, plan) = plan::read(description)?;
+/// The objects of a text, those of Lists one by one.
+pub fn objects(text: &str) -> Result<Vec<Value>, String> {
+    let mut objects = Vec::new();
+    for value in documents(text)? {
+        match value.get("items").and_then(Value::as_array) {
+            Some(items) => objects.extend(items.iter().cloned()),
+            // What is left between two `---`.
+            None if value.is_null() => {}
+            None => objects.push(value),
+        }
+    }
+    Ok(objects)
+}
+
+fn describe(description: &Value, out: &mut String) -> Result<Checked, String> {
+    let protocol = &description["device"]["spec"]["protocol"]["protocolName"];
+    let protocol = protocol.as_str().unwrap_or_default().to_owned();
+    let (description, plan) = plan::read(description.to_string().as_bytes())?;
     let metadata = &description.device.metadata;
     let namespace = if metadata.namespace.is_empty() { "default" } else { &metadata.namespace };
-    let _ = writeln!(out, "device {namespace}/{}", metadata.name);
+    let id = format!("{namespace}/{}", metadata.name);
+    let _ = writeln!(out, "device {id}");
     if description.model.is_none() {
         out.push_str("  note: without its DeviceModel types are unknown; put it into the same file, or give it as second file\n");
     }
-    let wrong = |reason: &String| format!("device {namespace}/{}: {reason}", metadata.name);
-    let plan = plan.as_ref().map_err(wrong)?;
+    let wrong = |reason: &String| format!("device {id}: {reason}");
+    let plan = plan.map_err(|reason| wrong(&reason))?;
     if let Some(refused) = plan.properties.iter().find_map(|property| property.refused.as_ref()) {
         return Err(wrong(refused));
     }
-    render(plan, out);
-    Ok(())
+    render(&plan, out);
+    Ok(Checked { id, protocol, plan })
 }
 
 #[cfg(feature = "yaml")]
@@ -74,12 +100,24 @@ fn documents(text: &str) -> Result<Vec<Value>, String> {
 
 #[cfg(not(feature = "yaml"))]
 fn documents(text: &str) -> Result<Vec<Value>, String> {
-    json(text)
-        .map_err(|error| format!("{error}; for YAML use: cargo run -p mapper --features yaml -- check FILE"))
+    json(text).map_err(|error| {
+        format!("{error}; for YAML use kinglet-mapper, the build for a laptop (docs/devices.md)")
+    })
 }
 
 fn json(text: &str) -> Result<Vec<Value>, String> {
     serde_json::from_str(text).map(|value| vec![value]).map_err(|error| format!("not JSON: {error}"))
+}
+
+#[cfg(feature = "laptop")]
+fn pin(line: &LineSpec) -> String {
+    crate::wiring::pin(line)
+}
+
+/// The boards' headers are data for a laptop.
+#[cfg(not(feature = "laptop"))]
+fn pin(_line: &LineSpec) -> String {
+    String::new()
 }
 
 fn render(plan: &Plan, out: &mut String) {
@@ -96,7 +134,7 @@ fn render(plan: &Plan, out: &mut String) {
                     LineRef::Name(name) => format!("{name:?}"),
                 };
                 let act = if line.direction == Direction::Input { "reads" } else { "drives" };
-                write!(out, "  {}: {act} line {place} of {chip}", property.name)
+                write!(out, "  {}: {act} line {place} of {chip}{}", property.name, pin(line))
             }
             Access::Text(text) => {
                 let write = text.write.as_ref().map(|line| format!(", writes {line:?}")).unwrap_or_default();

@@ -9,15 +9,20 @@
 
 pub mod board;
 pub mod check;
+pub mod cli;
 pub mod driver;
 pub mod engine;
 pub mod gpio;
 pub mod holder;
 pub mod limits;
+#[cfg(feature = "laptop")]
+pub mod new;
 pub mod plan;
 pub mod run;
 pub mod scan;
 pub mod serial;
+#[cfg(feature = "laptop")]
+pub mod wiring;
 
 /// Milliseconds of a clock that never steps.
 pub fn monotonic_ms() -> u64 {

@@ -14,6 +14,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("tests/interop", &["tests/e2e"]),
     ("tests/nodes", &["lib/"]),
     ("edge-image/mkimage", &["board/", "lib/"]),
+    ("edge-image/mapper", &["board/", "lib/"]),
     ("edge-image/", &["lib/"]),
     ("cloud/", &["lib/", "cloud/"]),
     ("xtask", &["edge-image/mkimage", "board/", "qemu", "tests/e2e", "tests/interop"]),

@@ -1,0 +1,132 @@
+//! The command line of `mapper` (on a node) and `kinglet-mapper` (on a laptop): arguments, and one of the jobs.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, bail};
+
+use crate::{
+    check, gpio, holder,
+    run::{self, Settings},
+    scan,
+};
+
+const DEFAULT_BROKER: &str = "127.0.0.1:1883";
+const DEFAULT_SOCKET: &str = "/run/kinglet/line-holder.sock";
+const USAGE: &str = "\
+mapper [--broker HOST:PORT] [--username U --password-file F] [--lines-socket S]   drives devices from the node's MQTT bus
+mapper hold-lines [--socket S]       the line-holder
+mapper lines [--socket S]            what the line-holder holds
+mapper check FILE [MODEL_FILE]       what Devices (YAML or JSON) would read and write
+mapper scan                          board, GPIO lines, serial ports, 1-Wire sensors and I2C addresses of this machine
+mapper new --list                    the library of models (kinglet-mapper only)
+mapper new MODEL [--name NAME] [--node NODE]   prints the model and a Device of it, to be edited (kinglet-mapper only)
+";
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    match job() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mapper: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn job() -> anyhow::Result<()> {
+    use lexopt::prelude::*;
+    let mut arguments = lexopt::Parser::from_env();
+    let mut words: Vec<String> = Vec::new();
+    let mut socket = PathBuf::from(DEFAULT_SOCKET);
+    let mut order = Order::default();
+    let mut settings = Settings {
+        broker: DEFAULT_BROKER.into(),
+        username: None,
+        password: None,
+        lines_socket: PathBuf::new(),
+        client_id: "kinglet-mapper".into(),
+    };
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("broker") => settings.broker = arguments.value()?.string()?,
+            Long("username") => settings.username = Some(arguments.value()?.string()?),
+            Long("password-file") => {
+                let path = PathBuf::from(arguments.value()?);
+                let text = std::fs::read_to_string(&path)
+                    .with_context(|| format!("cannot read {}", path.display()))?;
+                settings.password = Some(text.trim_end_matches(['\r', '\n']).to_owned());
+            }
+            Long("client-id") => settings.client_id = arguments.value()?.string()?,
+            Long("socket" | "lines-socket") => socket = arguments.value()?.into(),
+            Long("list") => order.list = true,
+            Long("name") => order.name = Some(arguments.value()?.string()?),
+            Long("node") => order.node = Some(arguments.value()?.string()?),
+            Long("version") | Short('V') => {
+                println!("mapper {}", env!("CARGO_PKG_VERSION"));
+                return Ok(());
+            }
+            Long("help") | Short('h') => {
+                print!("{USAGE}");
+                return Ok(());
+            }
+            Value(word) => words.push(word.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    settings.lines_socket = socket.clone();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        [] => run::run(&settings),
+        ["hold-lines"] => {
+            let holder = holder::Holder::new(Box::new(gpio::linux::KernelChips));
+            holder::serve(&socket, holder, &false.into())
+                .with_context(|| format!("cannot serve {}", socket.display()))
+        }
+        ["lines"] => {
+            let lines = holder::SocketOutputs::new(&socket).list().map_err(anyhow::Error::msg)?;
+            lines.iter().for_each(|line| println!("{line}"));
+            Ok(())
+        }
+        ["check", device, models @ ..] if models.len() <= 1 => {
+            let read =
+                |path: &str| std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
+            let model = models.first().map(|path| read(path)).transpose()?;
+            let said = check::check(&read(device)?, model.as_deref());
+            print!("{}", said.map_err(|error| anyhow::anyhow!("{device}: {error}"))?);
+            Ok(())
+        }
+        ["scan"] => {
+            print!("{}", scan::report());
+            Ok(())
+        }
+        ["new"] if order.list => library(&order, None),
+        ["new", model] => library(&order, Some(model)),
+        _ => bail!("unknown command; these are known:\n{USAGE}"),
+    }
+}
+
+/// What `new` is asked for.
+#[derive(Default)]
+struct Order {
+    list: bool,
+    name: Option<String>,
+    node: Option<String>,
+}
+
+#[cfg(feature = "laptop")]
+fn library(order: &Order, model: Option<&str>) -> anyhow::Result<()> {
+    use crate::new;
+    let text = match model {
+        None => new::list(),
+        Some(model) => {
+            new::new(model, order.name.as_deref(), order.node.as_deref()).map_err(anyhow::Error::msg)?
+        }
+    };
+    print!("{text}");
+    Ok(())
+}
+
+#[cfg(not(feature = "laptop"))]
+fn library(_order: &Order, _model: Option<&str>) -> anyhow::Result<()> {
+    bail!("the library of models is in kinglet-mapper, the build for a laptop (docs/devices.md)")
+}
