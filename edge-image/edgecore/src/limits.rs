@@ -69,3 +69,18 @@ pub const TWIN_PERSIST_MS: i64 = 60_000;
 pub const TWIN_REPEAT_MS: i64 = 3_000;
 /// Longest reason of a device's state; the rest is cut.
 pub const REASON_BYTES_MAX: usize = 512;
+/// The node reports devices to the cloud no more often than this on average: each report is a write at the Kubernetes API there.
+/// Configured with `kinglet.devices.reportEveryMs`.
+pub const REPORT_EVERY_MS: u32 = 2_000;
+/// Reports that may go at once after a quiet time; the next ones wait for their turn, newer values taking the place of older ones.
+pub const REPORT_BURST: i64 = 32;
+/// States and wishes may run ahead of the turns that far; then they wait too, the newest of each device counts.
+pub const REPORT_BURST_URGENT: i64 = 64;
+/// A value that does not change is told again after this time, so that the cloud's is never older.
+pub const REPORT_REFRESH_MS: i64 = 600_000;
+/// Longest time between two reports that a Device may ask for.
+pub const REPORT_EVERY_MS_MAX: i64 = 86_400_000;
+/// Properties named in one annotation `kinglet.dev/values`; one with more makes the Device invalid.
+pub const POLICIES_MAX: usize = TWINS_PER_DEVICE_MAX + 1;
+/// A value may be read this long after our own clock's now; with a later time it counts as read now.
+pub const SOURCE_AHEAD_MS_MAX: i64 = 60_000;

@@ -91,9 +91,9 @@ fn is_same(theirs: &str, ours: &str) -> bool {
 }
 
 /// Devices of our store by id.
-fn ours(meta: &dyn Meta) -> BTreeMap<String, twin::machine::Kept> {
+fn ours(meta: &dyn Meta) -> BTreeMap<String, twin::record::Kept> {
     let records = meta.list_local(twin::RECORD_KIND).into_iter();
-    records.filter_map(|(id, body)| Some((id, twin::machine::kept(&body)?))).collect()
+    records.filter_map(|(id, body)| Some((id, twin::record::kept(&body)?))).collect()
 }
 
 fn devices(table: &Table, before: &[Row], meta: &dyn Meta) -> Option<Vec<Row>> {

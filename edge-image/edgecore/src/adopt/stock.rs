@@ -161,7 +161,7 @@ fn twin(columns: [String; 9], optional: bool) -> MsgTwin {
         expected: value(expected, &expected_meta),
         actual: value(actual, &actual_meta),
         optional: Some(optional),
-        metadata: Some(TypeMetadata { value_type }),
+        metadata: Some(TypeMetadata::of(value_type)),
         expected_version: version(&expected_version),
         actual_version: version(&actual_version),
     }

@@ -61,7 +61,7 @@ pub async fn fill(plan: &Plan, cfg: &Config, places: &Places) -> Result<(), Adop
                 && format!("{}/{}", object.resource.namespace, object.resource.name) == *id
         };
         let uid = plan.contents.objects.iter().find(named).map_or("", |object| object.uid.as_str());
-        let body = twin::machine::taken_over(uid, device.twins.clone(), &device.state, &device.last_online);
+        let body = twin::record::taken_over(uid, device.twins.clone(), &device.state, &device.last_online);
         put(twin::RECORD_KIND, id, body).await?;
     }
     // What the cloud delivered to the agent before is here: its Node is no other device's.

@@ -99,7 +99,7 @@ async fn the_way_back_tells_kubeedge_what_changed() {
         let mut twins = contents().devices["default/oven"].twins.clone();
         twins.entry(name.into()).or_default().actual_version =
             Some(crate::twin::types::Version { cloud: 0, edge });
-        crate::twin::machine::taken_over("d-1", twins, "online", "2026-11-21T15:11:34Z")
+        crate::twin::record::taken_over("d-1", twins, "online", "2026-11-21T15:11:34Z")
     };
     for object in contents().objects {
         push("insert", &object.resource.to_string(), &object.body).await;

@@ -16,6 +16,7 @@ const HONOURED: &[&str] = &[
     "kinglet.certificateCheckSeconds",
     "kinglet.cloudID",
     "kinglet.compactLane",
+    "kinglet.devices.reportEveryMs",
     "kinglet.importDirs",
     "kinglet.linkStreams",
     "kinglet.preloadDir",

@@ -25,7 +25,7 @@ pub use duration::GoDuration;
 pub use labels::{architecture, node_labels};
 pub use render::render;
 
-use crate::limits::CONFIG_BYTES_MAX;
+use crate::limits::{CONFIG_BYTES_MAX, REPORT_EVERY_MS};
 
 /// Where a joined node keeps its configuration, below the root directory.
 pub const CONFIG_PATH: &str = "etc/kubeedge/config/edgecore.yaml";
@@ -253,6 +253,15 @@ pub struct Kinglet {
     pub link_streams: bool,
     /// How often it is looked whether the node's certificate is due; every twelfth time the cloud is asked for its CAs.
     pub certificate_check_seconds: u32,
+    pub devices: Devices,
+}
+
+/// What becomes of the values of devices.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Devices {
+    /// The cloud is told of devices once in this time on average; newer values take the place of older ones.
+    pub report_every_ms: u32,
 }
 
 impl Default for Database {
@@ -395,7 +404,14 @@ impl Default for Kinglet {
             compact_lane: true,
             link_streams: true,
             certificate_check_seconds: 1800,
+            devices: Devices::default(),
         }
+    }
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        Devices { report_every_ms: REPORT_EVERY_MS }
     }
 }
 

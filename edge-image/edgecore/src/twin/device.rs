@@ -3,9 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 
-use super::validate;
+use super::{
+    policy::{self, Policies},
+    types::Twins,
+    validate,
+    wish::Desired,
+};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -14,6 +19,13 @@ struct Meta {
     namespace: String,
     uid: String,
     labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+}
+
+impl Meta {
+    fn policies(&self) -> Option<&str> {
+        self.annotations.get(policy::ANNOTATION).map(String::as_str)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -47,19 +59,23 @@ struct Protocol {
 #[serde(default)]
 struct Property {
     name: String,
-    desired: Option<Desired>,
+    desired: Option<DesiredView>,
     visitors: Option<Box<RawValue>>,
+    #[serde(rename = "reportToCloud")]
+    report_to_cloud: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Desired {
+struct DesiredView {
     value: String,
+    metadata: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct ModelView {
+    metadata: Meta,
     spec: ModelSpec,
 }
 
@@ -75,6 +91,7 @@ struct ModelProperty {
     name: String,
     #[serde(rename = "type")]
     value_type: String,
+    unit: String,
     visitors: Option<Box<RawValue>>,
 }
 
@@ -83,17 +100,21 @@ struct ModelProperty {
 pub struct Wanted {
     pub name: String,
     pub value_type: &'static str,
-    pub desired: Option<String>,
+    pub unit: String,
+    pub desired: Option<Desired>,
+    /// `reportToCloud: false` of the Device; the annotation counts before it.
+    pub stays: bool,
 }
 
 /// A Device with its model, read and checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     pub uid: String,
     pub name: String,
     pub description: String,
     pub protocol: String,
     pub properties: Vec<Wanted>,
+    pub policies: Policies,
     /// JSON of the device and of the model, for mappers.
     pub body: String,
 }
@@ -134,6 +155,8 @@ pub fn read(device: &[u8], model: Option<&[u8]>) -> Result<Spec, String> {
         .map_err(|error| format!("DeviceModel {model_name} cannot be read: {error}"))?;
     let properties = properties(&view.spec, &model_view.spec, model_name)?;
     let body = format!("\"device\":{},\"model\":{}", trimmed(device)?, trimmed(model)?);
+    let policies = Policies::read(view.metadata.policies(), model_view.metadata.policies())
+        .map_err(|reason| format!("annotation {}: {reason}", policy::ANNOTATION))?;
     let description = view.metadata.labels.get("description").cloned().unwrap_or_default();
     Ok(Spec {
         uid: view.metadata.uid,
@@ -141,6 +164,7 @@ pub fn read(device: &[u8], model: Option<&[u8]>) -> Result<Spec, String> {
         description,
         protocol: view.spec.protocol.protocol_name,
         properties,
+        policies,
         body,
     })
 }
@@ -173,13 +197,23 @@ fn properties(device: &DeviceSpec, model: &ModelSpec, model_name: &str) -> Resul
                 property.name
             ));
         }
-        let desired =
-            property.desired.as_ref().map(|desired| desired.value.clone()).filter(|value| !value.is_empty());
-        if let Some(value) = &desired {
-            validate::value(value_type, value)
+        let desired = property.desired.as_ref().filter(|desired| !desired.value.is_empty());
+        if let Some(desired) = desired {
+            validate::value(value_type, &desired.value)
                 .map_err(|reason| format!("{field}.desired.value: {reason}"))?;
         }
-        wanted.push(Wanted { name: property.name.clone(), value_type, desired });
+        let desired = desired.map(|desired| Desired {
+            value: desired.value.clone(),
+            at_ms: desired.metadata.get("timestamp").and_then(|text| text.parse().ok()).unwrap_or(0),
+        });
+        let (name, unit) = (property.name.clone(), declared.unit.clone());
+        wanted.push(Wanted {
+            name,
+            value_type,
+            unit,
+            desired,
+            stays: property.report_to_cloud == Some(false),
+        });
     }
     Ok(wanted)
 }
@@ -195,4 +229,32 @@ fn trimmed(object: &[u8]) -> Result<String, String> {
         metadata.retain(|key, _| matches!(key.as_str(), "name" | "namespace" | "uid" | "labels"));
     }
     Ok(value.to_string())
+}
+
+/// The body with the wishes that count in the place of what the Device desires: this is what a mapper carries out.
+pub fn with_wishes(body: &str, twins: &Twins) -> String {
+    let Ok(mut value) = serde_json::from_str::<Value>(&format!("{{{body}}}")) else { return body.to_owned() };
+    let properties = value.pointer_mut("/device/spec/properties").and_then(Value::as_array_mut);
+    let mut changed = false;
+    for property in properties.into_iter().flatten() {
+        let name = property["name"].as_str().unwrap_or_default();
+        let counts = twins.get(name).and_then(|twin| twin.expected_value());
+        let says =
+            property.pointer("/desired/value").and_then(Value::as_str).filter(|value| !value.is_empty());
+        if counts == says {
+            continue;
+        }
+        changed = true;
+        let counts = counts.map(|value| json!({ "value": value }));
+        match (counts, property.as_object_mut()) {
+            (Some(counts), Some(property)) => _ = property.insert("desired".into(), counts),
+            (None, Some(property)) => _ = property.remove("desired"),
+            (_, None) => {}
+        }
+    }
+    if !changed {
+        return body.to_owned();
+    }
+    let text = value.to_string();
+    text[1..text.len() - 1].to_owned()
 }

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use super::{
     types::{DELETED, MsgTwin, TwinDocument, TwinValue, Twins, TypeMetadata, ValueMetadata, Version},
     validate,
+    wish::{self, Wish},
 };
-use crate::limits::TWINS_PER_DEVICE_MAX;
+use crate::limits::{SOURCE_AHEAD_MS_MAX, TWINS_PER_DEVICE_MAX};
+
+pub type Wishes = BTreeMap<String, Wish>;
 
 /// Who sends an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,17 +30,23 @@ pub struct Merged {
     pub first_values: bool,
     /// What was refused because the cloud's view is older than ours; it needs a report.
     pub conflict: bool,
+    /// Properties that have a value or a quality from this update, in its order.
+    pub values: Vec<String>,
+    /// A wish was made or withdrawn: that must outlive a power cut.
+    pub lasting: bool,
 }
 
 /// Applies the update, or returns the reason why nothing was applied.
 pub fn merge(
     twins: &mut Twins,
+    wishes: &mut Wishes,
     update: BTreeMap<String, Option<MsgTwin>>,
     origin: Origin,
     now_ms: i64,
 ) -> Result<Merged, String> {
     let mut merged = Merged::default();
     let mut changed: Twins = Twins::new();
+    let mut wished = Wishes::new();
     for (key, wanted) in update {
         validate::name(&key)?;
         let before = twins.get(&key);
@@ -55,26 +64,45 @@ pub fn merge(
             merged.result.insert(key.clone(), None);
             let last = Some(before.without_versions());
             merged.document.insert(key.clone(), TwinDocument { last, current: None });
+            wished.insert(key.clone(), Wish::default());
             changed.insert(key, deleted(before));
             continue;
         };
         let mut twin =
             before.cloned().unwrap_or_else(|| MsgTwin { optional: Some(true), ..MsgTwin::default() });
         if live.is_none() {
-            let value_type = wanted.metadata.clone().unwrap_or(TypeMetadata { value_type: "string".into() });
-            twin.metadata = Some(value_type);
+            let given = wanted.metadata.as_ref().map_or("", |metadata| &metadata.value_type);
+            twin.metadata = Some(TypeMetadata::of(if given.is_empty() { "string" } else { given }));
             twin.optional = Some(wanted.optional.unwrap_or(true));
         } else if wanted.optional == Some(false) {
             twin.optional = Some(false);
         }
         let value_type = twin.value_type().to_owned();
+        let is_value =
+            wanted.actual.is_some() || wanted.metadata.as_ref().is_some_and(|m| !m.quality.is_empty());
+        if is_value && let Some(metadata) = &mut twin.metadata {
+            let given = wanted.metadata.as_ref();
+            metadata.quality = given.map_or("", |given| validate::quality(&given.quality)).into();
+            metadata.refused = given.map_or(String::new(), |given| validate::reason(&given.refused).into());
+        }
         let mut answer =
             MsgTwin { optional: twin.optional, metadata: twin.metadata.clone(), ..MsgTwin::default() };
         let had_actual = twin.actual_value().is_some() && live.is_some();
-        if let Some(value) = value_of(wanted.expected.as_ref(), &key, &value_type)? {
+        let mut made = None;
+        let withdrawn = origin == Origin::Edge
+            && wanted.expected.as_ref().is_some_and(|expected| expected.value.is_none());
+        if withdrawn {
+            let mut wish = wishes.get(&key).cloned().unwrap_or_default();
+            wish::withdraw(&mut twin, &mut wish, now_ms);
+            answer.expected = Some(twin.expected.clone().unwrap_or_default());
+            made = Some(wish);
+        } else if let Some(value) = value_of(wanted.expected.as_ref(), &key, &value_type)? {
             if bump(&mut twin.expected_version, wanted.expected_version, origin) {
                 twin.expected = Some(stamped(value, now_ms));
                 answer.expected = twin.expected.clone();
+                let mut wish = wishes.get(&key).cloned().unwrap_or_default();
+                wish.local_at_ms = (origin == Origin::Edge).then_some(now_ms);
+                made = Some(wish);
             } else {
                 merged.conflict = true;
                 continue;
@@ -82,13 +110,21 @@ pub fn merge(
         }
         if let Some(value) = value_of(wanted.actual.as_ref(), &key, &value_type)? {
             if bump(&mut twin.actual_version, wanted.actual_version, origin) {
-                twin.actual = Some(stamped(value, now_ms));
+                let given = wanted.actual.as_ref().and_then(|actual| actual.metadata.as_ref());
+                twin.actual = Some(stamped(value, source_ms(given, now_ms)));
                 answer.actual = twin.actual.clone();
                 merged.first_values |= !had_actual;
             } else {
                 merged.conflict = true;
                 continue;
             }
+        }
+        if is_value {
+            merged.values.push(key.clone());
+        }
+        if let Some(wish) = made {
+            wished.insert(key.clone(), wish);
+            merged.lasting = true;
         }
         if before == Some(&twin) {
             continue;
@@ -108,6 +144,8 @@ pub fn merge(
         ));
     }
     twins.extend(changed);
+    wishes.extend(wished);
+    wishes.retain(|_, wish| *wish != Wish::default());
     Ok(merged)
 }
 
@@ -118,8 +156,17 @@ pub fn delta(twins: &Twins) -> BTreeMap<&str, &str> {
     differing.filter_map(|(key, twin)| Some((key.as_str(), twin.expected_value()?))).collect()
 }
 
-pub fn stamped(value: String, now_ms: i64) -> TwinValue {
-    TwinValue { value: Some(value), metadata: Some(ValueMetadata { timestamp: now_ms }) }
+pub fn stamped(value: String, at_ms: i64) -> TwinValue {
+    TwinValue {
+        value: Some(value),
+        metadata: Some(ValueMetadata { timestamp: at_ms, ..ValueMetadata::default() }),
+    }
+}
+
+/// When the value was read: its source knows, unless its clock is ahead of ours (KubeEdge writes its own time).
+fn source_ms(given: Option<&ValueMetadata>, now_ms: i64) -> i64 {
+    let given = given.map_or(0, |metadata| metadata.timestamp);
+    if given > 0 && given <= now_ms + SOURCE_AHEAD_MS_MAX { given } else { now_ms }
 }
 
 fn value_of(value: Option<&TwinValue>, key: &str, value_type: &str) -> Result<Option<String>, String> {
@@ -150,7 +197,7 @@ fn deleted(before: &MsgTwin) -> MsgTwin {
         expected: before.expected.as_ref().map(|_| TwinValue::default()),
         actual: before.actual.as_ref().map(|_| TwinValue::default()),
         optional: before.optional,
-        metadata: Some(TypeMetadata { value_type: DELETED.into() }),
+        metadata: Some(TypeMetadata::of(DELETED)),
         expected_version: bumped(before.expected_version),
         actual_version: bumped(before.actual_version),
     }

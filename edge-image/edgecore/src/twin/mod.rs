@@ -13,10 +13,16 @@
 pub mod device;
 pub mod machine;
 pub mod merge;
+mod objects;
+pub mod pace;
+pub mod policy;
+pub mod record;
+mod report;
 mod shell;
 pub mod types;
 mod upload;
 pub mod validate;
+pub mod wish;
 
 pub use shell::{RECORD_KIND, run};
 

@@ -25,11 +25,12 @@ const FILTERS: [&str; 3] = [
 const CONDITION: &str = "DeviceConfigInvalid";
 
 /// Runs until the drain. Everything that changed is then kept.
-pub async fn run(handles: Handles, _cfg: Arc<Config>, drain: rt::Drain) -> anyhow::Result<()> {
+pub async fn run(handles: Handles, cfg: Arc<Config>, drain: rt::Drain) -> anyhow::Result<()> {
     let records = handles.meta.list_local(RECORD_KIND);
     let machine = Machine::new(
         &handles.node_name,
         records,
+        cfg.kinglet.devices.report_every_ms,
         Box::new(|| uuid::Uuid::new_v4().to_string()),
         Box::new(|now_ms| {
             jiff::Timestamp::from_millisecond(now_ms / 1000 * 1000).unwrap_or_default().to_string()
@@ -69,9 +70,12 @@ impl Shell {
                 }
                 Ok(()) = link.changed() => {
                     let connected = *link.borrow_and_update() == LinkState::Connected;
-                    if connected {
-                        self.handle(Input::Connected).await;
-                    }
+                    let input = match connected {
+                        true if self.handles.uplink.is_resumed() => Input::Resumed,
+                        true => Input::Connected,
+                        false => Input::Disconnected,
+                    };
+                    self.handle(input).await;
                 }
                 Some(publish) = next(&mut messages) => {
                     self.handle(Input::Mqtt { topic: &publish.topic, payload: &publish.payload }).await;
@@ -110,11 +114,12 @@ async fn act(handles: &Handles, action: Action) {
             // Not durable: after a start everything is reported anew from the records.
             handles.uplink.report(Report { key, message: message.with_raw_content(content), durable: false });
         }
-        Action::Persist { id, record } => {
-            if let Err(error) = handles.meta.put_local(RECORD_KIND, &id, record, false).await {
+        Action::Persist { id, record, durable } => {
+            if let Err(error) = handles.meta.put_local(RECORD_KIND, &id, record, durable).await {
                 tracing::error!("the twins of {id} are not kept: {}", rt::error_chain(&error));
             }
         }
+        Action::Sample(_) => {}
         Action::Forget { id } => {
             if let Err(error) = handles.meta.delete_local(RECORD_KIND, &id).await {
                 tracing::error!(

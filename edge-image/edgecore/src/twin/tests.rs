@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::machine::{Action, Input, Machine, Stored};
 use crate::{
     contract::{Meta, testing},
-    limits::{DEVICES_MAX, TWIN_PERSIST_MS, TWIN_REPEAT_MS, TWINS_PER_DEVICE_MAX},
+    limits::{DEVICES_MAX, REPORT_EVERY_MS, TWIN_PERSIST_MS, TWIN_REPEAT_MS, TWINS_PER_DEVICE_MAX},
 };
 
 fn model() -> Value {
@@ -42,7 +42,7 @@ fn machine_with(records: Vec<Stored>) -> Machine {
         next += 1;
         format!("e{next}")
     };
-    Machine::new("edge-1", records, Box::new(ids), Box::new(|now_ms| format!("T{now_ms}")))
+    Machine::new("edge-1", records, REPORT_EVERY_MS, Box::new(ids), Box::new(|now_ms| format!("T{now_ms}")))
 }
 
 fn body(value: &Value) -> Bytes {
@@ -67,6 +67,7 @@ fn objects(devices: &[Value]) -> Input<'static> {
 fn texts(actions: &[Action]) -> Vec<String> {
     actions
         .iter()
+        .filter(|action| !matches!(action, Action::Sample(_)))
         .map(|action| match action {
             Action::Publish { topic, payload, retain } => {
                 format!(
@@ -78,7 +79,9 @@ fn texts(actions: &[Action]) -> Vec<String> {
             Action::Report { key, resource, content } => {
                 format!("report {key} {resource} {}", content.0.get())
             }
-            Action::Persist { id, .. } => format!("persist {id}"),
+            Action::Persist { id, durable: true, .. } => format!("persist {id}"),
+            Action::Persist { id, .. } => format!("persist lazily {id}"),
+            Action::Sample(sample) => format!("sample {} {}={}", sample.id, sample.property, sample.value),
             Action::Forget { id } => format!("forget {id}"),
             Action::Faults(faults) => format!("faults {faults:?}"),
         })
@@ -100,8 +103,9 @@ fn started() -> Machine {
 fn a_device_is_described_to_its_mapper_without_what_mappers_do_not_need() {
     let mut machine = machine_with(Vec::new());
     let actions = texts(&machine.handle(7, objects(&[device(&[("lamp", "true")])])));
+    assert_eq!(actions[0], "persist default/d", "before anybody sees the version");
     let description =
-        actions[0].strip_prefix("retained publish $kinglet/mapper/gpio/device/default/d ").unwrap();
+        actions[1].strip_prefix("retained publish $kinglet/mapper/gpio/device/default/d ").unwrap();
     let description: Value = serde_json::from_str(description).unwrap();
     assert_eq!(description["version"], 1);
     assert_eq!(description["device"]["spec"]["properties"][1]["desired"]["value"], "true");
@@ -111,19 +115,18 @@ fn a_device_is_described_to_its_mapper_without_what_mappers_do_not_need() {
             && description["device"]["status"].is_null()
     );
     assert_eq!(
-        actions[1..],
+        actions[2..],
         [
-            "persist default/d",
             "publish $hw/events/device/default/d/twin/update/delta {\"event_id\":\"e1\",\"timestamp\":7,\"twin\":{\"button\":{\"optional\":false,\"metadata\":{\"type\":\"boolean\"}},\"lamp\":{\"expected\":{\"value\":\"true\",\"metadata\":{\"timestamp\":7}},\"optional\":false,\"metadata\":{\"type\":\"boolean\"}},\"level\":{\"optional\":false,\"metadata\":{\"type\":\"int\"}}},\"delta\":{\"lamp\":\"true\"}}",
-            "report twin/default/d device/default/d/twin/edge_updated {\"event_id\":\"e2\",\"timestamp\":7,\"twin\":{\"lamp\":{\"expected\":{\"value\":\"true\",\"metadata\":{\"timestamp\":7}},\"optional\":false,\"metadata\":{\"type\":\"boolean\"},\"expected_version\":{\"cloud\":1,\"edge\":0}}}}",
-            "publish $hw/events/node/edge-1/membership/updated {\"event_id\":\"e3\",\"timestamp\":7,\"added_devices\":[{\"id\":\"default/d\",\"name\":\"d\",\"description\":\"front\"}],\"removed_devices\":[]}",
+            "publish $hw/events/node/edge-1/membership/updated {\"event_id\":\"e2\",\"timestamp\":7,\"added_devices\":[{\"id\":\"default/d\",\"name\":\"d\",\"description\":\"front\"}],\"removed_devices\":[]}",
             "retained publish $kinglet/mapper/gpio/devices {\"devices\":[\"default/d\"]}",
+            "report twin/default/d device/default/d/twin/edge_updated {\"event_id\":\"e3\",\"timestamp\":7,\"twin\":{\"lamp\":{\"expected\":{\"value\":\"true\",\"metadata\":{\"timestamp\":7}},\"optional\":false,\"metadata\":{\"type\":\"boolean\"},\"expected_version\":{\"cloud\":1,\"edge\":0}}}}",
         ]
     );
     // The same objects again, or a new resourceVersion alone: nothing to do.
     assert!(machine.handle(8, objects(&[device(&[("lamp", "true")])])).is_empty());
     let actions = texts(&machine.handle(9, objects(&[device(&[("lamp", "false")])])));
-    assert!(actions[0].contains("{\"version\":2,"), "{actions:?}");
+    assert!(actions[1].contains("{\"version\":2,"), "{actions:?}");
     assert!(actions.last().unwrap().contains("\"expected_version\":{\"cloud\":2,\"edge\":0}"), "{actions:?}");
     let actions = texts(&machine.handle(10, objects(&[device(&[])])));
     assert!(
@@ -161,7 +164,7 @@ fn a_report_is_kubeedge_s() {
     assert_eq!(machine.deadline_ms(), Some(5 + TWIN_REPEAT_MS));
     assert_eq!(texts(&machine.handle(5 + TWIN_REPEAT_MS, Input::Tick)).len(), 1);
     assert_eq!(machine.deadline_ms(), Some(5 + TWIN_PERSIST_MS));
-    assert_eq!(texts(&machine.handle(5 + TWIN_PERSIST_MS, Input::Tick)), ["persist default/d"]);
+    assert_eq!(texts(&machine.handle(5 + TWIN_PERSIST_MS, Input::Tick)), ["persist lazily default/d"]);
     assert_eq!(machine.deadline_ms(), None);
 }
 
@@ -247,7 +250,7 @@ fn wishes_of_the_cloud_by_message_need_a_version_that_is_not_older() {
     };
     let actions = mqtt(&mut machine, 5, "twin/cloud_updated", &push(3, "9"));
     assert!(
-        actions[0].contains("twin/update/document") && actions[1].contains("\"delta\":{\"level\":\"9\"}"),
+        actions[2].contains("twin/update/document") && actions[3].contains("\"delta\":{\"level\":\"9\"}"),
         "{actions:?}"
     );
     let actions = mqtt(&mut machine, 6, "twin/cloud_updated", &push(2, "8"));
@@ -313,16 +316,16 @@ fn a_device_that_makes_no_sense_is_unhealthy_with_the_field_and_the_remedy() {
         let actions = texts(&machine.handle(5, objects(&[spoilt.clone()])));
         let quoted = expected.replace('"', "\\\\\\\"");
         assert!(
-            actions[0].starts_with("report devicestate/default/d")
-                && actions[0].contains("unhealthy")
-                && actions[0].contains(&quoted),
+            actions[1].starts_with("report devicestate/default/d")
+                && actions[1].contains("unhealthy")
+                && actions[1].contains(&quoted),
             "{expected}: {actions:?}"
         );
-        assert!(actions[1].starts_with("faults") && actions.len() == 2, "{actions:?}");
+        assert!(actions[0].starts_with("faults") && actions.len() == 2, "{actions:?}");
         assert!(machine.handle(6, objects(&[spoilt])).is_empty(), "said once");
         let actions = texts(&machine.handle(7, objects(&[device(&[])])));
         assert!(
-            actions[0].contains("\\\"state\\\":\\\"unknown\\\"") && actions[1] == "faults {}",
+            actions[1].contains("\\\"state\\\":\\\"unknown\\\"") && actions[0] == "faults {}",
             "{actions:?}"
         );
     }
@@ -345,7 +348,7 @@ fn twins_and_versions_survive_a_restart_and_a_new_uid_starts_anew() {
         .handle(6, Input::Drain)
         .into_iter()
         .filter_map(|action| match action {
-            Action::Persist { id, record } => Some((id, record)),
+            Action::Persist { id, record, .. } => Some((id, record)),
             _ => None,
         })
         .collect();
@@ -357,7 +360,7 @@ fn twins_and_versions_survive_a_restart_and_a_new_uid_starts_anew() {
         "the description is published again, unchanged: {actions:?}"
     );
     assert!(
-        actions[1].starts_with("report twin/default/d") && actions[1].contains("\"value\":\"3\""),
+        actions[3].starts_with("report twin/default/d") && actions[3].contains("\"value\":\"3\""),
         "{actions:?}"
     );
     assert!(mqtt(&mut again, 8, "twin/get", "{}")[0].contains("\"value\":\"3\""));
@@ -365,7 +368,7 @@ fn twins_and_versions_survive_a_restart_and_a_new_uid_starts_anew() {
     remade["metadata"]["uid"] = json!("u2");
     let mut again = machine_with(records.clone());
     let actions = texts(&again.handle(7, objects(&[remade])));
-    assert!(actions[0].contains("{\"version\":2,"), "{actions:?}");
+    assert!(actions[1].contains("{\"version\":2,"), "{actions:?}");
     assert!(!mqtt(&mut again, 8, "twin/get", "{}")[0].contains("\"value\":\"3\""));
     let mut gone = machine_with(records);
     assert_eq!(
@@ -457,7 +460,7 @@ fn seeds() {
 
 fn keep(records: &mut BTreeMap<String, Bytes>, action: &Action) {
     match action {
-        Action::Persist { id, record } => _ = records.insert(id.clone(), record.clone()),
+        Action::Persist { id, record, .. } => _ = records.insert(id.clone(), record.clone()),
         Action::Forget { id } => _ = records.remove(id),
         _ => {}
     }

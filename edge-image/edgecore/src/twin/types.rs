@@ -10,6 +10,9 @@ pub const DELETED: &str = "deleted";
 pub struct ValueMetadata {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub timestamp: i64,
+    /// Ours, of a wish, to the cloud: `node` when it was made there.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub origin: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -24,6 +27,21 @@ pub struct TwinValue {
 pub struct TypeMetadata {
     #[serde(rename = "type", default, skip_serializing_if = "String::is_empty")]
     pub value_type: String,
+    /// Ours: whether the value can be trusted (`good`, `stale`, `disconnected`), as its mapper says.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub quality: String,
+    /// Ours: why the mapper does not carry out the wish.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub refused: String,
+    /// Ours, to the cloud: the model's unit.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub unit: String,
+}
+
+impl TypeMetadata {
+    pub fn of(value_type: impl Into<String>) -> TypeMetadata {
+        TypeMetadata { value_type: value_type.into(), ..TypeMetadata::default() }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,7 @@
 //! What KubeEdge accepts as the name and the value of a twin (kubeedge-wire.md section 5).
 
+use crate::limits::REASON_BYTES_MAX;
+
 const NAME_LEN_MAX: usize = 128;
 const VALUE_LEN_MAX: usize = 512;
 
@@ -43,6 +45,16 @@ pub fn twin_type(model_type: &str) -> Option<&'static str> {
         "STRING" | "BYTES" | "STREAM" | "" => "string",
         _ => return None,
     })
+}
+
+/// How much a value can be trusted, as mappers say it; empty for what is none of their words.
+pub fn quality(text: &str) -> &'static str {
+    ["good", "stale", "disconnected", "bad"].into_iter().find(|known| *known == text).unwrap_or_default()
+}
+
+/// A reason for people, cut at [`REASON_BYTES_MAX`].
+pub fn reason(text: &str) -> &str {
+    &text[..text.floor_char_boundary(REASON_BYTES_MAX)]
 }
 
 #[cfg(test)]
