@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::plan::{
     self, Access, Plan, Protocol,
-    gpio::{Direction, LineRef, LineSpec},
+    gpio::{Direction, Function, LineRef, LineSpec},
     serial::Framing,
 };
 
@@ -133,12 +133,22 @@ fn render(plan: &Plan, out: &mut String) {
                     LineRef::Offset(offset) => offset.to_string(),
                     LineRef::Name(name) => format!("{name:?}"),
                 };
-                let act = if line.direction == Direction::Input { "reads" } else { "drives" };
+                let act = match (line.function, line.direction) {
+                    (Function::Count { .. }, _) => "counts the edges of",
+                    (Function::Frequency { .. }, _) => "measures the frequency of",
+                    (Function::Pwm { .. }, _) => "switches, for a duty cycle,",
+                    (Function::Level, Direction::Input) => "reads",
+                    (Function::Level, Direction::Output) => "drives",
+                };
                 write!(out, "  {}: {act} line {place} of {chip}{}", property.name, pin(line))
             }
             Access::Text(text) => {
                 let write = text.write.as_ref().map(|line| format!(", writes {line:?}")).unwrap_or_default();
                 write!(out, "  {}: reads what follows {:?}{write}", property.name, text.prefix)
+            }
+            Access::Pwm(pwm) => {
+                let chip = pwm.chip.as_deref().unwrap_or("the Pi's PWM chip");
+                write!(out, "  {}: drives channel {} of {chip}", property.name, pwm.channel)
             }
             Access::Channel(channel) => write!(out, "  {}: channel {channel}", property.name),
         };

@@ -3,9 +3,10 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, bail};
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::{
-    check, gpio, holder,
+    check, gpio, holder, pwm,
     run::{self, Settings},
     scan,
 };
@@ -14,7 +15,7 @@ const DEFAULT_BROKER: &str = "127.0.0.1:1883";
 const DEFAULT_SOCKET: &str = "/run/kinglet/line-holder.sock";
 const USAGE: &str = "\
 mapper [--broker HOST:PORT] [--username U --password-file F] [--lines-socket S]   drives devices from the node's MQTT bus
-mapper hold-lines [--socket S]       the line-holder
+mapper hold-lines [--socket S] [--counts FILE]   the line-holder; counts of meters are kept in FILE
 mapper lines [--socket S]            what the line-holder holds
 mapper check FILE [MODEL_FILE]       what Devices (YAML or JSON) would read and write
 mapper scan                          board, GPIO lines, serial ports, 1-Wire sensors and I2C addresses of this machine
@@ -38,6 +39,7 @@ fn job() -> anyhow::Result<()> {
     let mut arguments = lexopt::Parser::from_env();
     let mut words: Vec<String> = Vec::new();
     let mut socket = PathBuf::from(DEFAULT_SOCKET);
+    let mut counts: Option<PathBuf> = None;
     let mut order = Order::default();
     let mut settings = Settings {
         broker: DEFAULT_BROKER.into(),
@@ -58,6 +60,7 @@ fn job() -> anyhow::Result<()> {
             }
             Long("client-id") => settings.client_id = arguments.value()?.string()?,
             Long("socket" | "lines-socket") => socket = arguments.value()?.into(),
+            Long("counts") => counts = Some(arguments.value()?.into()),
             Long("list") => order.list = true,
             Long("name") => order.name = Some(arguments.value()?.string()?),
             Long("node") => order.node = Some(arguments.value()?.string()?),
@@ -78,8 +81,19 @@ fn job() -> anyhow::Result<()> {
     match words.as_slice() {
         [] => run::run(&settings),
         ["hold-lines"] => {
-            let holder = holder::Holder::new(Box::new(gpio::linux::KernelChips));
-            holder::serve(&socket, holder, &false.into())
+            // Before anything else: SIGTERM is a message to `serve`, which writes the counts.
+            let mut terminate = SigSet::empty();
+            terminate.add(Signal::SIGTERM);
+            terminate.thread_block().context("SIGTERM cannot be blocked")?;
+            let before = counts.as_deref().map(holder::counts::load).transpose();
+            let before = before.unwrap_or_else(|error| {
+                eprintln!("line-holder: counts from before cannot be read: {error}; counting begins at 0");
+                None
+            });
+            let pwm = Box::new(pwm::sysfs::SysfsPwm::default());
+            let holder =
+                holder::Holder::new(Box::new(gpio::linux::KernelChips), pwm, before.unwrap_or_default());
+            holder::serve(&socket, holder, counts.as_deref(), &false.into())
                 .with_context(|| format!("cannot serve {}", socket.display()))
         }
         ["lines"] => {

@@ -51,6 +51,15 @@ impl Reading {
     }
 }
 
+/// What fail-safe values depend on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The node's agent is there: the connection to its broker is up.
+    pub agent: bool,
+    /// Since when there is no link to the cloud, on the monotonic clock; `None` while there is one.
+    pub cloud_lost_ms: Option<u64>,
+}
+
 /// A descriptor to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wait {
@@ -85,8 +94,15 @@ pub trait Driver {
     ) -> Result<(), String> {
         Err(format!("no such method: {method}"))
     }
-    /// Applies the fail-safe values: the link is lost for too long, or what is desired is too old.
-    fn safe(&mut self, _now_ms: u64, _readings: &mut Vec<Reading>) -> Result<(), String> {
+    /// How old the desired value is that [`Driver::set`] gets next for this property.
+    fn desired_age(&mut self, _property: usize, _age_ms: u64) {}
+    /// Agent or link came or went. Called after the opening too, and before anything that depends on it.
+    fn surroundings(
+        &mut self,
+        _now_ms: u64,
+        _around: &Surroundings,
+        _readings: &mut Vec<Reading>,
+    ) -> Result<(), String> {
         Ok(())
     }
     /// Something to tell although the device works.

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::{
-    driver::{Driver, Reading, Wait},
+    driver::{Driver, Reading, Surroundings, Wait},
     limits::{DEVICES_MAX, RETRY_DELAY_MS_MAX, RETRY_DELAY_MS_MIN},
     plan::{self, Plan},
 };
@@ -34,6 +34,8 @@ pub struct Engine {
     devices: BTreeMap<String, Device>,
     opener: Box<dyn Opener>,
     up: bool,
+    around: Surroundings,
+    link_told: bool,
 }
 
 #[derive(Deserialize)]
@@ -43,7 +45,13 @@ struct Inventory {
 
 impl Engine {
     pub fn new(opener: Box<dyn Opener>) -> Engine {
-        Engine { devices: BTreeMap::new(), opener, up: false }
+        Engine {
+            devices: BTreeMap::new(),
+            opener,
+            up: false,
+            around: Surroundings::default(),
+            link_told: false,
+        }
     }
 
     /// A message on a description topic. An empty one removes the device.
@@ -121,9 +129,15 @@ impl Engine {
         };
         let before = device.plan.as_ref().map(verdicts).unwrap_or_default();
         let after = verdicts(&plan);
+        let wall_ms = crate::wall_ms();
+        let ages_ms: Vec<u64> =
+            plan.properties.iter().map(|property| property.desired_age_ms(wall_ms)).collect();
         device.plan = Ok(plan);
         self.drive(now_ms, id, |driver, readings| {
-            changes.iter().try_for_each(|(property, value)| driver.set(now_ms, *property, value, readings))
+            changes.iter().try_for_each(|(property, value)| {
+                driver.desired_age(*property, ages_ms[*property]);
+                driver.set(now_ms, *property, value, readings)
+            })
         });
         let Some(device) = self.devices.get_mut(id) else { return };
         for property in (0..after.len()).filter(|at| before.get(*at) != after.get(*at)) {
@@ -145,21 +159,41 @@ impl Engine {
         result
     }
 
-    /// Applies the fail-safe values of one device.
-    pub fn safe(&mut self, now_ms: u64, id: &str) {
-        self.drive(now_ms, id, |driver, readings| driver.safe(now_ms, readings));
+    /// What the node's agent says of the link to the cloud; `since_ms` is on our clock.
+    pub fn link(&mut self, now_ms: u64, connected: bool, since_ms: u64) {
+        // An agent that was restarted does not know how long the link has been gone already.
+        let before = self.around.cloud_lost_ms.unwrap_or(u64::MAX);
+        self.around.cloud_lost_ms = (!connected).then_some(since_ms.min(before));
+        self.link_told = true;
+        self.tell_surroundings(now_ms);
+    }
+
+    fn tell_surroundings(&mut self, now_ms: u64) {
+        let (around, ids) = (self.around, self.devices.keys().cloned().collect::<Vec<String>>());
+        for id in ids {
+            self.drive(now_ms, &id, |driver, readings| driver.surroundings(now_ms, &around, readings));
+        }
     }
 
     /// The connection to the broker came up: everything is told again, because edgecore may have forgotten it.
     pub fn connected(&mut self, now_ms: u64) {
         self.up = true;
+        self.around.agent = true;
+        if !self.link_told {
+            // Until somebody says that there is a link, there is none: that is the safe side.
+            self.around.cloud_lost_ms.get_or_insert(now_ms);
+        }
+        self.tell_surroundings(now_ms);
         for device in self.devices.values_mut() {
             device.retell_all(now_ms);
         }
     }
 
-    pub fn disconnected(&mut self) {
+    pub fn disconnected(&mut self, now_ms: u64) {
         self.up = false;
+        if std::mem::take(&mut self.around.agent) {
+            self.tell_surroundings(now_ms);
+        }
     }
 
     /// Descriptors to wait for, each with the device it belongs to.
@@ -242,6 +276,8 @@ impl Engine {
                 device.take(now_ms, self.up, readings);
                 device.retell_refusals(now_ms, self.up);
                 device.settle(id, None);
+                let around = self.around;
+                self.drive(now_ms, id, |driver, readings| driver.surroundings(now_ms, &around, readings));
             }
             Err(reason) => self.failed(now_ms, id, reason),
         }
@@ -287,11 +323,12 @@ fn only_desired_differs(before: Option<&Plan>, after: &Plan) -> Option<Vec<(usiz
     for (at, property) in same.properties.iter_mut().enumerate() {
         let old = before.properties.get(at)?;
         if let Some(value) = property.desired.clone()
-            && property.desired != old.desired
+            && (property.desired != old.desired || property.desired_at_ms != old.desired_at_ms)
         {
             changes.push((at, value));
         }
         property.desired.clone_from(&old.desired);
+        property.desired_at_ms = old.desired_at_ms;
         property.refused.clone_from(&old.refused);
     }
     (same == *before).then_some(changes)

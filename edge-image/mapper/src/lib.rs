@@ -18,17 +18,22 @@ pub mod limits;
 #[cfg(feature = "laptop")]
 pub mod new;
 pub mod plan;
+pub mod pwm;
 pub mod run;
 pub mod scan;
 pub mod serial;
 #[cfg(feature = "laptop")]
 pub mod wiring;
 
-/// Milliseconds of a clock that never steps.
-pub fn monotonic_ms() -> u64 {
+/// Microseconds of a clock that never steps; the kernel stamps edges with it.
+pub fn monotonic_us() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
         .unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
-    (now.tv_sec() as u64) * 1000 + (now.tv_nsec() as u64) / 1_000_000
+    (now.tv_sec() as u64) * 1_000_000 + (now.tv_nsec() as u64) / 1_000
+}
+
+pub fn monotonic_ms() -> u64 {
+    monotonic_us() / 1000
 }
 
 /// Milliseconds since 1970, for messages.

@@ -11,6 +11,13 @@ pub const DESCRIPTION_BYTES_MAX: usize = 128 * 1024;
 pub const READINGS_MAX: usize = 64;
 /// Edges taken from one line before other devices have their turn.
 pub const EDGES_PER_TURN_MAX: usize = 32;
+/// Edges of one line that are reported one by one: a burst, and so many a second after it. Further ones become one report of
+/// the last level, are counted, and are told as the device's reason for so long after the last one.
+pub const EDGE_BURST_MAX: u64 = 32;
+pub const EDGES_PER_SECOND_MAX: u64 = 50;
+pub const EDGE_TROUBLE_MS: u64 = 60_000;
+/// A line with more edges than that is looked at this often instead of at each edge.
+pub const STORM_PAUSE_MS: u64 = 100;
 
 /// Longest serial text line; a longer one is dropped to its end.
 pub const LINE_BYTES_MAX: usize = 256;
@@ -31,10 +38,34 @@ pub const RETRY_DELAY_MS_MAX: u64 = 30_000;
 pub const HOLDER_LINES_MAX: usize = 64;
 pub const HOLDER_CONNECTIONS_MAX: usize = 4;
 pub const HOLDER_REQUEST_BYTES_MAX: usize = 512;
+/// Longest line of an answer: an error may list the lines of a chip.
+pub const HOLDER_ANSWER_BYTES_MAX: usize = 2048;
 pub const HOLDER_ANSWER_MS_MAX: u64 = 1_000;
 pub const HOLDER_DEADLINE_MS_MIN: u64 = 500;
 pub const HOLDER_DEADLINE_MS_MAX: u64 = 3_600_000;
 pub const HOLDER_DEADLINE_MS_DEFAULT: u64 = 30_000;
+/// Longest `linkLostMs` and `desiredMaxAgeMs`: a week.
+pub const FAILSAFE_WAIT_MS_MAX: u64 = 7 * 24 * 3_600_000;
+/// Longest pulse, and longest half of a blink; longer ones are refused.
+pub const PULSE_MS_MAX: u64 = 3_600_000;
+/// Shortest half of a blink: relays do not follow faster ones.
+pub const BLINK_MS_MIN: u64 = 20;
+/// Switching lines by software wakes the line-holder for each edge; faster wishes are refused.
+pub const SOFT_PWM_HZ_MIN: f64 = 0.1;
+pub const SOFT_PWM_HZ_MAX: f64 = 200.0;
+pub const SOFT_PWM_HZ_DEFAULT: f64 = 50.0;
+/// Lines that are switched by software at once; one more is refused.
+pub const SOFT_PWM_LINES_MAX: usize = 8;
+/// Edges that the kernel keeps for one counted line and for one reported one; when they are full the oldest are dropped, and
+/// the gap in their numbers is told.
+pub const COUNT_BUFFER_EDGES: u32 = 1024;
+pub const INPUT_BUFFER_EDGES: u32 = 64;
+/// Counted lines are read at most this often: a storm of edges wakes the line-holder no more than this.
+pub const COUNT_PAUSE_US: u64 = 5_000;
+/// Counts are written to disk at most this often (and at a stop): a power cut loses no more than that.
+pub const COUNTS_SAVE_MS: u64 = 600_000;
+/// Longest file of counts that is read; a longer one is none of ours.
+pub const COUNTS_FILE_BYTES_MAX: u64 = 32 * 1024;
 
 /// Longest value and name that a twin takes (KubeEdge's rule).
 pub const VALUE_BYTES_MAX: usize = 512;

@@ -1,10 +1,12 @@
 //! The loop: one thread waits for the broker, the devices and the clock.
 
 use std::{
+    cell::RefCell,
     io::{ErrorKind, Read, Write},
     net::{TcpStream, ToSocketAddrs},
     os::fd::{AsFd, BorrowedFd, RawFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    rc::Rc,
     time::Duration,
 };
 
@@ -13,6 +15,7 @@ use mqtt::{
     client::{Client, Event, Options},
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Deserialize;
 
 use crate::{
     driver::{Driver, Reading, Wait},
@@ -32,6 +35,8 @@ const READ_BYTES: usize = 4096;
 /// Longest sleep: nothing depends on it, it only bounds the effect of a mistake in a deadline.
 const PAUSE_MS_MAX: u64 = 60_000;
 const TOPIC_PREFIX: &str = "$kinglet/mapper/";
+/// Retained, from edgecore: whether there is a link to the cloud, and since when.
+const LINK_TOPIC: &str = "$kinglet/link";
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -43,8 +48,15 @@ pub struct Settings {
 }
 
 /// Opens the kernel's devices.
-struct KernelOpener {
-    lines_socket: PathBuf,
+pub struct KernelOpener {
+    /// One connection for all devices.
+    outputs: Rc<RefCell<SocketOutputs>>,
+}
+
+impl KernelOpener {
+    pub fn new(lines_socket: &Path) -> KernelOpener {
+        KernelOpener { outputs: Rc::new(RefCell::new(SocketOutputs::new(lines_socket))) }
+    }
 }
 
 impl Opener for KernelOpener {
@@ -56,8 +68,8 @@ impl Opener for KernelOpener {
         readings: &mut Vec<Reading>,
     ) -> Result<Box<dyn Driver>, String> {
         Ok(match &plan.protocol {
-            Protocol::Gpio => {
-                let outputs = Box::new(SocketOutputs::new(&self.lines_socket));
+            Protocol::Gpio | Protocol::Pwm => {
+                let outputs = self.outputs.clone();
                 Box::new(GpioDriver::open(
                     now_ms,
                     device,
@@ -72,17 +84,16 @@ impl Opener for KernelOpener {
     }
 
     fn release(&mut self, device: &str, properties: &[&str]) {
-        let mut outputs = SocketOutputs::new(&self.lines_socket);
         for property in properties {
             // Inputs and serial properties are unknown to the line-holder; that is no news.
-            let _ = outputs.release(&format!("{device}/{property}"));
+            let _ = self.outputs.release(&format!("{device}/{property}"));
         }
     }
 }
 
 /// Runs until the process is ended: the kernel closes what it holds, and outputs are not its.
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
-    let engine = Engine::new(Box::new(KernelOpener { lines_socket: settings.lines_socket.clone() }));
+    let engine = Engine::new(Box::new(KernelOpener::new(&settings.lines_socket)));
     Loop::new(settings, engine).run(|| false)
 }
 
@@ -106,6 +117,9 @@ impl Loop {
             keep_alive_s: KEEP_ALIVE_S,
             packet_bytes_max: DESCRIPTION_BYTES_MAX,
         });
+        // The first: what devices do depends on it.
+        let valid = client.subscribe(LINK_TOPIC);
+        debug_assert!(valid, "the topic is ours");
         for protocol in PROTOCOLS {
             for filter in ["device/+/+", "devices", "call/+/+/+"] {
                 let valid = client.subscribe(&format!("{TOPIC_PREFIX}{protocol}/{filter}"));
@@ -220,7 +234,7 @@ impl Loop {
             );
         }
         self.stream = None;
-        self.engine.disconnected();
+        self.engine.disconnected(now_ms);
         self.connect_at_ms = now_ms + self.client.closed();
     }
 
@@ -245,6 +259,10 @@ impl Loop {
                     self.engine.connected(now_ms);
                 }
                 Event::Message { topic, payload, retain } => {
+                    if let (LINK_TOPIC, Some(link)) = (topic, Link::parse(payload)) {
+                        self.engine.link(now_ms, link.connected, link.since_ms(now_ms, wall_ms()));
+                        continue;
+                    }
                     let Some(rest) = topic.strip_prefix(TOPIC_PREFIX) else { continue };
                     if let Some((protocol, id)) = rest.split_once("/device/") {
                         self.engine.description(now_ms, protocol, id, payload);
@@ -293,6 +311,24 @@ impl Loop {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => self.lost(now_ms, &error.to_string()),
         }
+    }
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+struct Link {
+    connected: bool,
+    #[serde(default)]
+    since: u64,
+}
+
+impl Link {
+    fn parse(payload: &[u8]) -> Option<Link> {
+        serde_json::from_slice(payload).ok()
+    }
+
+    /// On the monotonic clock. A wall clock that was set back since makes it now.
+    fn since_ms(&self, now_ms: u64, wall_ms: u64) -> u64 {
+        now_ms.saturating_sub(wall_ms.saturating_sub(self.since))
     }
 }
 

@@ -159,7 +159,7 @@ fn line_warnings(
     let pulled_up = header.pulled_up.iter().any(|up| up == name);
     let (pull, level) = if pulled_up { ("up", "1") } else { ("down", "0") };
     if line.direction == Direction::Output {
-        let wanted = line.initial.or(line.failsafe).unwrap_or(false);
+        let wanted = line.initial.or(line.safety.value).unwrap_or(0) != 0;
         if (wanted != line.active_low) != pulled_up {
             let is = if wanted { "off" } else { "on" };
             warnings.push(format!(

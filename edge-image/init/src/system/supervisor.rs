@@ -464,7 +464,11 @@ fn services() -> Vec<Service> {
                 "warn",
             ],
         ),
-        Service::new("line-holder", "/usr/bin/mapper", &["hold-lines", "--socket", LINES_SOCKET]),
+        Service::new(
+            "line-holder",
+            "/usr/bin/mapper",
+            &["hold-lines", "--socket", LINES_SOCKET, "--counts", "/var/lib/kinglet/counts"],
+        ),
         Service::new("edgecore", "/usr/bin/edgecore", &[]),
         Service::new("mapper", "/usr/bin/mapper", &["--lines-socket", LINES_SOCKET]),
     ]

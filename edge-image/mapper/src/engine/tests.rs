@@ -6,53 +6,11 @@ use super::*;
 use crate::{
     gpio::{
         GpioDriver,
-        fake::{LABEL, World},
+        fake::{DirectOutputs, LABEL, World},
     },
-    holder::{Holder, Outputs},
+    holder::Outputs,
     limits::READINGS_MAX,
-    plan::gpio::LineSpec,
 };
-
-/// The line-holder without its socket. `running` false: as if the process were not there.
-#[derive(Clone)]
-struct DirectOutputs {
-    holder: Rc<RefCell<Holder>>,
-    running: Rc<RefCell<bool>>,
-}
-
-impl DirectOutputs {
-    fn ask(&self, request: &str) -> Result<bool, String> {
-        if !*self.running.borrow() {
-            return Err("the line-holder does not answer".into());
-        }
-        match self.holder.borrow_mut().handle(0, request).as_str() {
-            "ok 1" => Ok(true),
-            "ok 0" | "ok" => Ok(false),
-            other => Err(other.to_owned()),
-        }
-    }
-}
-
-impl Outputs for DirectOutputs {
-    fn request(&mut self, name: &str, spec: &LineSpec) -> Result<bool, String> {
-        let initial =
-            spec.initial.map(|initial| format!(" initial={}", u8::from(initial))).unwrap_or_default();
-        let crate::plan::gpio::LineRef::Offset(line) = spec.line else { panic!("offsets only") };
-        self.ask(&format!("request {name} chip={LABEL} line={line}{initial}"))
-    }
-
-    fn set(&mut self, name: &str, active: bool) -> Result<bool, String> {
-        self.ask(&format!("set {name} {}", u8::from(active)))
-    }
-
-    fn refresh(&mut self, name: &str) -> Result<bool, String> {
-        self.ask(&format!("refresh {name}"))
-    }
-
-    fn release(&mut self, name: &str) -> Result<(), String> {
-        self.ask(&format!("release {name}")).map(|_| ())
-    }
-}
 
 struct FakeOpener {
     world: World,
@@ -67,7 +25,7 @@ impl Opener for FakeOpener {
         plan: &Plan,
         readings: &mut Vec<Reading>,
     ) -> Result<Box<dyn Driver>, String> {
-        let outputs = Box::new(self.outputs.clone());
+        let outputs = Rc::new(RefCell::new(self.outputs.clone()));
         let driver = GpioDriver::open(now_ms, device, &plan.properties, &mut self.world, outputs, readings)?;
         Ok(Box::new(driver))
     }
@@ -88,8 +46,7 @@ struct Bench {
 impl Bench {
     fn new() -> Bench {
         let world = World::default();
-        let holder = Rc::new(RefCell::new(Holder::new(Box::new(world.clone()))));
-        let outputs = DirectOutputs { holder, running: Rc::new(RefCell::new(true)) };
+        let outputs = DirectOutputs::new(&world);
         let opener = FakeOpener { world: world.clone(), outputs: outputs.clone() };
         let mut engine = Engine::new(Box::new(opener));
         engine.connected(0);
@@ -174,7 +131,7 @@ fn nothing_is_lost_while_the_broker_is_away() {
     let mut bench = Bench::new();
     bench.describe(0, &description(None, 2, 0));
     bench.messages();
-    bench.engine.disconnected();
+    bench.engine.disconnected(0);
     for level in [true, false, true] {
         bench.world.flip(5, level);
         bench.engine.ready(1, "default/d");
@@ -196,6 +153,8 @@ fn nothing_is_lost_while_the_broker_is_away() {
         false
     });
     assert_eq!(refused, 1);
+    // What was a storm is told when it is over.
+    bench.engine.tick(1000);
     let messages = bench.messages();
     assert!(
         messages.len() <= READINGS_MAX && messages.last().unwrap() == "default/d/twin/update button=0",
@@ -218,7 +177,7 @@ fn an_unplugged_chip_is_offline_until_it_is_back_and_others_go_on() {
         bench.messages(),
         [
             "default/bad/state/update unhealthy spec.properties[0].visitors.configData.line is missing: write the line's offset (17) or its name (\"GPIO17\")",
-            "default/d/state/update offline there is no GPIO chip with the label fake-chip; mapper scan prints those that are there",
+            "default/d/state/update offline there is no GPIO chip with the label fake-chip; there are: none",
             "default/d/twin/update button?disconnected lamp?disconnected",
         ]
     );
@@ -248,13 +207,11 @@ fn outputs_outlive_the_mapper_and_come_back_after_the_line_holder() {
     bench.describe(10, &description(Some("1"), 2, 0));
     assert!(bench.messages()[1].contains("lamp=1"));
     // A new line-holder: it knows no line, and the mapper notices at its next refresh.
-    *bench.outputs.holder.borrow_mut() = Holder::new(Box::new(bench.world.clone()));
+    bench.outputs.restart(&bench.world);
     bench.world.flip(2, false);
     let at = bench.engine.deadline_ms().unwrap();
     bench.engine.tick(at);
-    assert!(bench.messages()[0].contains("offline error unknown line default/d/lamp"));
-    bench.engine.tick(at + 1000);
-    assert!(bench.world.high(2));
+    assert!(bench.world.high(2) && bench.messages().is_empty());
     *bench.outputs.running.borrow_mut() = false;
     bench.describe(at + 2000, &description(Some("0"), 2, 0));
     assert!(
@@ -314,7 +271,10 @@ fn a_method_that_no_driver_has_is_the_caller_s_fault() {
     assert_eq!(bench.engine.call(0, "default/d", "fly", ""), Err("there is no device default/d".into()));
     bench.describe(0, &description(None, 2, 0));
     bench.messages();
-    assert_eq!(bench.engine.call(1, "default/d", "fly", ""), Err("no such method: fly".into()));
+    assert_eq!(
+        bench.engine.call(1, "default/d", "fly", ""),
+        Err("no such method: fly; there are pulse, blink, toggle and reset".into())
+    );
     assert!(bench.messages().is_empty(), "the device goes on");
     *bench.world.unplugged.borrow_mut() = true;
     bench.engine.ready(2, "default/d");

@@ -1,42 +1,55 @@
-//! A GPIO device: input lines of our own, output lines at the line-holder.
+//! A GPIO or PWM device: input lines of our own; outputs and counted lines at the line-holder.
 
-use super::{Chips, Line};
+use std::{cell::RefCell, rc::Rc};
+
+use super::{
+    Chips, Line,
+    input::{Input, Told},
+    output::Output,
+};
 use crate::{
-    driver::{Driver, Reading, Wait},
-    holder::Outputs,
-    limits::EDGES_PER_TURN_MAX,
+    driver::{Driver, Reading, Surroundings, Wait},
+    holder::{Outputs, State, Target},
+    limits::{EDGES_PER_TURN_MAX, INPUT_BUFFER_EDGES, STORM_PAUSE_MS},
     plan::{
-        Access, Property,
-        gpio::{Direction, Edge, LineSpec},
-        level,
+        Access, Property, gpio,
+        gpio::{Direction, Function, LineSpec, decimal_text},
     },
 };
 
-/// Outputs are asked for this often at least: a line-holder that was restarted holds nothing.
-const REFRESH_MS: u64 = 5_000;
+pub type SharedOutputs = Rc<RefCell<dyn Outputs>>;
 
 pub struct GpioDriver {
     slots: Vec<Slot>,
-    outputs: Box<dyn Outputs>,
+    outputs: SharedOutputs,
     properties: Vec<Property>,
+    ages_ms: Vec<u64>,
+    around: Surroundings,
 }
 
 enum Slot {
-    Input {
-        line: Box<dyn Line>,
-        edge: Edge,
-        last: bool,
-        collect_ms: u64,
-        next_ms: u64,
-    },
-    /// `wanted` is what was set last, `last` what the line showed then (they may differ on an open drain).
-    Output {
-        name: String,
-        wanted: Option<bool>,
-        last: bool,
-        refresh_ms: u64,
-        next_ms: u64,
-    },
+    Input(Watched),
+    Output(Output),
+    Count(Count),
+}
+
+/// An input line and what its edges mean.
+struct Watched {
+    line: Box<dyn Line>,
+    input: Input,
+    collect_ms: u64,
+    next_ms: u64,
+}
+
+/// A counted line; the line-holder has it.
+struct Count {
+    name: String,
+    spec: LineSpec,
+    collect_ms: u64,
+    next_ms: u64,
+    count: u64,
+    lost: u64,
+    told: String,
 }
 
 impl GpioDriver {
@@ -46,126 +59,262 @@ impl GpioDriver {
         device: &str,
         properties: &[Property],
         chips: &mut dyn Chips,
-        mut outputs: Box<dyn Outputs>,
+        outputs: SharedOutputs,
         readings: &mut Vec<Reading>,
     ) -> Result<GpioDriver, String> {
-        let mut slots = Vec::with_capacity(properties.len());
+        let mut driver = GpioDriver {
+            slots: Vec::with_capacity(properties.len()),
+            outputs,
+            properties: properties.to_vec(),
+            ages_ms: vec![0; properties.len()],
+            around: Surroundings::default(),
+        };
         for (at, property) in properties.iter().enumerate() {
-            let Access::Line(spec) = &property.access else {
-                return Err(format!("{} is no line", property.name));
-            };
-            let (slot, active) = match spec.direction {
-                Direction::Input => input(now_ms, spec, property.collect_cycle_ms, chips)?,
-                Direction::Output => output(now_ms, device, property, spec, outputs.as_mut())?,
-            };
-            readings.push(Reading::good(at, property.level_text(active)));
-            slots.push(slot);
+            let slot = driver.slot(now_ms, device, property, chips)?;
+            driver.slots.push(slot);
+            driver.tell(at, readings);
         }
-        Ok(GpioDriver { slots, outputs, properties: properties.to_vec() })
+        Ok(driver)
+    }
+
+    fn slot(
+        &mut self,
+        now_ms: u64,
+        device: &str,
+        property: &Property,
+        chips: &mut dyn Chips,
+    ) -> Result<Slot, String> {
+        let name = format!("{device}/{}", property.name);
+        let target = match &property.access {
+            Access::Line(spec) if Target::Line(spec.clone()).counts() => {
+                return self.count(now_ms, name, property, spec).map(Slot::Count);
+            }
+            Access::Line(spec) if spec.direction == Direction::Input => {
+                return watch(now_ms, spec, property.collect_cycle_ms, chips).map(Slot::Input);
+            }
+            Access::Line(spec) => Target::Line(spec.clone()),
+            Access::Pwm(spec) => Target::Pwm(spec.clone()),
+            _ => return Err(format!("{} is no line", property.name)),
+        };
+        let value = property.desired.as_deref().map(|text| value_of(property, text)).transpose()?;
+        let wish = value.map(|value| (value, property.desired_age_ms(crate::wall_ms())));
+        Output::open(now_ms, name, target, wish, &mut self.outputs).map(Slot::Output)
+    }
+
+    /// Count and frequency of one meter are one line at the line-holder.
+    fn count(
+        &mut self,
+        now_ms: u64,
+        name: String,
+        property: &Property,
+        spec: &LineSpec,
+    ) -> Result<Count, String> {
+        let same = self.slots.iter().find_map(|slot| match slot {
+            Slot::Count(count) if count.spec.counts_as(spec) => Some(count.name.clone()),
+            _ => None,
+        });
+        let (spec, collect_ms) = (spec.clone(), property.collect_cycle_ms);
+        let name = same.unwrap_or(name);
+        let answer = self.outputs.request(&name, &Target::Line(spec.clone()))?;
+        Ok(Count {
+            name,
+            spec,
+            collect_ms,
+            next_ms: now_ms,
+            count: answer.value,
+            lost: 0,
+            told: String::new(),
+        })
+    }
+
+    /// The value that a slot has now.
+    fn tell(&mut self, at: usize, readings: &mut Vec<Reading>) {
+        let property = &self.properties[at];
+        let value = match &self.slots[at] {
+            Slot::Input(watched) => Some(property.level_text(watched.input.level()).to_owned()),
+            Slot::Output(output) => output.value(property),
+            Slot::Count(_) => None,
+        };
+        readings.extend(value.map(|value| Reading::good(at, value)));
+    }
+
+    fn tell_edges(&self, at: usize, told: Vec<Told>, readings: &mut Vec<Reading>) {
+        let clocks = (crate::monotonic_us() * 1000, crate::wall_ms());
+        for (active, at_ns) in told {
+            let value = self.properties[at].level_text(active);
+            readings.push(Reading { at_ms: Some(wall_of(at_ns, clocks)), ..Reading::good(at, value) });
+        }
+    }
+
+    /// The slot of a method's first word, or the only one that can do it.
+    fn find<'a>(
+        &self,
+        argument: &'a str,
+        can: impl Fn(&Slot) -> bool,
+    ) -> Result<(usize, Vec<&'a str>), String> {
+        let words: Vec<&str> = argument.split_ascii_whitespace().collect();
+        let named =
+            words.first().and_then(|word| self.properties.iter().position(|property| property.name == *word));
+        if let Some(at) = named {
+            return match can(&self.slots[at]) {
+                true => Ok((at, words[1..].to_vec())),
+                false => Err(format!("{} cannot do that", words[0])),
+            };
+        }
+        let able: Vec<usize> = (0..self.slots.len()).filter(|at| can(&self.slots[*at])).collect();
+        match able.as_slice() {
+            [at] => Ok((*at, words)),
+            [] => Err("no property of this device can do that".into()),
+            several => {
+                let names: Vec<&str> = several.iter().map(|at| self.properties[*at].name.as_str()).collect();
+                Err(format!("begin the argument with the property: {}", names.join(", ")))
+            }
+        }
     }
 }
 
-fn input(
-    now_ms: u64,
-    spec: &LineSpec,
-    collect_ms: u64,
-    chips: &mut dyn Chips,
-) -> Result<(Slot, bool), String> {
+fn watch(now_ms: u64, spec: &LineSpec, collect_ms: u64, chips: &mut dyn Chips) -> Result<Watched, String> {
     let mut line = chips.request(spec).map_err(|error| error.to_string())?;
-    let last = line.get().map_err(|error| error.to_string())?;
-    Ok((Slot::Input { line, edge: spec.edge, last, collect_ms, next_ms: now_ms + collect_ms }, last))
+    let level = line.get().map_err(|error| error.to_string())?;
+    let debounce_ns = if line.debounces() { 0 } else { u64::from(spec.debounce_us) * 1000 };
+    let input = Input::new(now_ms * 1_000_000, spec.edge, debounce_ns, level);
+    Ok(Watched { line, input, collect_ms, next_ms: now_ms + collect_ms })
 }
 
-fn output(
-    now_ms: u64,
-    device: &str,
-    property: &Property,
-    spec: &LineSpec,
-    outputs: &mut dyn Outputs,
-) -> Result<(Slot, bool), String> {
-    let desired = property.desired.as_deref().and_then(level);
-    let name = format!("{device}/{}", property.name);
-    // The desired value is the first level too: a lamp that is to burn does not blink when the node starts.
-    let spec = LineSpec { initial: desired.or(spec.initial), ..spec.clone() };
-    let mut last = outputs.request(&name, &spec)?;
-    if let Some(wanted) = desired
-        && wanted != last
-    {
-        last = outputs.set(&name, wanted)?;
+/// The wall clock's time of an edge, from both clocks now (nanoseconds since the start, milliseconds since 1970).
+fn wall_of(edge_ns: u64, (now_ns, wall_ms): (u64, u64)) -> i64 {
+    wall_ms as i64 - (now_ns.saturating_sub(edge_ns) / 1_000_000) as i64
+}
+
+fn value_of(property: &Property, text: &str) -> Result<u32, String> {
+    match &property.access {
+        Access::Line(spec) => gpio::value(spec.function, text),
+        _ => gpio::duty(text),
     }
-    let refresh_ms = if spec.deadline_ms == 0 { REFRESH_MS } else { REFRESH_MS.min(spec.deadline_ms / 3) };
-    Ok((Slot::Output { name, wanted: desired, last, refresh_ms, next_ms: now_ms + refresh_ms }, last))
+    .map_err(|error| format!("{}: {error}", property.name))
+}
+
+impl Watched {
+    /// All edges that wait, at most a buffer full.
+    fn ready(&mut self, now_ms: u64, told: &mut Vec<Told>) -> Result<(), String> {
+        let now_ns = now_ms * 1_000_000;
+        let mut gap = false;
+        let edges_max =
+            if self.input.is_storming() { INPUT_BUFFER_EDGES as usize } else { EDGES_PER_TURN_MAX };
+        let mut emptied = false;
+        for _ in 0..edges_max {
+            let Some(event) = self.line.next_edge().map_err(|error| error.to_string())? else {
+                emptied = true;
+                break;
+            };
+            gap |= self.input.edge(now_ns, &event, told);
+        }
+        // The level is the truth where edges are missing.
+        if gap && emptied {
+            let level = self.line.get().map_err(|error| error.to_string())?;
+            self.input.read(now_ns, level, told);
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, now_ms: u64, told: &mut Vec<Told>) -> Result<(), String> {
+        let now_ns = now_ms * 1_000_000;
+        if self.line.fd().is_none() {
+            // Also when a level is to settle: it has to be the one that the line still has.
+            let level = self.line.get().map_err(|error| error.to_string())?;
+            self.input.read(now_ns, level, told);
+            self.next_ms = now_ms + self.collect_ms;
+        } else if now_ms >= self.next_ms && self.input.is_storming() {
+            self.ready(now_ms, told)?;
+            self.next_ms = now_ms + STORM_PAUSE_MS;
+        }
+        self.input.tick(now_ns, told);
+        Ok(())
+    }
+
+    fn deadline_ms(&self) -> Option<u64> {
+        let looked_at = self.line.fd().is_none() || self.input.is_storming();
+        let settles = self.input.deadline_ns().map(|at_ns| at_ns.div_ceil(1_000_000));
+        [looked_at.then_some(self.next_ms), settles].into_iter().flatten().min()
+    }
+}
+
+impl Count {
+    /// The value, when it is another one than before.
+    fn tick(&mut self, now_ms: u64, outputs: &mut dyn Outputs) -> Result<Option<String>, String> {
+        self.next_ms = now_ms + self.collect_ms;
+        let mut answer = outputs.about(&format!("get {}", self.name));
+        if answer.is_err() {
+            // A line-holder that was restarted knows the count of its last save at best; ours may be newer.
+            let found = outputs.request(&self.name, &Target::Line(self.spec.clone()))?;
+            answer = match found.value < self.count {
+                true => outputs.about(&format!("reset {} {}", self.name, self.count)),
+                false => Ok(found),
+            };
+        }
+        let answer = answer?;
+        let State::Count { lost, millihertz } = answer.state else {
+            return Err(format!("the line-holder counts nothing for {}", self.name));
+        };
+        (self.count, self.lost) = (answer.value, lost);
+        let value = match self.spec.function {
+            Function::Frequency { scale } => decimal_text(millihertz as f64 / 1000.0 * scale, 3),
+            Function::Count { scale: 1.0 } => answer.value.to_string(),
+            Function::Count { scale } => decimal_text(answer.value as f64 * scale, 6),
+            Function::Level | Function::Pwm { .. } => answer.value.to_string(),
+        };
+        let is_news = value != self.told;
+        self.told.clone_from(&value);
+        Ok(is_news.then_some(value))
+    }
 }
 
 impl Driver for GpioDriver {
     fn waits(&self, waits: &mut Vec<Wait>) {
         for slot in &self.slots {
-            if let Slot::Input { line, .. } = slot
-                && let Some(fd) = line.fd()
+            if let Slot::Input(watched) = slot
+                && !watched.input.is_storming()
+                && let Some(fd) = watched.line.fd()
             {
                 waits.push(Wait { fd, write: false });
             }
         }
     }
 
-    fn ready(&mut self, _now_ms: u64, readings: &mut Vec<Reading>) -> Result<(), String> {
-        for (at, slot) in self.slots.iter_mut().enumerate() {
-            let Slot::Input { line, edge, last, .. } = slot else { continue };
-            let mut emptied = false;
-            let before = *last;
-            for _ in 0..EDGES_PER_TURN_MAX {
-                let Some(event) = line.next_edge().map_err(|error| error.to_string())? else {
-                    emptied = true;
-                    break;
-                };
-                *last = event.active;
-                let asked = match edge {
-                    Edge::Both => true,
-                    Edge::Rising => event.active,
-                    Edge::Falling => !event.active,
-                    Edge::None => false,
-                };
-                if asked {
-                    readings.push(Reading::good(at, self.properties[at].level_text(event.active)));
-                }
+    fn ready(&mut self, now_ms: u64, readings: &mut Vec<Reading>) -> Result<(), String> {
+        for at in 0..self.slots.len() {
+            let Slot::Input(watched) = &mut self.slots[at] else { continue };
+            if watched.input.is_storming() || watched.line.fd().is_none() {
+                continue;
             }
-            // The kernel drops edges when its queue is full; the level itself is the truth.
-            if emptied && *edge == Edge::Both && line.fd().is_some() && *last != before {
-                let now = line.get().map_err(|error| error.to_string())?;
-                if now != *last {
-                    *last = now;
-                    readings.push(Reading::good(at, self.properties[at].level_text(now)));
-                }
-            }
+            let mut told = Vec::new();
+            watched.ready(now_ms, &mut told)?;
+            watched.next_ms = now_ms + STORM_PAUSE_MS;
+            self.tell_edges(at, told, readings);
         }
         Ok(())
     }
 
     fn tick(&mut self, now_ms: u64, readings: &mut Vec<Reading>) -> Result<(), String> {
-        for (at, slot) in self.slots.iter_mut().enumerate() {
-            let (before, after) = match slot {
-                Slot::Input { line, last, collect_ms, next_ms, .. }
-                    if line.fd().is_none() && now_ms >= *next_ms =>
-                {
-                    *next_ms = now_ms + *collect_ms;
-                    let before = *last;
-                    *last = line.get().map_err(|error| error.to_string())?;
-                    (before, *last)
+        for at in 0..self.slots.len() {
+            match &mut self.slots[at] {
+                Slot::Input(watched) if watched.deadline_ms().is_some_and(|due_ms| now_ms >= due_ms) => {
+                    let mut told = Vec::new();
+                    watched.tick(now_ms, &mut told)?;
+                    self.tell_edges(at, told, readings);
                 }
-                Slot::Output { name, wanted, last, refresh_ms, next_ms } if now_ms >= *next_ms => {
-                    *next_ms = now_ms + *refresh_ms;
-                    let before = *last;
-                    *last = self.outputs.refresh(name)?;
-                    if let (Some(wanted), true) = (*wanted, before != *last) {
-                        // The fail-safe value came while we were held up. We are back, and so is what was wanted.
-                        *last = self.outputs.set(name, wanted)?;
+                Slot::Output(output) if now_ms >= output.next_ms => {
+                    let before = output.value(&self.properties[at]);
+                    output.look(now_ms, &self.around, &mut self.outputs)?;
+                    if output.value(&self.properties[at]) != before {
+                        self.tell(at, readings);
                     }
-                    (before, *last)
                 }
-                _ => continue,
-            };
-            if before != after {
-                readings.push(Reading::good(at, self.properties[at].level_text(after)));
+                Slot::Count(count) if now_ms >= count.next_ms => {
+                    let value = count.tick(now_ms, &mut self.outputs)?;
+                    readings.extend(value.map(|value| Reading::good(at, value)));
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -173,10 +322,15 @@ impl Driver for GpioDriver {
 
     fn deadline_ms(&self) -> Option<u64> {
         let times = self.slots.iter().filter_map(|slot| match slot {
-            Slot::Input { line, next_ms, .. } => line.fd().is_none().then_some(*next_ms),
-            Slot::Output { next_ms, .. } => Some(*next_ms),
+            Slot::Input(watched) => watched.deadline_ms(),
+            Slot::Output(output) => Some(output.next_ms),
+            Slot::Count(count) => Some(count.next_ms),
         });
         times.min()
+    }
+
+    fn desired_age(&mut self, property: usize, age_ms: u64) {
+        self.ages_ms[property] = age_ms;
     }
 
     fn set(
@@ -186,17 +340,93 @@ impl Driver for GpioDriver {
         value: &str,
         readings: &mut Vec<Reading>,
     ) -> Result<(), String> {
-        let name_of = &self.properties[property].name;
-        let Some(wanted) = level(value) else { return Err(format!("{name_of}: {value:?} is no level")) };
-        let Some(Slot::Output { name, wanted: kept, last, refresh_ms, next_ms }) =
-            self.slots.get_mut(property)
-        else {
-            return Err(format!("{name_of} is not an output"));
-        };
-        *kept = Some(wanted);
-        *last = self.outputs.set(name, wanted)?;
-        *next_ms = now_ms + *refresh_ms;
-        readings.push(Reading::good(property, self.properties[property].level_text(*last)));
+        let wanted = value_of(&self.properties[property], value)?;
+        let age_ms = std::mem::take(&mut self.ages_ms[property]);
+        match &mut self.slots[property] {
+            Slot::Output(output) => output.set(now_ms, wanted, age_ms, &self.around, &mut self.outputs)?,
+            _ => return Err(format!("{} is not an output", self.properties[property].name)),
+        }
+        self.tell(property, readings);
         Ok(())
+    }
+
+    fn call(
+        &mut self,
+        now_ms: u64,
+        method: &str,
+        argument: &str,
+        readings: &mut Vec<Reading>,
+    ) -> Result<(), String> {
+        match method {
+            "pulse" | "blink" | "toggle" => {
+                let (at, numbers) = self.find(argument, |slot| matches!(slot, Slot::Output(_)))?;
+                let Slot::Output(output) = &mut self.slots[at] else { return Ok(()) };
+                output.call(now_ms, method, &numbers, &mut self.outputs)?;
+                self.tell(at, readings);
+            }
+            "reset" => {
+                let (at, numbers) = self.find(argument, |slot| matches!(slot, Slot::Count(_)))?;
+                let Slot::Count(count) = &mut self.slots[at] else { return Ok(()) };
+                let number = numbers.first().copied().unwrap_or("0");
+                count.count = self.outputs.about(&format!("reset {} {number}", count.name))?.value;
+                let value = count.tick(now_ms, &mut self.outputs)?;
+                readings.extend(value.map(|value| Reading::good(at, value)));
+            }
+            other => {
+                return Err(format!("no such method: {other}; there are pulse, blink, toggle and reset"));
+            }
+        }
+        Ok(())
+    }
+
+    fn surroundings(
+        &mut self,
+        now_ms: u64,
+        around: &Surroundings,
+        readings: &mut Vec<Reading>,
+    ) -> Result<(), String> {
+        self.around = *around;
+        for at in 0..self.slots.len() {
+            let Slot::Output(output) = &mut self.slots[at] else { continue };
+            let before = output.value(&self.properties[at]);
+            output.look(now_ms, around, &mut self.outputs)?;
+            if output.value(&self.properties[at]) != before {
+                self.tell(at, readings);
+            }
+        }
+        Ok(())
+    }
+
+    fn complaint(&self) -> Option<String> {
+        let all: Vec<String> = self
+            .slots
+            .iter()
+            .zip(&self.properties)
+            .filter_map(|(slot, property)| match slot {
+                Slot::Input(watched) => {
+                    watched.input.trouble().map(|text| format!("{}: {text}", property.name))
+                }
+                Slot::Output(output) => output.complaint(property),
+                Slot::Count(count) if count.lost > 0 => {
+                    Some(format!("{}: {} edges were too fast to be counted", property.name, count.lost))
+                }
+                Slot::Count(_) => None,
+            })
+            .collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn an_edge_is_stamped_on_the_wall_clock() {
+        let now = (50_000_000_000, 1_700_000_000_000);
+        assert_eq!(super::wall_of(49_750_000_000, now), 1_699_999_999_750);
+        assert_eq!(
+            super::wall_of(50_000_000_001, now),
+            1_700_000_000_000,
+            "a clock that was read a moment ago"
+        );
     }
 }

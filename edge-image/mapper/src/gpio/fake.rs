@@ -12,7 +12,16 @@ use std::{
 };
 
 use super::{Chips, EdgeEvent, GpioError, Line};
-use crate::plan::gpio::{Bias, Direction, Drive, Edge, LineRef, LineSpec};
+use crate::{
+    holder::{Holder, Outputs},
+    limits::{COUNT_BUFFER_EDGES, INPUT_BUFFER_EDGES},
+    plan::{
+        gpio::{Bias, Direction, Drive, Edge, Function, LineRef, LineSpec},
+        pwm::PwmSpec,
+        safety::Safety,
+    },
+    pwm::{PwmChips, PwmError, PwmOutput},
+};
 
 pub const LABEL: &str = "fake-chip";
 const LINES: u32 = 8;
@@ -21,12 +30,17 @@ const LINES: u32 = 8;
 struct Wire {
     /// Physical level.
     high: bool,
+    /// How often it changed.
+    changes: u32,
     taken: bool,
     output: bool,
     edges: VecDeque<EdgeEvent>,
     /// Makes the line's descriptor readable.
     bell: Option<UnixStream>,
     active_low: bool,
+    sequence: u32,
+    /// Room for edges, as the kernel's buffer has.
+    room: usize,
 }
 
 #[derive(Clone, Default)]
@@ -34,6 +48,11 @@ pub struct World {
     wires: Rc<RefCell<BTreeMap<u32, Wire>>>,
     /// Without chips: as if the expander were unplugged.
     pub unplugged: Rc<RefCell<bool>>,
+    /// The clock that stamps edges.
+    pub now_ns: Rc<RefCell<u64>>,
+    /// As if the chip could not debounce, or had no interrupts.
+    pub debounces: Rc<RefCell<bool>>,
+    pub no_interrupts: Rc<RefCell<bool>>,
 }
 
 impl World {
@@ -45,9 +64,25 @@ impl World {
         }
         wire.high = high;
         if let Some(bell) = &mut wire.bell {
-            wire.edges.push_back(EdgeEvent { active: high != wire.active_low, timestamp_ns: 1 });
+            // The edge has its number whether there is room for it or not; the oldest one goes.
+            wire.sequence = wire.sequence.wrapping_add(1);
+            if wire.edges.len() >= wire.room {
+                wire.edges.pop_front();
+            }
+            let timestamp_ns = *self.now_ns.borrow();
+            let active = high != wire.active_low;
+            wire.edges.push_back(EdgeEvent { active, timestamp_ns, sequence: wire.sequence });
             let _ = bell.write(&[0]);
         }
+    }
+
+    /// How often an output was driven to another level.
+    pub fn changes(&self, offset: u32) -> u32 {
+        self.wires.borrow().get(&offset).map_or(0, |wire| wire.changes)
+    }
+
+    fn there(&self) -> String {
+        if *self.unplugged.borrow() { "none".into() } else { LABEL.into() }
     }
 
     pub fn high(&self, offset: u32) -> bool {
@@ -61,9 +96,9 @@ impl World {
 
 impl Chips for World {
     fn request(&mut self, spec: &LineSpec) -> Result<Box<dyn Line>, GpioError> {
-        let label = spec.chip.clone().ok_or(GpioError::NoHeader)?;
+        let label = spec.chip.clone().ok_or_else(|| GpioError::NoHeader { there: LABEL.into() })?;
         if label != LABEL || *self.unplugged.borrow() {
-            return Err(GpioError::NoChip(label));
+            return Err(GpioError::NoChip { wanted: label, there: self.there() });
         }
         let (offset, name) = match &spec.line {
             LineRef::Offset(offset) => (Some(*offset).filter(|offset| *offset < LINES), offset.to_string()),
@@ -71,7 +106,11 @@ impl Chips for World {
                 (name.strip_prefix("LINE").and_then(|rest| rest.parse().ok()), name.clone())
             }
         };
-        let offset = offset.ok_or_else(|| GpioError::NoLine { chip: label.clone(), line: name.clone() })?;
+        let offset = offset.ok_or_else(|| GpioError::NoLine {
+            chip: label.clone(),
+            line: name.clone(),
+            there: "0 to 7".into(),
+        })?;
         let mut wires = self.wires.borrow_mut();
         let wire = wires.entry(offset).or_default();
         if wire.taken {
@@ -81,10 +120,12 @@ impl Chips for World {
         wire.active_low = spec.active_low;
         wire.output = spec.direction == Direction::Output;
         if let (true, Some(initial)) = (wire.output, spec.initial) {
-            wire.high = initial != spec.active_low;
+            wire.high = (initial != 0) != spec.active_low;
         }
         let mut fd = None;
-        if !wire.output && spec.edge != Edge::None {
+        wire.room =
+            if spec.function == Function::Level { INPUT_BUFFER_EDGES } else { COUNT_BUFFER_EDGES } as usize;
+        if !wire.output && spec.edge != Edge::None && !*self.no_interrupts.borrow() {
             let (bell, ear) = UnixStream::pair().expect("a socket pair");
             ear.set_nonblocking(true).expect("nonblocking");
             bell.set_nonblocking(true).expect("nonblocking");
@@ -110,14 +151,18 @@ impl FakeLine {
 impl Line for FakeLine {
     fn get(&mut self) -> Result<bool, GpioError> {
         if *self.world.unplugged.borrow() {
-            return Err(GpioError::NoChip(LABEL.into()));
+            return Err(unplugged());
         }
         Ok(self.with(|wire| wire.high != wire.active_low))
     }
 
     fn set(&mut self, active: bool) -> Result<(), GpioError> {
+        if *self.world.unplugged.borrow() {
+            return Err(unplugged());
+        }
         self.with(|wire| {
             if wire.output {
+                wire.changes += u32::from(wire.high != (active != wire.active_low));
                 wire.high = active != wire.active_low;
                 return Ok(());
             }
@@ -128,17 +173,22 @@ impl Line for FakeLine {
 
     fn next_edge(&mut self) -> Result<Option<EdgeEvent>, GpioError> {
         if *self.world.unplugged.borrow() {
-            return Err(GpioError::NoChip(LABEL.into()));
+            return Err(unplugged());
         }
-        let mut bell = [0; 1];
-        if let Some(ear) = &mut self.ear {
-            let _ = std::io::Read::read(ear, &mut bell);
+        let next = self.with(|wire| wire.edges.pop_front());
+        if let (None, Some(ear)) = (next, &mut self.ear) {
+            let mut bells = [0; 4096];
+            while std::io::Read::read(ear, &mut bells).is_ok_and(|len| len == bells.len()) {}
         }
-        Ok(self.with(|wire| wire.edges.pop_front()))
+        Ok(next)
     }
 
     fn fd(&self) -> Option<RawFd> {
         self.ear.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    fn debounces(&self) -> bool {
+        *self.world.debounces.borrow()
     }
 }
 
@@ -152,22 +202,97 @@ impl Drop for FakeLine {
     }
 }
 
+fn unplugged() -> GpioError {
+    GpioError::NoChip { wanted: LABEL.into(), there: "none".into() }
+}
+
 pub fn input(line: LineRef) -> LineSpec {
     LineSpec {
         chip: Some(LABEL.into()),
         line,
         direction: Direction::Input,
+        function: Function::Level,
         bias: Bias::AsIs,
         active_low: false,
         edge: Edge::Both,
-        debounce_ms: 0,
+        debounce_us: 0,
         drive: Drive::PushPull,
         initial: None,
-        failsafe: None,
-        deadline_ms: 0,
+        safety: Safety::default(),
     }
 }
 
 pub fn output(line: LineRef) -> LineSpec {
     LineSpec { direction: Direction::Output, ..input(line) }
+}
+
+/// PWM chips of one channel each in memory.
+#[derive(Clone, Default)]
+pub struct PwmWorld(pub Rc<RefCell<BTreeMap<u32, u32>>>);
+
+impl PwmChips for PwmWorld {
+    fn request(&mut self, spec: &PwmSpec) -> Result<Box<dyn PwmOutput>, PwmError> {
+        if let Some(initial) = spec.initial {
+            self.0.borrow_mut().insert(spec.channel, initial);
+        }
+        Ok(Box::new((self.clone(), spec.channel)))
+    }
+}
+
+impl PwmOutput for (PwmWorld, u32) {
+    fn get(&mut self) -> Result<u32, PwmError> {
+        Ok(self.0.0.borrow().get(&self.1).copied().unwrap_or(0))
+    }
+
+    fn set(&mut self, millionths: u32) -> Result<(), PwmError> {
+        self.0.0.borrow_mut().insert(self.1, millionths);
+        Ok(())
+    }
+}
+
+/// The line-holder without its socket. `running` false: as if the process were not there.
+#[derive(Clone)]
+pub struct DirectOutputs {
+    pub holder: Rc<RefCell<Holder>>,
+    pub running: Rc<RefCell<bool>>,
+    pub now_us: Rc<RefCell<u64>>,
+}
+
+impl DirectOutputs {
+    pub fn new(world: &World) -> DirectOutputs {
+        let holder = Rc::new(RefCell::new(holder(world)));
+        DirectOutputs { holder, running: Rc::new(RefCell::new(true)), now_us: Rc::default() }
+    }
+
+    /// Another line-holder that knows nothing.
+    pub fn restart(&self, world: &World) {
+        // The lines of the old one are free before the new one takes them.
+        self.holder.replace(Holder::new(
+            Box::new(World::default()),
+            Box::new(PwmWorld::default()),
+            BTreeMap::new(),
+        ));
+        self.holder.replace(holder(world));
+    }
+
+    /// The line-holder's own clock: it acts by itself.
+    pub fn tick(&self, now_us: u64) {
+        *self.now_us.borrow_mut() = now_us;
+        let mut holder = self.holder.borrow_mut();
+        holder.count(now_us);
+        holder.tick(now_us);
+    }
+}
+
+fn holder(world: &World) -> Holder {
+    Holder::new(Box::new(world.clone()), Box::new(PwmWorld::default()), BTreeMap::new())
+}
+
+impl Outputs for DirectOutputs {
+    fn ask(&mut self, request: &str) -> Result<String, String> {
+        match *self.running.borrow() {
+            true => Ok(self.holder.borrow_mut().handle(*self.now_us.borrow(), request)),
+            false => Err("the line-holder does not answer".into()),
+        }
+    }
 }

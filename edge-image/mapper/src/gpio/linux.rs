@@ -11,8 +11,11 @@ use std::{
     },
 };
 
-use super::{Chips, EdgeEvent, GpioError, Line};
-use crate::plan::gpio::{Bias, Direction, Drive, Edge, LineRef, LineSpec};
+use super::{Chips, EdgeEvent, GpioError, Line, listed};
+use crate::{
+    limits::{COUNT_BUFFER_EDGES, INPUT_BUFFER_EDGES},
+    plan::gpio::{Bias, Direction, Drive, Edge, Function, LineRef, LineSpec},
+};
 
 /// The chips whose lines are on the Pi's header.
 const HEADER_LABELS: [&str; 3] = ["pinctrl-rp1", "pinctrl-bcm2711", "pinctrl-bcm2835"];
@@ -32,6 +35,8 @@ const FLAG_BIAS_DISABLED: u64 = 1 << 10;
 const ATTRIBUTE_OUTPUT_VALUES: u32 = 2;
 const ATTRIBUTE_DEBOUNCE: u32 = 3;
 const EVENT_RISING_EDGE: u32 = 1;
+/// The kernel's own, which libc does not know: what drivers answer that cannot do something.
+const ENOTSUPP: i32 = 524;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -180,6 +185,20 @@ impl Chip {
         Ok(LineDescription { offset, name: text(&info.name), user, output: info.flags & FLAG_OUTPUT != 0 })
     }
 
+    /// The lines for an error: how many there are, and what they are called.
+    fn lines_text(&self) -> String {
+        let names: Vec<String> = (0..self.lines)
+            .filter_map(|offset| self.line(offset).ok())
+            .map(|line| line.name)
+            .filter(|name| !name.is_empty())
+            .collect();
+        let last = self.lines.saturating_sub(1);
+        match names.is_empty() {
+            true => format!("0 to {last}"),
+            false => format!("0 to {last}, named {}", listed(names.iter().map(String::as_str))),
+        }
+    }
+
     fn offset(&self, line: &LineRef) -> Option<u32> {
         match line {
             LineRef::Offset(offset) => (*offset < self.lines).then_some(*offset),
@@ -197,28 +216,50 @@ pub struct KernelChips;
 impl Chips for KernelChips {
     fn request(&mut self, spec: &LineSpec) -> Result<Box<dyn Line>, GpioError> {
         let chips = chips();
-        let chip = match &spec.chip {
-            Some(label) => chips
-                .iter()
-                .find(|chip| chip.label == *label)
-                .ok_or_else(|| GpioError::NoChip(label.clone()))?,
-            None => HEADER_LABELS
-                .iter()
-                .find_map(|label| chips.iter().find(|chip| chip.label == *label))
-                .ok_or(GpioError::NoHeader)?,
-        };
-        let names = Names {
-            chip: chip.label.clone(),
-            line: match &spec.line {
-                LineRef::Offset(offset) => offset.to_string(),
-                LineRef::Name(name) => name.clone(),
-            },
-        };
-        let offset = chip
-            .offset(&spec.line)
-            .ok_or_else(|| GpioError::NoLine { chip: names.chip.clone(), line: names.line.clone() })?;
+        let (chip, offset) = find(&chips, spec)?;
+        let names = Names { chip: chip.label.clone(), line: line_text(&spec.line) };
         take(chip, offset, spec, names).map(|line| Box::new(line) as Box<dyn Line>)
     }
+}
+
+fn line_text(line: &LineRef) -> String {
+    match line {
+        LineRef::Offset(offset) => offset.to_string(),
+        LineRef::Name(name) => name.clone(),
+    }
+}
+
+/// By the chip's label; without one the header's chip, or whichever has a line of that name.
+fn find<'a>(chips: &'a [Chip], spec: &LineSpec) -> Result<(&'a Chip, u32), GpioError> {
+    let there = || listed(chips.iter().map(|chip| chip.label.as_str()));
+    let labelled = |label: &str| chips.iter().find(|chip| chip.label == label);
+    let no_line = |chip: &Chip| GpioError::NoLine {
+        chip: chip.label.clone(),
+        line: line_text(&spec.line),
+        there: chip.lines_text(),
+    };
+    if let Some(label) = &spec.chip {
+        let chip =
+            labelled(label).ok_or_else(|| GpioError::NoChip { wanted: label.clone(), there: there() })?;
+        return chip.offset(&spec.line).map(|offset| (chip, offset)).ok_or_else(|| no_line(chip));
+    }
+    let header = HEADER_LABELS.iter().find_map(|label| labelled(label));
+    if let Some(found) = header.and_then(|chip| Some((chip, chip.offset(&spec.line)?))) {
+        return Ok(found);
+    }
+    if let LineRef::Name(name) = &spec.line {
+        let found: Vec<(&Chip, u32)> =
+            chips.iter().filter_map(|chip| Some((chip, chip.offset(&spec.line)?))).collect();
+        match found.as_slice() {
+            [only] => return Ok(*only),
+            [] => {}
+            several => {
+                let there = listed(several.iter().map(|(chip, _)| chip.label.as_str()));
+                return Err(GpioError::Ambiguous { line: name.clone(), there });
+            }
+        }
+    }
+    Err(header.map_or_else(|| GpioError::NoHeader { there: there() }, no_line))
 }
 
 #[derive(Clone)]
@@ -233,7 +274,8 @@ impl Names {
     }
 }
 
-fn config(spec: &LineSpec, edges: bool, value: bool) -> LineConfig {
+/// `edges` and `debounce` are of inputs, `value` is of outputs.
+fn config(spec: &LineSpec, edges: bool, debounce: bool, value: bool) -> LineConfig {
     let mut config = LineConfig::default();
     config.flags |= match spec.bias {
         Bias::AsIs => 0,
@@ -251,9 +293,9 @@ fn config(spec: &LineSpec, edges: bool, value: bool) -> LineConfig {
     };
     match spec.direction {
         Direction::Input => {
-            if spec.debounce_ms > 0 {
+            if debounce {
                 let mut bytes = [0; 8];
-                bytes[..4].copy_from_slice(&(spec.debounce_ms * 1000).to_ne_bytes());
+                bytes[..4].copy_from_slice(&spec.debounce_us.to_ne_bytes());
                 attribute(ATTRIBUTE_DEBOUNCE, u64::from_ne_bytes(bytes));
             }
             config.flags |= FLAG_INPUT;
@@ -275,13 +317,13 @@ fn config(spec: &LineSpec, edges: bool, value: bool) -> LineConfig {
     config
 }
 
-fn request(chip: &Chip, offset: u32, config: LineConfig) -> io::Result<File> {
+fn request(chip: &Chip, offset: u32, config: LineConfig, event_buffer_size: u32) -> io::Result<File> {
     let mut request = LineRequest {
         offsets: [0; 64],
         consumer: [0; 32],
         config,
         lines_len: 1,
-        event_buffer_size: 0,
+        event_buffer_size,
         padding: [0; 5],
         fd: -1,
     };
@@ -311,34 +353,50 @@ fn take(chip: &Chip, offset: u32, spec: &LineSpec, names: Names) -> Result<Kerne
                 flags: if spec.active_low { FLAG_ACTIVE_LOW } else { 0 },
                 ..LineConfig::default()
             };
-            let file = request(chip, offset, as_is).map_err(failed)?;
-            let mut line = KernelLine { file, edges: false, names: names.clone() };
+            let file = request(chip, offset, as_is, 0).map_err(failed)?;
+            let mut line = KernelLine { file, edges: false, debounces: false, names: names.clone() };
             let value = line.get()?;
-            let mut output = config(spec, false, value);
+            let mut output = config(spec, false, false, value);
             // SAFETY: the descriptor is open, and `output` has the size and layout that the kernel reads.
             unsafe { set_line_config(line.file.as_raw_fd(), &mut output) }
                 .map_err(|error| names.error("drive", error))?;
             return Ok(line);
         };
-        let file = request(chip, offset, config(spec, false, value)).map_err(failed)?;
-        return Ok(KernelLine { file, edges: false, names });
+        let file = request(chip, offset, config(spec, false, false, value != 0), 0).map_err(failed)?;
+        return Ok(KernelLine { file, edges: false, debounces: false, names });
     }
-    if spec.edge != Edge::None {
-        match request(chip, offset, config(spec, true, false)) {
-            Ok(file) => return Ok(KernelLine { file, edges: true, names }),
-            // A chip without interrupts (expanders): read by the clock instead.
+    let buffer = match spec.function {
+        Function::Level | Function::Pwm { .. } => INPUT_BUFFER_EDGES,
+        Function::Count { .. } | Function::Frequency { .. } => COUNT_BUFFER_EDGES,
+    };
+    let edges = spec.edge != Edge::None;
+    // The kernel may refuse to debounce, and a chip without interrupts (expanders) has no edges: the driver does it then.
+    let ways = [(edges, spec.debounce_us > 0), (edges, false), (false, false)];
+    let mut last = io::Error::from(io::ErrorKind::Unsupported);
+    for (at, (edges, debounces)) in ways.into_iter().enumerate() {
+        if ways[..at].contains(&(edges, debounces)) || (!edges && debounces) {
+            continue;
+        }
+        match request(chip, offset, config(spec, edges, debounces, false), buffer) {
+            Ok(file) => return Ok(KernelLine { file, edges, debounces, names }),
             Err(error)
-                if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::EOPNOTSUPP | libc::EINVAL)) => {}
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENXIO | libc::EOPNOTSUPP | libc::EINVAL | ENOTSUPP)
+                ) =>
+            {
+                last = error;
+            }
             Err(error) => return Err(failed(error)),
         }
     }
-    let file = request(chip, offset, config(spec, false, false)).map_err(failed)?;
-    Ok(KernelLine { file, edges: false, names })
+    Err(failed(last))
 }
 
 struct KernelLine {
     file: File,
     edges: bool,
+    debounces: bool,
     names: Names,
 }
 
@@ -372,17 +430,21 @@ impl Line for KernelLine {
     fn fd(&self) -> Option<RawFd> {
         self.edges.then(|| self.file.as_raw_fd())
     }
+
+    fn debounces(&self) -> bool {
+        self.debounces
+    }
 }
 
-/// `struct gpio_v2_line_event`: timestamp u64, id u32, offset u32, sequence numbers.
+/// `struct gpio_v2_line_event`: timestamp u64, id u32, offset u32, number of the edge in the request u32, and of the line u32.
 fn decode_event(event: &[u8; EVENT_BYTES]) -> EdgeEvent {
     let mut timestamp = [0; 8];
     timestamp.copy_from_slice(&event[..8]);
-    let mut id = [0; 4];
-    id.copy_from_slice(&event[8..12]);
+    let word = |at: usize| u32::from_ne_bytes([event[at], event[at + 1], event[at + 2], event[at + 3]]);
     EdgeEvent {
-        active: u32::from_ne_bytes(id) == EVENT_RISING_EDGE,
+        active: word(8) == EVENT_RISING_EDGE,
         timestamp_ns: u64::from_ne_bytes(timestamp),
+        sequence: word(20),
     }
 }
 
@@ -395,7 +457,8 @@ mod tests {
         let mut event = [0; EVENT_BYTES];
         event[..8].copy_from_slice(&7u64.to_ne_bytes());
         event[8..12].copy_from_slice(&1u32.to_ne_bytes());
-        assert_eq!(decode_event(&event), EdgeEvent { active: true, timestamp_ns: 7 });
+        event[20..24].copy_from_slice(&41u32.to_ne_bytes());
+        assert_eq!(decode_event(&event), EdgeEvent { active: true, timestamp_ns: 7, sequence: 41 });
         event[8..12].copy_from_slice(&2u32.to_ne_bytes());
         assert!(!decode_event(&event).active);
     }

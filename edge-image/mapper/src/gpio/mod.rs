@@ -3,7 +3,9 @@
 mod driver;
 #[cfg(test)]
 pub mod fake;
+mod input;
 pub mod linux;
+mod output;
 
 pub use driver::GpioDriver;
 
@@ -13,16 +15,31 @@ use crate::plan::gpio::LineSpec;
 
 #[derive(Debug, thiserror::Error)]
 pub enum GpioError {
-    #[error("there is no GPIO chip with the label {0}; mapper scan prints those that are there")]
-    NoChip(String),
-    #[error("this board has no known header chip; write configData.chip (mapper scan prints the labels)")]
-    NoHeader,
-    #[error("chip {chip} has no line {line}; mapper scan prints its lines")]
-    NoLine { chip: String, line: String },
+    #[error("there is no GPIO chip with the label {wanted}; there are: {there}")]
+    NoChip { wanted: String, there: String },
+    #[error("this board has no known header chip; write configData.chip; there are: {there}")]
+    NoHeader { there: String },
+    #[error("chip {chip} has no line {line}; it has {there}")]
+    NoLine { chip: String, line: String, there: String },
+    #[error("the chips {there} have each a line {line}; write configData.chip")]
+    Ambiguous { line: String, there: String },
     #[error("line {line} of chip {chip} is used by {user}; free it there, or choose another line")]
     Busy { chip: String, line: String, user: String },
     #[error("cannot {action} line {line} of chip {chip}: {error}")]
     Line { action: &'static str, chip: String, line: String, error: std::io::Error },
+}
+
+/// Names for an error, at most so many that it stays a line.
+pub fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    const NAMES_MAX: usize = 60;
+    let mut text = String::new();
+    for (at, name) in names.enumerate() {
+        if at == NAMES_MAX {
+            return text + ", ...";
+        }
+        text = if at == 0 { name.to_owned() } else { text + ", " + name };
+    }
+    if text.is_empty() { "none".into() } else { text }
 }
 
 /// The value after an edge.
@@ -31,6 +48,8 @@ pub struct EdgeEvent {
     pub active: bool,
     /// Of the kernel's monotonic clock, taken in the interrupt.
     pub timestamp_ns: u64,
+    /// Rises by one with each edge of the line, also with those that the kernel then had no room for.
+    pub sequence: u32,
 }
 
 /// One line that this process holds, until it is dropped. Levels are logical: active-low is applied below.
@@ -41,6 +60,8 @@ pub trait Line {
     fn next_edge(&mut self) -> Result<Option<EdgeEvent>, GpioError>;
     /// Readable when an edge waits; `None` when the line has no edges (wait for the clock then).
     fn fd(&self) -> Option<RawFd>;
+    /// Edges come debounced as the spec says; else whoever reads them has to.
+    fn debounces(&self) -> bool;
 }
 
 /// The chips of the machine.

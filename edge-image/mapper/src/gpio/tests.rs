@@ -33,7 +33,7 @@ fn conformance(chips: &mut dyn Chips, flip: &dyn Fn(u32, bool), high: &dyn Fn(u3
     assert!(polled.fd().is_none() && !polled.get().unwrap());
     drop(polled);
 
-    let mut lamp = chips.request(&LineSpec { initial: Some(true), ..output(LineRef::Offset(2)) }).unwrap();
+    let mut lamp = chips.request(&LineSpec { initial: Some(1), ..output(LineRef::Offset(2)) }).unwrap();
     assert!(high(2) && lamp.get().unwrap());
     lamp.set(false).unwrap();
     assert!(!high(2));
@@ -43,7 +43,7 @@ fn conformance(chips: &mut dyn Chips, flip: &dyn Fn(u32, bool), high: &dyn Fn(u3
     assert!(kept.get().unwrap() && high(2), "without an initial value the level stays");
     drop(kept);
     let mut inverted = chips
-        .request(&LineSpec { active_low: true, initial: Some(true), ..output(LineRef::Offset(2)) })
+        .request(&LineSpec { active_low: true, initial: Some(1), ..output(LineRef::Offset(2)) })
         .unwrap();
     assert!(!high(2) && inverted.get().unwrap());
     drop(inverted);

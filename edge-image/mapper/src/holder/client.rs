@@ -7,11 +7,8 @@ use std::{
     time::Duration,
 };
 
-use super::{Outputs, state::render_spec};
-use crate::{
-    limits::{HOLDER_ANSWER_MS_MAX, HOLDER_REQUEST_BYTES_MAX},
-    plan::gpio::LineSpec,
-};
+use super::Outputs;
+use crate::limits::{HOLDER_ANSWER_BYTES_MAX, HOLDER_ANSWER_MS_MAX, HOLDER_REQUEST_BYTES_MAX};
 
 pub struct SocketOutputs {
     path: PathBuf,
@@ -24,7 +21,7 @@ impl SocketOutputs {
     }
 
     /// One request, one line of answer.
-    pub fn ask(&mut self, request: &str) -> Result<String, String> {
+    fn answer_to(&mut self, request: &str) -> Result<String, String> {
         if request.len() >= HOLDER_REQUEST_BYTES_MAX {
             return Err("the names of device and property are too long together; shorten them".into());
         }
@@ -67,7 +64,7 @@ impl SocketOutputs {
         stream.write_all(format!("{request}\n").as_bytes())?;
         let mut answer = Vec::new();
         let mut byte = [0; 1];
-        while answer.len() < HOLDER_REQUEST_BYTES_MAX {
+        while answer.len() < HOLDER_ANSWER_BYTES_MAX {
             stream.read_exact(&mut byte)?;
             if byte[0] == b'\n' {
                 return Ok(String::from_utf8_lossy(&answer).into_owned());
@@ -79,7 +76,7 @@ impl SocketOutputs {
 
     /// All lines of the answer to `list`.
     pub fn list(&mut self) -> Result<Vec<String>, String> {
-        let first = self.ask("list")?;
+        let first = self.answer_to("list")?;
         let count: usize = first.strip_prefix("ok ").and_then(|count| count.parse().ok()).ok_or(first)?;
         (0..count).map(|_| self.line().map_err(|error| self.unreachable(&error))).collect()
     }
@@ -90,39 +87,16 @@ impl SocketOutputs {
         let mut byte = [0; 1];
         loop {
             stream.read_exact(&mut byte)?;
-            if byte[0] == b'\n' || line.len() > HOLDER_REQUEST_BYTES_MAX {
+            if byte[0] == b'\n' || line.len() > HOLDER_ANSWER_BYTES_MAX {
                 return Ok(String::from_utf8_lossy(&line).into_owned());
             }
             line.push(byte[0]);
         }
     }
-
-    fn value(&mut self, request: &str) -> Result<bool, String> {
-        match self.ask(request)?.as_str() {
-            "ok 1" => Ok(true),
-            "ok 0" => Ok(false),
-            other => Err(other.strip_prefix("error ").unwrap_or(other).to_owned()),
-        }
-    }
 }
 
 impl Outputs for SocketOutputs {
-    fn request(&mut self, name: &str, spec: &LineSpec) -> Result<bool, String> {
-        self.value(&format!("request {name}{}", render_spec(spec)))
-    }
-
-    fn set(&mut self, name: &str, active: bool) -> Result<bool, String> {
-        self.value(&format!("set {name} {}", u8::from(active)))
-    }
-
-    fn refresh(&mut self, name: &str) -> Result<bool, String> {
-        self.value(&format!("refresh {name}"))
-    }
-
-    fn release(&mut self, name: &str) -> Result<(), String> {
-        match self.ask(&format!("release {name}"))?.as_str() {
-            "ok" => Ok(()),
-            other => Err(other.to_owned()),
-        }
+    fn ask(&mut self, request: &str) -> Result<String, String> {
+        self.answer_to(request)
     }
 }

@@ -49,6 +49,15 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A number with a fraction, finite.
+    pub fn decimal(&mut self, key: &'static str) -> Result<Option<f64>, String> {
+        let Some(text) = self.text(key)? else { return Ok(None) };
+        match text.parse::<f64>() {
+            Ok(number) if number.is_finite() => Ok(Some(number)),
+            _ => Err(format!("{}: {text} is not a number", self.path(key))),
+        }
+    }
+
     pub fn switch(&mut self, key: &'static str) -> Result<Option<bool>, String> {
         let Some(text) = self.text(key)? else { return Ok(None) };
         match text.to_ascii_lowercase().as_str() {

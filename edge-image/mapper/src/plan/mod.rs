@@ -2,6 +2,8 @@
 
 pub mod fields;
 pub mod gpio;
+pub mod pwm;
+pub mod safety;
 pub mod serial;
 pub mod value;
 
@@ -15,7 +17,7 @@ use fields::Fields;
 pub use value::{Domain, Type};
 
 /// The protocols of [`Protocol`], as Devices name them: a topic of descriptions each.
-pub const PROTOCOLS: [&str; 2] = ["gpio", "serial"];
+pub const PROTOCOLS: [&str; 3] = ["gpio", "pwm", "serial"];
 
 /// The payload of a description topic.
 #[derive(Debug, Deserialize)]
@@ -70,6 +72,16 @@ struct PropertyView {
 #[serde(default)]
 struct Desired {
     value: String,
+    metadata: Option<Value>,
+}
+
+impl Desired {
+    /// `metadata.timestamp`, in milliseconds or (below the year 5138) seconds since 1970.
+    fn at_ms(&self) -> Option<i64> {
+        let stamp = self.metadata.as_ref()?.get("timestamp")?;
+        let number = stamp.as_i64().or_else(|| stamp.as_str()?.parse().ok()).filter(|number| *number > 0)?;
+        Some(if number < 100_000_000_000 { number * 1000 } else { number })
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -108,6 +120,7 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Protocol {
     Gpio,
+    Pwm,
     Serial(serial::Port),
 }
 
@@ -118,6 +131,8 @@ pub struct Property {
     pub domain: Domain,
     /// The desired value, of the right type and within its range.
     pub desired: Option<String>,
+    /// When it was made (wall clock), if the Device says so.
+    pub desired_at_ms: Option<i64>,
     /// Why the Device's desired value is not that: it is not applied.
     pub refused: Option<String>,
     /// 0: on change only.
@@ -130,6 +145,7 @@ pub struct Property {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Access {
     Line(gpio::LineSpec),
+    Pwm(pwm::PwmSpec),
     Text(serial::TextField),
     Channel(u8),
 }
@@ -150,6 +166,7 @@ fn plan(description: &Description) -> Result<Plan, String> {
     let mut fields = Fields::new("spec.protocol.configData", config)?;
     let (protocol, chip) = match spec.protocol.protocol_name.as_str() {
         "gpio" => (Protocol::Gpio, gpio::chip(&mut fields)?),
+        "pwm" => (Protocol::Pwm, gpio::chip(&mut fields)?),
         "serial" => (Protocol::Serial(serial::port(&mut fields)?), None),
         other => {
             return Err(format!(
@@ -189,6 +206,7 @@ fn property(
     )?;
     let access = match protocol {
         Protocol::Gpio => Access::Line(gpio::line(&mut fields, chip)?),
+        Protocol::Pwm => Access::Pwm(pwm::channel(&mut fields, chip)?),
         Protocol::Serial(port) if port.framing == serial::Framing::Frames => {
             Access::Channel(serial::channel(&mut fields)?)
         }
@@ -206,6 +224,7 @@ fn property(
         name: view.name.clone(),
         domain,
         desired,
+        desired_at_ms: view.desired.as_ref().and_then(Desired::at_ms),
         refused,
         report_cycle_ms: cycle(view.report_cycle, 0),
         collect_cycle_ms: cycle(view.collect_cycle, COLLECT_CYCLE_MS_DEFAULT),
@@ -255,11 +274,14 @@ fn wish_for(value: &str, domain: &Domain, access: &Access) -> Result<String, Str
     if let Some(remedy) = remedy {
         return Err(format!("it is read only; remove the value, or {remedy}"));
     }
-    if matches!(access, Access::Line(_)) && level(value).is_none() {
-        return Err(format!("{value:?} is no level; write 1, 0, true, false, on or off"));
+    match access {
+        Access::Line(line) => gpio::value(line.function, value).map(drop)?,
+        Access::Pwm(_) => gpio::duty(value).map(drop)?,
+        _ => {}
     }
     // A level is a level, whatever the model calls it.
-    if matches!(access, Access::Line(_)) && domain.kind != Type::Boolean && !domain.read_only {
+    let is_level = matches!(access, Access::Line(line) if line.function == gpio::Function::Level);
+    if is_level && domain.kind != Type::Boolean && !domain.read_only {
         return Ok(value.to_owned());
     }
     domain.wish(value)
@@ -272,12 +294,18 @@ impl Property {
             name: name.into(),
             domain: Domain::default(),
             desired: None,
+            desired_at_ms: None,
             refused: None,
             report_cycle_ms: 0,
             collect_cycle_ms: COLLECT_CYCLE_MS_DEFAULT,
             reported: true,
             access,
         }
+    }
+
+    /// How old the desired value is; 0 when nobody says.
+    pub fn desired_age_ms(&self, wall_ms: u64) -> u64 {
+        self.desired_at_ms.map_or(0, |at_ms| (wall_ms as i64).saturating_sub(at_ms).max(0) as u64)
     }
 
     /// A level as the twin's text.

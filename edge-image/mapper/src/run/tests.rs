@@ -123,7 +123,7 @@ fn a_serial_device_over_mosquitto_which_is_killed_in_between() {
     let mapper = {
         let stop = stop.clone();
         thread::spawn(move || {
-            let engine = Engine::new(Box::new(KernelOpener { lines_socket: settings.lines_socket.clone() }));
+            let engine = Engine::new(Box::new(KernelOpener::new(&settings.lines_socket)));
             Loop::new(&settings, engine).run(|| stop.load(Ordering::Relaxed)).unwrap();
         })
     };

@@ -233,7 +233,7 @@ impl Driver for SerialDriver {
                 });
                 self.send(&frames::encode(&set))
             }
-            Access::Line(_) => Err(format!("{} is no serial property", self.properties[property].name)),
+            _ => Err(format!("{} is no serial property", self.properties[property].name)),
         }
     }
 
