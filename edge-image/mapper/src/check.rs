@@ -125,6 +125,9 @@ fn render(plan: &Plan, out: &mut String) {
         let framing = if port.framing == Framing::Lines { "text lines" } else { "frames" };
         let _ = writeln!(out, "  opens {} at {} baud, {framing}", port.path, port.baud_rate);
     }
+    if let Protocol::Modbus(slave) = &plan.protocol {
+        let _ = writeln!(out, "  asks unit {} on {}", slave.unit, slave.line.link.name());
+    }
     for property in &plan.properties {
         let _ = match &property.access {
             Access::Line(line) => {
@@ -151,6 +154,19 @@ fn render(plan: &Plan, out: &mut String) {
                 write!(out, "  {}: drives channel {} of {chip}", property.name, pwm.channel)
             }
             Access::Channel(channel) => write!(out, "  {}: channel {channel}", property.name),
+            Access::Register(register) => {
+                let span = register.span;
+                let many =
+                    if span.count > 1 { format!(" and {} more", span.count - 1) } else { String::new() };
+                let cycle = property.collect_cycle_ms;
+                write!(
+                    out,
+                    "  {}: {} {}{many} every {cycle} ms",
+                    property.name,
+                    span.table.name(),
+                    span.address
+                )
+            }
         };
         if let Some(desired) = &property.desired {
             let _ = write!(out, "; wanted: {desired}");

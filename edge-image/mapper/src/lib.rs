@@ -1,4 +1,4 @@
-//! mapper: drives the devices of a node (GPIO lines, serial lines) from descriptions on the MQTT bus.
+//! mapper: drives the devices of a node (GPIO lines, serial lines, Modbus) from descriptions on the MQTT bus.
 //!
 //! Not here: twins, the cloud, brokers. One thread and one `poll` loop; it needs no runtime.
 //!
@@ -12,9 +12,11 @@ pub mod check;
 pub mod cli;
 pub mod driver;
 pub mod engine;
+pub mod expression;
 pub mod gpio;
 pub mod holder;
 pub mod limits;
+pub mod modbus;
 #[cfg(feature = "laptop")]
 pub mod new;
 pub mod plan;

@@ -30,6 +30,25 @@ pub const SERIAL_OUTPUT_BYTES_MAX: usize = 1024;
 /// Bytes read from one port before other devices have their turn.
 pub const SERIAL_READ_BYTES: usize = 512;
 
+/// Expressions: a longer, larger or deeper one makes the description invalid.
+pub const EXPRESSION_BYTES_MAX: usize = 512;
+pub const EXPRESSION_NODES_MAX: usize = 128;
+pub const EXPRESSION_DEPTH_MAX: usize = 32;
+
+/// Requests of one device that wait for its line: all its properties read one by one, and all written and read back. A further one
+/// is made when there is room.
+pub const MODBUS_JOBS_MAX: usize = 3 * PROPERTIES_MAX;
+/// Largest `timeoutMs`, `retries` and `busyRetries`: together they bound how long one request keeps a line.
+pub const MODBUS_TIMEOUT_MS_MAX: u64 = 30_000;
+pub const MODBUS_RETRIES_MAX: u8 = 10;
+/// Longest wait for a TCP connection.
+pub const MODBUS_CONNECT_MS_MAX: u64 = 5_000;
+/// Pauses between looks for a slave that does not answer.
+pub const MODBUS_PROBE_MS_MIN: u64 = 1_000;
+pub const MODBUS_PROBE_MS_MAX: u64 = 30_000;
+/// Pause after a slave refused to tell one property, so that a wrong offset does not take the line's time.
+pub const MODBUS_REFUSED_MS: u64 = 10_000;
+
 /// Pauses between attempts to open a device.
 pub const RETRY_DELAY_MS_MIN: u64 = 1_000;
 pub const RETRY_DELAY_MS_MAX: u64 = 30_000;

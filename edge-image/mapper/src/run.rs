@@ -23,6 +23,7 @@ use crate::{
     gpio::{GpioDriver, linux::KernelChips},
     holder::{Outputs, SocketOutputs},
     limits::{DESCRIPTION_BYTES_MAX, VALUE_BYTES_MAX},
+    modbus::{self, ModbusDriver},
     monotonic_ms,
     plan::{PROTOCOLS, Plan, Protocol},
     serial::SerialDriver,
@@ -51,11 +52,15 @@ pub struct Settings {
 pub struct KernelOpener {
     /// One connection for all devices.
     outputs: Rc<RefCell<SocketOutputs>>,
+    modbus: modbus::Lines,
 }
 
 impl KernelOpener {
     pub fn new(lines_socket: &Path) -> KernelOpener {
-        KernelOpener { outputs: Rc::new(RefCell::new(SocketOutputs::new(lines_socket))) }
+        KernelOpener {
+            outputs: Rc::new(RefCell::new(SocketOutputs::new(lines_socket))),
+            modbus: modbus::Lines::default(),
+        }
     }
 }
 
@@ -78,6 +83,9 @@ impl Opener for KernelOpener {
                     outputs,
                     readings,
                 )?)
+            }
+            Protocol::Modbus(slave) => {
+                Box::new(ModbusDriver::open(now_ms, device, slave, &plan.properties, &mut self.modbus)?)
             }
             Protocol::Serial(port) => Box::new(SerialDriver::open(now_ms, port, &plan.properties)?),
         })

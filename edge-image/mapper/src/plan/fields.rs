@@ -1,4 +1,4 @@
-//! Reading a `configData` object: keys in any case, numbers also as text (as KubeEdge's own samples write them), and no key
+//! Reading a `configData` object: keys in any case and with or without `_`, numbers also as text (as KubeEdge's own samples write them), and no key
 //! that nobody knows.
 
 use serde_json::{Map, Value};
@@ -27,7 +27,7 @@ impl<'a> Fields<'a> {
 
     fn get(&mut self, key: &'static str) -> Option<&'a Value> {
         self.known.push(key);
-        let value = self.map?.iter().find(|(have, _)| have.eq_ignore_ascii_case(key)).map(|(_, value)| value);
+        let value = self.map?.iter().find(|(have, _)| is_same(have, key)).map(|(_, value)| value);
         value.filter(|value| !value.is_null())
     }
 
@@ -58,6 +58,16 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// An object within the object.
+    pub fn inner(&mut self, key: &'static str) -> Result<Fields<'a>, String> {
+        let value = self.get(key);
+        Fields::new(&self.path(key), value)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.map.is_none_or(Map::is_empty)
+    }
+
     pub fn switch(&mut self, key: &'static str) -> Result<Option<bool>, String> {
         let Some(text) = self.text(key)? else { return Ok(None) };
         match text.to_ascii_lowercase().as_str() {
@@ -81,11 +91,19 @@ impl<'a> Fields<'a> {
     /// Refuses keys that were not asked for: a typing error must not silently mean the default.
     pub fn done(&self) -> Result<(), String> {
         let Some(map) = self.map else { return Ok(()) };
-        match map.keys().find(|key| !self.known.iter().any(|known| known.eq_ignore_ascii_case(key))) {
+        match map.keys().find(|key| !self.known.iter().any(|known| is_same(key, known))) {
             None => Ok(()),
             Some(unknown) => {
                 Err(format!("{}: unknown field; known are {}", self.path(unknown), self.known.join(", ")))
             }
         }
     }
+}
+
+/// `slaveID`, `slaveid` and `slave_id` are one key.
+fn is_same(have: &str, key: &str) -> bool {
+    let letters = |text: &'_ str| -> String {
+        text.chars().filter(|letter| *letter != '_').map(|letter| letter.to_ascii_lowercase()).collect()
+    };
+    have.eq_ignore_ascii_case(key) || letters(have) == letters(key)
 }

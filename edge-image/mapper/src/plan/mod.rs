@@ -2,6 +2,7 @@
 
 pub mod fields;
 pub mod gpio;
+pub mod modbus;
 pub mod pwm;
 pub mod safety;
 pub mod serial;
@@ -17,7 +18,7 @@ use fields::Fields;
 pub use value::{Domain, Type};
 
 /// The protocols of [`Protocol`], as Devices name them: a topic of descriptions each.
-pub const PROTOCOLS: [&str; 3] = ["gpio", "pwm", "serial"];
+pub const PROTOCOLS: [&str; 4] = ["gpio", "modbus", "pwm", "serial"];
 
 /// The payload of a description topic.
 #[derive(Debug, Deserialize)]
@@ -122,6 +123,7 @@ pub enum Protocol {
     Gpio,
     Pwm,
     Serial(serial::Port),
+    Modbus(Box<modbus::Slave>),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -148,6 +150,7 @@ pub enum Access {
     Pwm(pwm::PwmSpec),
     Text(serial::TextField),
     Channel(u8),
+    Register(Box<modbus::Register>),
 }
 
 /// Reads a description. The text of an error is a whole line for the user.
@@ -168,6 +171,7 @@ fn plan(description: &Description) -> Result<Plan, String> {
         "gpio" => (Protocol::Gpio, gpio::chip(&mut fields)?),
         "pwm" => (Protocol::Pwm, gpio::chip(&mut fields)?),
         "serial" => (Protocol::Serial(serial::port(&mut fields)?), None),
+        "modbus" => (Protocol::Modbus(Box::new(modbus::slave(&mut fields)?)), None),
         other => {
             return Err(format!(
                 "spec.protocol.protocolName: this mapper knows {}, not {other:?}",
@@ -209,6 +213,9 @@ fn property(
         Protocol::Pwm => Access::Pwm(pwm::channel(&mut fields, chip)?),
         Protocol::Serial(port) if port.framing == serial::Framing::Frames => {
             Access::Channel(serial::channel(&mut fields)?)
+        }
+        Protocol::Modbus(slave) => {
+            Access::Register(Box::new(modbus::register(&mut fields, slave, domain.kind)?))
         }
         Protocol::Serial(_) => Access::Text(serial::text_field(&mut fields, &view.name)?),
     };
@@ -278,6 +285,10 @@ fn wish_for(value: &str, domain: &Domain, access: &Access) -> Result<String, Str
         Access::Line(line) => gpio::value(line.function, value).map(drop)?,
         Access::Pwm(_) => gpio::duty(value).map(drop)?,
         _ => {}
+    }
+    if let Access::Register(register) = access {
+        let value = domain.wish(value)?;
+        return register.refuses(&value).map_or(Ok(value), Err);
     }
     // A level is a level, whatever the model calls it.
     let is_level = matches!(access, Access::Line(line) if line.function == gpio::Function::Level);

@@ -6,6 +6,8 @@ use super::fields::Fields;
 pub enum Framing {
     Lines,
     Frames,
+    /// Not a framing of protocol `serial`: the port is a Modbus line.
+    Modbus,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,16 @@ pub struct Port {
     pub stop_bits: u8,
     pub flow: Flow,
     pub framing: Framing,
+    pub rs485: Option<Rs485>,
+}
+
+/// RTS switches the transmitter (TIOCSRS485).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rs485 {
+    /// RTS is low while sending.
+    pub active_low: bool,
+    pub delay_before_ms: u32,
+    pub delay_after_ms: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,28 +61,64 @@ pub fn port(fields: &mut Fields<'_>) -> Result<Port, String> {
             fields.path("path")
         ));
     };
+    check_path(&path, &fields.path("path"))?;
+    let framings = [("lines", Framing::Lines), ("frames", Framing::Frames)];
+    let framing = fields.choice("framing", &framings)?.unwrap_or(Framing::Lines);
+    Ok(Port { path, framing, ..settings(fields, 115_200, Parity::None)? })
+}
+
+/// Only device files are opened, whatever a description says.
+pub fn check_path(path: &str, field: &str) -> Result<(), String> {
     if !path.starts_with("/dev/") || path.split('/').any(|part| part == "..") {
-        return Err(format!("{}: {path:?} is no device file; write one below /dev", fields.path("path")));
+        return Err(format!("{field}: {path:?} is no device file; write one below /dev"));
     }
-    let baud_rate = fields.number("baudRate", 50, 4_000_000)?.unwrap_or(115_200) as u32;
+    Ok(())
+}
+
+/// How a port is set, without its path and framing.
+pub fn settings(fields: &mut Fields<'_>, baud_rate: u32, parity: Parity) -> Result<Port, String> {
+    let baud_rate = fields.number("baudRate", 50, 4_000_000)?.unwrap_or(u64::from(baud_rate)) as u32;
     if crate::serial::port::speed(baud_rate).is_none() {
         return Err(format!(
             "{}: {baud_rate} is not a rate that the kernel knows; use 9600, 115200, ...",
             fields.path("baudRate")
         ));
     }
-    let parities = [("none", Parity::None), ("even", Parity::Even), ("odd", Parity::Odd)];
+    let parities = [
+        ("none", Parity::None),
+        ("even", Parity::Even),
+        ("odd", Parity::Odd),
+        ("N", Parity::None),
+        ("E", Parity::Even),
+        ("O", Parity::Odd),
+    ];
     let flows = [("none", Flow::None), ("rtscts", Flow::RtsCts), ("xonxoff", Flow::XonXoff)];
-    let framings = [("lines", Framing::Lines), ("frames", Framing::Frames)];
     Ok(Port {
-        path,
+        path: String::new(),
         baud_rate,
         data_bits: fields.number("dataBits", 7, 8)?.unwrap_or(8) as u8,
-        parity: fields.choice("parity", &parities)?.unwrap_or(Parity::None),
+        parity: fields.choice("parity", &parities)?.unwrap_or(parity),
         stop_bits: fields.number("stopBits", 1, 2)?.unwrap_or(1) as u8,
         flow: fields.choice("flowControl", &flows)?.unwrap_or(Flow::None),
-        framing: fields.choice("framing", &framings)?.unwrap_or(Framing::Lines),
+        framing: Framing::Lines,
+        rs485: rs485(fields)?,
     })
+}
+
+/// Half duplex with the UART switching the transmitter: the kernel does it, where the UART's driver can.
+fn rs485(fields: &mut Fields<'_>) -> Result<Option<Rs485>, String> {
+    let on = fields.switch("rs485")?.unwrap_or(false);
+    let before = fields.number("rs485DelayBeforeMs", 0, 100)?;
+    let after = fields.number("rs485DelayAfterMs", 0, 100)?;
+    let active_low = fields.switch("rs485ActiveLow")?;
+    if !on && (before.is_some() || after.is_some() || active_low.is_some()) {
+        return Err(format!("{}: must be true for the other rs485 keys", fields.path("rs485")));
+    }
+    Ok(on.then_some(Rs485 {
+        active_low: active_low.unwrap_or(false),
+        delay_before_ms: before.unwrap_or(0) as u32,
+        delay_after_ms: after.unwrap_or(0) as u32,
+    }))
 }
 
 pub fn text_field(fields: &mut Fields<'_>, property: &str) -> Result<TextField, String> {

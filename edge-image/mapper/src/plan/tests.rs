@@ -71,7 +71,7 @@ fn what_is_wrong_is_named_with_its_remedy() {
     let gpio: &[(&str, Value, &str)] = &[
         (
             "/device/spec/protocol/protocolName",
-            json!("modbus"),
+            json!("opcua"),
             "spec.protocol.protocolName: this mapper knows gpio, ",
         ),
         ("/device/spec/protocol/configData", json!(7), "spec.protocol.configData: 7 is not an object"),

@@ -7,6 +7,7 @@ use std::{
         fd::{AsRawFd, RawFd},
         unix::fs::OpenOptionsExt,
     },
+    path::PathBuf,
 };
 
 use nix::sys::termios::{
@@ -47,6 +48,13 @@ const SPEEDS: [(u32, BaudRate); 26] = [
 
 pub fn speed(baud_rate: u32) -> Option<BaudRate> {
     SPEEDS.iter().find(|(rate, _)| *rate == baud_rate).map(|(_, speed)| *speed)
+}
+
+impl Port {
+    /// The device file that the path leads to: two links may lead to one port.
+    pub fn device_file(&self) -> PathBuf {
+        std::fs::canonicalize(&self.path).unwrap_or_else(|_| PathBuf::from(&self.path))
+    }
 }
 
 pub struct OpenPort {

@@ -31,6 +31,7 @@ fn pair(framing: Framing) -> (Port, std::fs::File, OwnedFd) {
         stop_bits: 1,
         flow: Flow::None,
         framing,
+        rs485: None,
     };
     (port, std::fs::File::from(pty.master), pty.slave)
 }
