@@ -30,6 +30,7 @@ mod tls_fault;
 
 pub mod bus;
 pub mod device_folder;
+pub mod discovery;
 pub mod edged;
 pub mod hub;
 pub mod meta;
@@ -249,6 +250,7 @@ fn spawn_workers(supervisor: &mut Supervisor, cfg: &Arc<Config>, handles: &Handl
     }
     if cfg.modules.device_twin.enable {
         let (handles, cfg) = (with_device_folder(supervisor, cfg, handles), cfg.clone());
+        spawn_discovery(supervisor, &cfg, &handles);
         supervisor.spawn("twin", restart(), move |drain| twin::run(handles.clone(), cfg.clone(), drain));
     }
 }
@@ -266,6 +268,13 @@ fn with_device_folder(supervisor: &mut Supervisor, cfg: &Config, handles: &Handl
         done(device_folder::run(handles.clone(), folder.clone(), drain))
     });
     all
+}
+
+fn spawn_discovery(supervisor: &mut Supervisor, cfg: &Config, handles: &Handles) {
+    let (handles, prefix) = (handles.clone(), cfg.modules.device_twin.discovery_prefix.clone());
+    supervisor.spawn("discovery", restart(), move |drain| {
+        done(discovery::run(handles.clone(), prefix.clone(), drain))
+    });
 }
 
 fn restart() -> Policy {

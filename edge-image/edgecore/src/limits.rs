@@ -61,6 +61,11 @@ pub const DEVICE_FILE_BYTES_MAX: u64 = 256 * 1024;
 pub const DEVICE_FILE_OBJECTS_MAX: usize = 64;
 /// Pause between two looks at it.
 pub const DEVICE_FOLDER_POLL: Duration = Duration::from_secs(2);
+/// Entities that discovery publishes; the devices beyond are left out, and the log says so.
+pub const DISCOVERY_ENTITIES_MAX: usize = 2048;
+/// How often, and with which pause, discovery asks for the twins of a device that is new to it.
+pub const DISCOVERY_ASKS: u8 = 5;
+pub const DISCOVERY_ASK_PAUSE: Duration = Duration::from_secs(2);
 /// Properties of one device's twin; an update that would add more is refused with code 400.
 pub const TWINS_PER_DEVICE_MAX: usize = 128;
 /// Reported values are kept this long in memory before they are written; a power cut loses no more (flash wears).

@@ -48,7 +48,7 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
     findings.extend(modules(
         root,
         "edge-image/edgecore/src",
-        &["hub", "meta", "edged", "twin", "bus", "node", "tunnel", "device_folder"],
+        &["hub", "meta", "edged", "twin", "bus", "node", "tunnel", "device_folder", "discovery"],
     )?);
     Ok(findings)
 }

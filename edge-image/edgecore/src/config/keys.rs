@@ -22,6 +22,7 @@ const HONOURED: &[&str] = &[
     "kinglet.preloadDir",
     "kinglet.runDir",
     "modules.deviceTwin.deviceFolder",
+    "modules.deviceTwin.discoveryPrefix",
     "modules.deviceTwin.dmiSockPath",
     "modules.deviceTwin.enable",
     "modules.edgeHub.enable",

@@ -232,6 +232,8 @@ pub struct DeviceTwin {
     pub dmi_sock_path: PathBuf,
     /// Ours: Device and DeviceModel files of the node itself. Empty: none.
     pub device_folder: PathBuf,
+    /// Ours: Home Assistant's discovery prefix. Empty: no discovery.
+    pub discovery_prefix: String,
 }
 
 /// Keys that KubeEdge does not have.
@@ -390,6 +392,7 @@ impl Default for DeviceTwin {
             enable: true,
             dmi_sock_path: "/etc/kubeedge/".into(),
             device_folder: "/etc/kinglet/devices".into(),
+            discovery_prefix: String::new(),
         }
     }
 }
@@ -464,6 +467,15 @@ impl Config {
             return bad(
                 "modules.eventBus.mqttMode",
                 format!("is {mode}; use 0 (internal broker), 1 (both) or 2 (external)"),
+            );
+        }
+        let prefix = &self.modules.device_twin.discovery_prefix;
+        if prefix.contains(['+', '#', '$']) || prefix.starts_with('/') || prefix.ends_with('/') {
+            return bad(
+                "modules.deviceTwin.discoveryPrefix",
+                format!(
+                    "is {prefix:?}; Home Assistant's own is homeassistant, and empty switches discovery off"
+                ),
             );
         }
         if !["cgroupfs", "systemd"].contains(&kubelet.cgroup_driver.as_str()) {

@@ -63,6 +63,8 @@ modules:
     dmiSockPath: {dmi}
     # Device and DeviceModel files that work with no cloud
     deviceFolder: {device_folder}
+    # Home Assistant's discovery prefix (homeassistant); empty: no discovery
+    discoveryPrefix: {discovery_prefix}
 kinglet:
   preloadDir: {preload}
   runDir: {run_dir}
@@ -102,6 +104,7 @@ kinglet:
         mqtt_external = quote(&bus.mqtt_server_external),
         twin_enable = cfg.modules.device_twin.enable,
         dmi = path(&cfg.modules.device_twin.dmi_sock_path),
+        discovery_prefix = quote(&cfg.modules.device_twin.discovery_prefix),
         device_folder = path(&cfg.modules.device_twin.device_folder),
         preload = path(&cfg.kinglet.preload_dir),
         run_dir = path(&cfg.kinglet.run_dir),
