@@ -16,8 +16,9 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         Some("pods") => pods(root, options),
         Some("link") => link(root, options),
         Some("hub") => hub(root, options),
-        Some(other) => bail!("no benchmark {other:?}; there are: pods, link, hub"),
-        None => bail!("which benchmark? cargo xtask bench pods, link or hub"),
+        Some("mqtt") => mqtt(root),
+        Some(other) => bail!("no benchmark {other:?}; there are: pods, link, hub, mqtt"),
+        None => bail!("which benchmark? cargo xtask bench pods, link, hub or mqtt"),
     }
 }
 
@@ -67,6 +68,35 @@ fn hub(root: &Path, options: &Options) -> Result<()> {
     let mut steps = e2e::steps::Steps::default();
     let lines = e2e::bench::hub::hub(&programs, &nodes, options.nodes.unwrap_or(1000), &dir, &mut steps)?;
     tell(root, "hub", &lines)?;
+    std::fs::remove_dir_all(&dir).context("remove the scratch folder")
+}
+
+/// Our broker, built as the device has it, beside mosquitto and rumqttd.
+fn mqtt(root: &Path) -> Result<()> {
+    let target = host_target()?;
+    timed("build our broker for size, rumqttd for speed", "about 6 minutes the first time", || {
+        let ours = [
+            "build",
+            "--locked",
+            "--profile",
+            "device",
+            "--target",
+            target,
+            "-p",
+            "edgecore",
+            "--example",
+            "broker",
+        ];
+        run_command(cargo(root).args(ours))?;
+        run_command(cargo(root).args(mqtt_peers::brokers::BUILD_RUMQTTD).arg("--release"))
+    })?;
+    let programs = mqtt_peers::brokers::Programs {
+        ours: root.join("target").join(target).join("device/examples/broker"),
+        rumqttd: root.join("target/release/rumqttd-alone"),
+    };
+    let dir = demo::scratch("bench-mqtt")?;
+    let lines = mqtt_peers::bench::run(&programs, &dir)?;
+    tell(root, "mqtt", &lines)?;
     std::fs::remove_dir_all(&dir).context("remove the scratch folder")
 }
 

@@ -12,12 +12,13 @@ const RULES: &[(&str, &[&str])] = &[
     ("qemu", &["board/"]),
     ("tests/e2e", &["qemu"]),
     ("tests/interop", &["tests/e2e"]),
+    ("tests/mqtt", &["tests/e2e"]),
     ("tests/nodes", &["lib/"]),
     ("edge-image/mkimage", &["board/", "lib/"]),
     ("edge-image/mapper", &["board/", "lib/"]),
     ("edge-image/", &["lib/"]),
     ("cloud/", &["lib/", "cloud/"]),
-    ("xtask", &["edge-image/mkimage", "board/", "qemu", "tests/e2e", "tests/interop"]),
+    ("xtask", &["edge-image/mkimage", "board/", "qemu", "tests/e2e", "tests/interop", "tests/mqtt"]),
 ];
 
 /// May the package in folder `from` import the one in folder `to`? Folders are relative to the root, without a slash in front.

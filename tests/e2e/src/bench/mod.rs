@@ -47,13 +47,8 @@ fn line(metric: &str, unit: &'static str, ours: f64) -> Line {
     Line { metric: metric.into(), unit, ours, peer: None, peer_name: None, ratio: None }
 }
 
-pub(crate) fn beside(
-    metric: &str,
-    unit: &'static str,
-    ours: f64,
-    peer: f64,
-    peer_name: &'static str,
-) -> Line {
+/// A figure of ours beside a peer's from the same run.
+pub fn beside(metric: &str, unit: &'static str, ours: f64, peer: f64, peer_name: &'static str) -> Line {
     let ratio = (peer > 0.0).then_some(ours / peer);
     Line { peer: Some(peer), peer_name: Some(peer_name), ratio, ..line(metric, unit, ours) }
 }
