@@ -36,7 +36,9 @@ async fn fixture() -> Fixture {
     tokio::spawn(async move { served.serve(listener, stop).await });
     let _ = rustls::crypto::ring::default_provider().install_default();
     let file = kube::config::Kubeconfig::read_from(&path).unwrap();
-    let config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await.unwrap();
+    let mut config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await.unwrap();
+    // What is refused here stays so.
+    config.default_retry = false;
     let client = kube::Client::try_from(config).unwrap();
     let pods: kube::Api<Pod> = kube::Api::default_namespaced(client.clone());
     for (name, on, containers) in [
@@ -262,6 +264,158 @@ async fn a_nodes_own_paths_and_nothing_of_the_client_but_what_it_asks() {
             other => panic!("{path}: {other}"),
         }
     }
+}
+
+/// An HTTP server as a pod may have it: says what it heard; `/moved` leads elsewhere on it, `/socket` echoes after an upgrade.
+async fn server_in_a_pod(mut socket: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin) {
+    let mut heard = Vec::new();
+    let head = loop {
+        if let Some(end) = heard.windows(4).position(|four| four == b"\r\n\r\n") {
+            break String::from_utf8(heard[..end].to_vec()).unwrap();
+        }
+        if socket.read_buf(&mut heard).await.unwrap() == 0 {
+            return;
+        }
+    };
+    let lower = head.to_lowercase();
+    let length = lower
+        .split("content-length: ")
+        .nth(1)
+        .map_or(0, |rest| rest.lines().next().unwrap().parse().unwrap());
+    let mut body = heard[head.len() + 4..].to_vec();
+    while body.len() < length {
+        socket.read_buf(&mut body).await.unwrap();
+    }
+    let first = head.lines().next().unwrap();
+    if first.contains("/socket") {
+        assert!(lower.contains("upgrade: echo") && lower.contains("connection: upgrade"), "{head}");
+        let switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
+        socket.write_all(switched).await.unwrap();
+        let (mut read, mut write) = tokio::io::split(socket);
+        drop(tokio::io::copy(&mut read, &mut write).await);
+        return;
+    }
+    let (status, more) = match first.contains("/moved") {
+        true => ("302 Found", "Location: /here\r\n"),
+        false => ("200 OK", "X-Of-The-Pod: 1\r\n"),
+    };
+    let mut kept: Vec<&str> = lower
+        .lines()
+        .filter(|line| {
+            ["host", "cookie", "authorization", "impersonate-user", "x-forwarded-uri"]
+                .iter()
+                .any(|name| line.starts_with(name))
+        })
+        .collect();
+    kept.sort_unstable();
+    let text = format!("{first}\n{}\n{}", kept.join("\n"), String::from_utf8_lossy(&body));
+    let answer = format!("HTTP/1.1 {status}\r\n{more}Content-Length: {}\r\n\r\n{text}", text.len());
+    socket.write_all(answer.as_bytes()).await.unwrap();
+    socket.flush().await.unwrap();
+}
+
+/// The port of such a server.
+async fn serve_in_a_pod(tls: Option<tokio_rustls::TlsAcceptor>) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            match tls.clone() {
+                Some(tls) => {
+                    tokio::spawn(async move { server_in_a_pod(tls.accept(socket).await.unwrap()).await })
+                }
+                None => tokio::spawn(server_in_a_pod(socket)),
+            };
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn servers_in_pods() {
+    let f = fixture().await;
+    let port = serve_in_a_pod(None).await;
+    let base = format!("/api/v1/namespaces/default/pods/web:{port}/proxy");
+    let post = http::Request::post(format!("{base}/a%2Fb//c?x=1&y=%20")).header("cookie", "c=1");
+    let post = post.header("impersonate-user", "kate").header("impersonate-group", "system:masters");
+    assert_eq!(
+        f.client.request_text(post.body(b"body".to_vec()).unwrap()).await.unwrap(),
+        format!(
+            "POST /a%2Fb//c?x=1&y=%20 HTTP/1.1\ncookie: c=1\nhost: localhost:{port}\nx-forwarded-uri: {}\nbody",
+            format!("{base}/a%2fb//c").to_lowercase()
+        )
+    );
+    let get = |path: String| http::Request::get(path).body(kube::client::Body::empty()).unwrap();
+    let answer = f.client.send(get(format!("{base}/"))).await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.headers()["x-of-the-pod"].to_str().unwrap()), (200, "1"));
+    let moved = f.client.send(get(format!("{base}/moved"))).await.unwrap();
+    assert_eq!(
+        (moved.status().as_u16(), moved.headers()["location"].to_str().unwrap()),
+        (302, &*format!("{base}/here"))
+    );
+    let root = f.client.send(get(format!("{base}?x=1"))).await.unwrap();
+    assert_eq!(
+        (root.status().as_u16(), root.headers()["location"].to_str().unwrap()),
+        (301, &*format!("{base}/?x=1"))
+    );
+    drop((answer, moved, root));
+    eventually("the node's streams end", || open(&f.node) == 0).await;
+}
+
+#[tokio::test]
+async fn a_server_in_a_pod_with_tls_and_one_that_is_not_there() {
+    let f = fixture().await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let ca = pki::Ca::create("test", now).unwrap();
+    let key = pki::Key::generate().unwrap();
+    let certificate = ca.issue_server(&key, &pki::Names::new(["elsewhere"]), now).unwrap();
+    let config = pki::tls::server_config(&certificate, &key, pki::tls::ClientAuth::None).unwrap();
+    let port = serve_in_a_pod(Some(Arc::new(config).into())).await;
+    let dead = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let get = |pod: String| {
+        http::Request::get(format!("/api/v1/namespaces/default/pods/{pod}/proxy/x")).body(Vec::new()).unwrap()
+    };
+    let said = f.client.request_text(get(format!("https:web:{port}"))).await.unwrap();
+    assert!(said.starts_with("GET /x HTTP/1.1\n"), "{said}");
+    for (pod, code, words) in [
+        (format!("web:{dead}"), 503, "error trying to reach service: an error occurred forwarding"),
+        (format!("https:web:{dead}"), 503, "refused"),
+        ("free:80".into(), 400, "pod free does not have a host assigned"),
+        ("far:80".into(), 500, "node mars is not connected"),
+        ("none:80".into(), 404, "pods \"none\" not found"),
+        ("web:http".into(), 400, "a port is a number"),
+    ] {
+        match f.client.request_text(get(pod.clone())).await.unwrap_err() {
+            kube::Error::Api(status) => {
+                assert_eq!(
+                    (status.code, status.message.contains(words)),
+                    (code, true),
+                    "{pod}: {}",
+                    status.message
+                );
+            }
+            other => panic!("{pod}: {other}"),
+        }
+    }
+    eventually("the node's streams end", || open(&f.node) == 0).await;
+}
+
+#[tokio::test]
+async fn a_changed_protocol_to_a_server_in_a_pod() {
+    let f = fixture().await;
+    let port = serve_in_a_pod(None).await;
+    let path = format!("/api/v1/namespaces/default/pods/web:{port}/proxy/socket");
+    let request = http::Request::get(path).header("connection", "Upgrade").header("upgrade", "echo");
+    let answer = f.client.send(request.body(kube::client::Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(answer.status().as_u16(), 101);
+    let mut io = hyper_util::rt::TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+    let mut back = [0; 5];
+    io.write_all(b"hello").await.unwrap();
+    io.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"hello");
+    drop(io);
+    eventually("the node's streams end", || open(&f.node) == 0).await;
 }
 
 #[tokio::test]

@@ -76,6 +76,7 @@ impl Kind {
                         core("exec", "PodExecOptions", &["create", "get"]),
                         core("log", "Pod", &["get"]),
                         core("portforward", "PodPortForwardOptions", &["create", "get"]),
+                        core("proxy", "PodProxyOptions", &["create", "delete", "get", "patch", "update"]),
                     ]
                 }
             }

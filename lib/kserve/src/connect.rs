@@ -16,6 +16,10 @@ use crate::query::{Query, encode};
 use crate::route::Target;
 use crate::server::{Answer, Server};
 
+mod place;
+
+use place::{Place, query_of, to_the_root};
+
 impl<B: Backend> Server<B> {
     pub(crate) async fn connect(
         &self,
@@ -25,16 +29,29 @@ impl<B: Backend> Server<B> {
         body: &Bytes,
     ) -> Answer {
         let nodes = self.inner.options.nodes.clone().ok_or_else(ApiError::no_such_path)?;
-        let (name, node) = match target.kind.kind {
-            "Node" => (node_of_proxy(target.name())?, true),
-            _ => (target.name(), false),
-        };
+        let is_proxy = target.subresource() == "proxy";
+        let place = if is_proxy { Some(Place::parse(target.name())?) } else { None };
+        let name = place.as_ref().map_or(target.name(), |place| place.name);
         let key = crate::object::key(target.kind, target.namespace(), name);
         let record = self.inner.backend.get(&key).ok_or_else(|| ApiError::not_found(target.kind, name))?;
-        let ask = if node {
+        let ask = if let Some(place) = place {
+            if target.kind.kind == "Pod"
+                && target.tail.is_empty()
+                && matches!(parts.method, Method::GET | Method::HEAD)
+            {
+                return Ok(to_the_root(parts));
+            }
             let path = if target.tail.is_empty() { "/" } else { &target.tail };
-            let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-            NodeAsk { node: name.into(), path: format!("{path}{query}"), purpose: Purpose::Proxy }
+            let path = format!("{path}{}", query_of(parts));
+            let (node, purpose) = match target.kind.kind {
+                "Node" => (place.kubelet()?.to_owned(), Purpose::Proxy),
+                _ => {
+                    let pod = parse(&record)?;
+                    let base = parts.uri.path().strip_suffix(target.tail.as_str()).unwrap_or_default();
+                    (host(&pod)?.to_owned(), Purpose::PodPort(place.pod_port(&pod, base)?))
+                }
+            };
+            NodeAsk { node, path, purpose }
         } else {
             let pod = parse(&record)?;
             let asked = match target.subresource() {
@@ -53,16 +70,6 @@ impl<B: Backend> Server<B> {
             }
         };
         nodes.call(ask, parts, body).await
-    }
-}
-
-/// `name`, `name:10250` and `https:name:10250` mean a node's kubelet; no other port of a node can be reached.
-fn node_of_proxy(text: &str) -> Result<&str, ApiError> {
-    let refused =
-        || ApiError::bad_request(format!("{text}: only the kubelet's port (10250) of a node can be reached"));
-    match text.split(':').collect::<Vec<_>>().as_slice() {
-        [name] | [name, "" | "10250"] | ["https", name, "" | "10250"] => Ok(name),
-        _ => Err(refused()),
     }
 }
 

@@ -36,7 +36,7 @@ pub use auth::{Attributes, Authorize, Decision, Identity, MastersOnly};
 pub use backend::{Backend, WatchStream};
 pub use body::{Body, BodyError};
 pub use nodes::{
-    ContainerUsage, DialError, NodeAsk, NodeCalls, NodeDialer, NodeUsage, PodUsage, Purpose, Used,
+    ContainerUsage, DialError, NodeAsk, NodeCalls, NodeDialer, NodeUsage, PodPort, PodUsage, Purpose, Used,
 };
 pub use pages::fuzz_token;
 pub use server::{Options, Server};

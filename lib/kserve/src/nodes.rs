@@ -36,13 +36,30 @@ pub enum Purpose {
     PortForward { pod: String, ports: Vec<u16> },
     /// Whatever the client wants of the kubelet.
     Proxy,
+    /// Whatever the client wants of a server in a pod.
+    PodPort(PodPort),
+}
+
+/// A port of a pod, on which HTTP is spoken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodPort {
+    pub pod: String,
+    pub port: u16,
+    /// Its server speaks TLS.
+    pub tls: bool,
+    /// The pod's address and the port, as its server is called.
+    pub host: String,
+    /// Where the client sees the root of this server.
+    pub base: String,
+    /// The kubelet's path to forward ports of the pod.
+    pub forward: String,
 }
 
 /// A request that a node is to answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeAsk {
     pub node: String,
-    /// Path and query at the kubelet API.
+    /// Path and query at the kubelet API, or at the server in the pod.
     pub path: String,
     pub purpose: Purpose,
 }

@@ -47,10 +47,11 @@ async fn exchange(io: BoxIo, request: Request<Full<Bytes>>) -> Result<Reply, Sen
     let (response, connection) = tokio::select! {
         response = &mut answer => (response?, Some(connection)),
         // It may end with the answer, and with the change of the protocol.
-        ended = &mut connection => {
-            ended?;
-            (answer.await?, None)
-        }
+        // A peer that has said everything may be gone before it hears that we close: what it said counts.
+        ended = &mut connection => match (answer.await, ended) {
+            (Ok(response), _) => (response, None),
+            (Err(_), Err(error)) | (Err(error), Ok(())) => return Err(error.into()),
+        },
     };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (parts, body) = response.into_parts();

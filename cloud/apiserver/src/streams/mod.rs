@@ -11,6 +11,7 @@
 //! Start at [`Streams`].
 
 mod http;
+mod port;
 mod raw;
 mod session;
 mod translate;
@@ -43,6 +44,9 @@ pub(crate) struct Streams {
     changed: TaskGroup,
     usage: usage::Cache,
 }
+
+/// A node's byte stream after the change of its protocol.
+type Node = hyper_util::rt::TokioIo<hyper::upgrade::Upgraded>;
 
 /// SPDY clients say and hear by it what flows in their streams.
 const STREAM_PROTOCOL: &str = "x-stream-protocol-version";
@@ -134,11 +138,7 @@ impl Streams {
     }
 
     /// The way to the streaming server of a node's container runtime, past the kubelet API.
-    async fn spdy(
-        &self,
-        ask: &NodeAsk,
-        protocols: &[&'static str],
-    ) -> Result<hyper_util::rt::TokioIo<hyper::upgrade::Upgraded>, ApiError> {
+    async fn spdy(&self, ask: &NodeAsk, protocols: &[&'static str]) -> Result<Node, ApiError> {
         let mut headers = HeaderMap::new();
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("SPDY/3.1"));
@@ -175,6 +175,7 @@ impl NodeCalls for Streams {
             match (&ask.purpose, wanted) {
                 (Purpose::Log { pod }, _) => self.log(&ask, pod).await,
                 (Purpose::Proxy, "") => self.proxy(&ask, client, body).await,
+                (Purpose::PodPort(to), _) => port::serve(self, &ask, to, client, body).await,
                 (_, "") => Err(ApiError::bad_request("Upgrade request required")),
                 (Purpose::Command { .. } | Purpose::PortForward { .. }, wanted)
                     if wanted.eq_ignore_ascii_case("websocket") =>
@@ -236,6 +237,7 @@ async fn refused_of(answer: Response<NodeBody>, ask: &NodeAsk) -> ApiError {
         Purpose::PortForward { pod, .. } => ("pods/portforward", pod.as_str()),
         Purpose::Log { pod } => ("pods/log", pod.as_str()),
         Purpose::Proxy => ("nodes/proxy", ask.node.as_str()),
+        Purpose::PodPort(port) => ("pods/proxy", port.pod.as_str()),
     };
     refused(answer, resource, name).await
 }

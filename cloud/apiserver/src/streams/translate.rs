@@ -6,8 +6,6 @@ use ::http::Response;
 use ::http::request::Parts;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use kapi::ApiError;
 use kserve::{Body, NodeAsk, Purpose};
 use serde_json::json;
@@ -20,7 +18,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::session::{Receiver, Sender, SessionError, open};
 use super::websocket::{Handshake, Protocol, Said, Socket, Version, accept, read, write};
-use super::{Streams, switching, upgrade_of};
+use super::{Node, Streams, switching, upgrade_of};
 use crate::limits::{CLIENT_READY_WAIT, EXIT_STATUS_BYTES_MAX, LINGER_MAX, NODE_ANSWER_MAX, PIPE_BYTES};
 use crate::spdy::Event;
 
@@ -29,8 +27,6 @@ const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
-
-type Node = TokioIo<Upgraded>;
 
 /// One channel of the client and its stream at the node.
 #[derive(Clone, Copy, Debug)]
@@ -184,7 +180,9 @@ fn channels(purpose: &Purpose) -> Result<Vec<Wanted>, ApiError> {
             };
             Ok(ports.iter().enumerate().flat_map(pair).collect())
         }
-        Purpose::Log { .. } | Purpose::Proxy => Err(ApiError::bad_request("it has no streams")),
+        Purpose::Log { .. } | Purpose::Proxy | Purpose::PodPort(_) => {
+            Err(ApiError::bad_request("it has no streams"))
+        }
     }
 }
 
