@@ -35,6 +35,8 @@ pub struct Cloud {
     pub nodes: Arc<dyn kserve::NodeDialer>,
     drain: rt::Drain,
     ended: tokio::task::JoinHandle<anyhow::Result<()>>,
+    /// What its store is locked by. A cloudcore on a cluster has none.
+    lock: std::path::PathBuf,
 }
 
 impl Cloud {
@@ -65,19 +67,8 @@ impl Cloud {
             ..Run::default()
         };
         let settings = settings(config.config, &run);
-        // In one process the store of a cloudcore that was stopped is free only when its last connection is dropped.
-        let open = async {
-            loop {
-                match start(settings.clone()).await {
-                    Ok(running) => return running,
-                    Err(error) if rt::error_chain(&error).contains("in use by another process") => {}
-                    Err(error) => panic!("{}", rt::error_chain(&error)),
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
         let running: Running =
-            tokio::time::timeout(PATIENCE, open).await.expect("the data directory stays in use");
+            start(settings).await.unwrap_or_else(|error| panic!("{}", rt::error_chain(&error)));
         let (endpoints, drain) = (running.endpoints.clone(), running.drain().clone());
         let nodes = running.nodes();
         let ended = tokio::spawn(running.wait(Duration::from_secs(10)));
@@ -86,12 +77,23 @@ impl Cloud {
         let kubeconfig = kubeconfig.iter().find(|path| path.exists()).expect("a kubeconfig");
         let file = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
         let config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await.unwrap();
-        Cloud { endpoints, api: kube::Client::try_from(config).unwrap(), nodes, drain, ended }
+        let lock = dir.join("store/lock");
+        Cloud { endpoints, api: kube::Client::try_from(config).unwrap(), nodes, drain, ended, lock }
     }
 
     pub async fn stop(self) {
         self.drain.start();
         self.ended.await.unwrap().unwrap();
+        // In one process the store is free only when the last connection is dropped.
+        let free = async {
+            while let Ok(lock) = std::fs::File::open(&self.lock)
+                && lock.try_lock().is_err()
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        drop(self.api);
+        tokio::time::timeout(PATIENCE, free).await.expect("the data directory stays in use");
     }
 
     /// A request to the API as an administrator would make it. `Err`: the status object.
