@@ -108,16 +108,15 @@ fn count_tests(root: &Path, command: &mut Command) -> Result<Outcome> {
         errors
     });
     let output = BufReader::new(child.stdout.take().context("stdout is piped")?);
-    let (mut outcome, mut in_failures) = (Outcome::default(), false);
+    let mut reader = Reader::default();
     for line in output.split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
         writeln!(log, "{line}")?;
-        in_failures = (in_failures || line == "failures:") && !line.starts_with("test result");
-        if in_failures || ["test result: ", "NOT RUN "].iter().any(|start| line.starts_with(start)) {
+        if reader.line(&line) {
             println!("{line}");
         }
-        read_line(&line, &mut outcome);
     }
+    let mut outcome = reader.outcome;
     let status = child.wait()?;
     let errors = said.join().unwrap_or_default();
     if !status.success() && outcome.failed.is_empty() {
@@ -130,14 +129,36 @@ fn count_tests(root: &Path, command: &mut Command) -> Result<Outcome> {
     Ok(outcome)
 }
 
-fn read_line(line: &str, outcome: &mut Outcome) {
-    if let Some(rest) = line.strip_prefix("test result: ") {
-        let passed = rest.split([';', '.']).find_map(|part| part.trim().strip_suffix(" passed"));
-        outcome.passed += passed.and_then(|number| number.parse::<u32>().ok()).unwrap_or(0);
-    } else if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
-        outcome.failed.push(format!("{name} (again: cargo test --workspace {name})"));
-    } else if let Some(what) = line.strip_prefix("NOT RUN ") {
-        outcome.not_run.push(what.to_owned());
+/// Reads what libtest says.
+#[derive(Default)]
+struct Reader {
+    outcome: Outcome,
+    in_failures: bool,
+    /// The last list of names under `failures:`. The line of a test's end is no use: what a child of it printed may stand in it.
+    named: Vec<String>,
+}
+
+impl Reader {
+    /// True for a line that a person wants to see.
+    fn line(&mut self, line: &str) -> bool {
+        if line == "failures:" {
+            (self.in_failures, self.named) = (true, Vec::new());
+        } else if let Some(rest) = line.strip_prefix("test result: ") {
+            let passed = rest.split([';', '.']).find_map(|part| part.trim().strip_suffix(" passed"));
+            self.outcome.passed += passed.and_then(|number| number.parse::<u32>().ok()).unwrap_or(0);
+            let failed = self.named.drain(..);
+            self.outcome
+                .failed
+                .extend(failed.map(|name| format!("{name} (again: cargo test --workspace {name})")));
+            self.in_failures = false;
+            return true;
+        } else if let Some(what) = line.strip_prefix("NOT RUN ") {
+            self.outcome.not_run.push(what.to_owned());
+            return true;
+        } else if let (true, Some(name)) = (self.in_failures, line.strip_prefix("    ")) {
+            self.named.push(name.to_owned());
+        }
+        self.in_failures
     }
 }
 
@@ -190,14 +211,23 @@ mod tests {
 
     #[test]
     fn result_lines_are_read() {
-        let mut outcome = Outcome::default();
-        for line in [
+        let mut reader = Reader::default();
+        let shown = [
             "NOT RUN edged::containerd: needs root",
-            "test a::b ... FAILED",
+            "test a::b ... noise of a child",
+            "FAILED",
+            "failures:",
+            "---- a::b stdout ----",
+            "    left: 1",
+            "failures:",
+            "    a::b",
             "test result: FAILED. 7 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
-        ] {
-            read_line(line, &mut outcome);
-        }
-        assert_eq!((outcome.passed, outcome.failed.len(), outcome.not_run.len()), (7, 1, 1));
+            "    none of a failure",
+        ]
+        .map(|line| reader.line(line));
+        assert_eq!(shown, [true, false, false, true, true, true, true, true, true, false]);
+        let Outcome { passed, failed, not_run, .. } = reader.outcome;
+        assert_eq!((passed, not_run.len()), (7, 1));
+        assert_eq!(failed, ["a::b (again: cargo test --workspace a::b)"]);
     }
 }
