@@ -61,6 +61,24 @@ pub const DELIVERY_LINES_SLACK: usize = 1024;
 /// Twin properties kept in one DeviceStatus. More: the report is refused with a log line.
 pub const TWINS_PER_DEVICE_MAX: usize = 256;
 
+/// DeviceStatus objects of one node are written no more often than this on average, in milliseconds, however often the node reports:
+/// newer values take the place of older ones. Configured with `kinglet.deviceWriteEveryMs`.
+pub const DEVICE_WRITE_EVERY_MS: u32 = 1_250;
+/// Writes that may be made at once after a quiet time; then the pace counts.
+pub const DEVICE_WRITE_BURST: u32 = 32;
+/// States may run ahead of the pace that far.
+pub const DEVICE_WRITE_BURST_STATE: u32 = 64;
+/// Where nothing but times is new, a DeviceStatus is written after this time.
+pub const DEVICE_TIMES_EVERY_MS: i64 = 60_000;
+/// Wait before a write that failed is tried again, in milliseconds.
+pub const DEVICE_WRITE_RETRY_MS: i64 = 5_000;
+/// Devices of one node whose reports wait to be written. More: the report is dropped unanswered, and the node sends it again.
+pub const DEVICES_WAITING_MAX: usize = 1024;
+/// Reports of one device that are answered when its values are written. More: the oldest is answered before.
+pub const DEVICE_ANSWERS_MAX: usize = 64;
+/// How long a link that ended may go on writing what was reported on it. Longer: the node reports it again.
+pub const DEVICE_DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
+
 /// Dials of one node that wait for its tunnel's task. Full: refused.
 pub const TUNNEL_DIALS_MAX: usize = 16;
 /// A tunnel on which nothing came for so long is closed; a stock node pings every 5 s.

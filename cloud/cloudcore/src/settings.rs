@@ -32,6 +32,7 @@ pub struct Settings {
     pub write_timeout: Duration,
     pub lease_grace: Duration,
     pub nodes_max: usize,
+    pub device_write_every_ms: u32,
     /// `None`: switched off.
     pub stream: Option<Stream>,
 }
@@ -97,6 +98,7 @@ pub fn settings(config: Config, run: &Run) -> Settings {
         write_timeout: Duration::from_secs(hub.write_timeout.into()),
         lease_grace: Duration::from_secs(config.kinglet.lease_grace_seconds.into()),
         nodes_max: hub.node_limit,
+        device_write_every_ms: config.kinglet.device_write_every_ms,
         stream: stream(&config.modules.cloud_stream, run.bind_address.unwrap_or(any)),
     };
     let names =

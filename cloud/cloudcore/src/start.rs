@@ -215,7 +215,7 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
         revocations,
         refusals: RefusalLog::default(),
         cloud_id: identity.header(),
-        upstream: Upstream { api, cluster_ca },
+        upstream: Upstream { api, cluster_ca, device_write_every_ms: settings.device_write_every_ms },
         placements,
         records,
         keepalive: settings.keepalive,

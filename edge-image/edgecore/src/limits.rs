@@ -78,9 +78,10 @@ pub const REASON_BYTES_MAX: usize = 512;
 /// Configured with `kinglet.devices.reportEveryMs`.
 pub const REPORT_EVERY_MS: u32 = 2_000;
 /// Reports that may go at once after a quiet time; the next ones wait for their turn, newer values taking the place of older ones.
-pub const REPORT_BURST: i64 = 32;
+pub const REPORT_BURST: u32 = 32;
 /// States and wishes may run ahead of the turns that far; then they wait too, the newest of each device counts.
-pub const REPORT_BURST_URGENT: i64 = 64;
+pub const REPORT_BURST_URGENT: u32 = 64;
+const _: () = assert!(REPORT_BURST <= REPORT_BURST_URGENT);
 /// A value that does not change is told again after this time, so that the cloud's is never older.
 pub const REPORT_REFRESH_MS: i64 = 600_000;
 /// Longest time between two reports that a Device may ask for.

@@ -15,6 +15,7 @@ pub const HONOURED: &[&str] = &[
     "kinglet.apiAddress",
     "kinglet.apiPort",
     "kinglet.dataDir",
+    "kinglet.deviceWriteEveryMs",
     "kinglet.edgeCertSeconds",
     "kinglet.embeddedApi",
     "kinglet.expiredGraceSeconds",

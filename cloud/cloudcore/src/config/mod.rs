@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::limits::DEVICE_WRITE_EVERY_MS;
+
 pub use self::keys::Unknown;
 
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +120,8 @@ pub struct Kinglet {
     pub edge_cert_seconds: u32,
     /// A certificate that has expired for no longer may still be renewed, with the same key; 0: none may.
     pub expired_grace_seconds: u32,
+    /// DeviceStatus objects of a node are written once in this time on average.
+    pub device_write_every_ms: u32,
 }
 
 impl Default for CloudHub {
@@ -147,6 +151,7 @@ impl Default for Kinglet {
             lease_grace_seconds: 40,
             edge_cert_seconds: 0,
             expired_grace_seconds: 30 * 86_400,
+            device_write_every_ms: DEVICE_WRITE_EVERY_MS,
         }
     }
 }

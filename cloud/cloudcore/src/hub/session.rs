@@ -18,10 +18,11 @@ use wire::limits::PUSH_WINDOW;
 use super::downlink::{Fetched, devices, fetch, inventory, membership};
 use super::sessions::{Parked, Sessions};
 use crate::contract::{DesiredWatch, NodeDesired};
-use crate::limits::{DRAIN_SPREAD_MS, RECORD_LOOK_EVERY, SESSION_REQUESTS_MAX};
+use crate::limits::{DEVICE_DRAIN_TIME_MAX, DRAIN_SPREAD_MS, RECORD_LOOK_EVERY, SESSION_REQUESTS_MAX};
 use crate::records::{DeliveryRecords, RecordError, Records};
+use crate::upstream::book::{Book, DeviceId, Outcome, Pending};
 use crate::upstream::request::{Request, parse};
-use crate::upstream::{Upstream, refuse};
+use crate::upstream::{Upstream, device_report, refuse};
 
 /// Why a link ended.
 #[derive(Debug, thiserror::Error)]
@@ -87,12 +88,22 @@ struct Work {
     faults: u64,
     requests: VecDeque<(Request, Message)>,
     answering: Option<BoxFuture<'static, Option<Message>>>,
+    /// What the node reported of its devices and is to be written.
+    book: Book,
+    writing: Option<BoxFuture<'static, (DeviceId, Pending, Outcome)>>,
     node_uid: Option<String>,
     /// How often the node has registered on this link.
     registrations: u32,
     alive_until: Instant,
     /// The record need not be looked at again before.
     look_at: Instant,
+}
+
+impl Work {
+    /// Since the link came up.
+    fn now_ms(&self) -> i64 {
+        self.started.elapsed().as_millis() as i64
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
@@ -114,6 +125,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             faults: 0,
             requests: VecDeque::new(),
             answering: None,
+            book: Book::new(self.upstream.device_write_every_ms),
+            writing: None,
             node_uid: None,
             registrations: 0,
             alive_until: now + self.keepalive,
@@ -124,6 +137,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             // They would all come back at once.
             let spread_ms = DRAIN_SPREAD_MS.saturating_mul(1 + self.sessions.len() as u32 / 1000);
             self.lane.push_busy(rt::random_u64() as u32 % spread_ms, "cloudcore stops");
+        }
+        if tokio::time::timeout(DEVICE_DRAIN_TIME_MAX, self.write_rest(&mut work)).await.is_err() {
+            tracing::debug!(
+                "some values of devices of node {} were not written; it reports them again",
+                self.node
+            );
         }
         self.park(&work, &end);
         self.flush();
@@ -144,6 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         self.desired.mark_changed();
         loop {
             self.fetch_next(work);
+            self.write_next(work);
             // Answers that only say OK go together while more of them are being made.
             if !(self.lane.only_acks_wait() && work.answering.is_some()) {
                 self.flush();
@@ -153,7 +173,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             // While the node takes nothing, nobody makes more for it.
             let has_room = self.socket.has_room();
             let may_read = has_room && work.requests.len() < SESSION_REQUESTS_MAX;
-            let wake_at = resend_at.map_or(work.alive_until, |at| at.min(work.alive_until));
+            let write_ms = work.book.next_ms().filter(|_| work.writing.is_none());
+            let write_at = write_ms.map(|ms| work.started + Duration::from_millis(ms.max(0) as u64));
+            let wake_at = resend_at.into_iter().chain(write_at).fold(work.alive_until, Instant::min);
             tokio::select! {
                 biased;
                 () = self.stop.wait() => return Err(if self.drain.is_draining() { End::Drained } else { End::TakenOver }),
@@ -163,6 +185,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                         self.send(&answer);
                     }
                     self.answer_next(work);
+                }
+                written = pending(&mut work.writing), if has_room => {
+                    work.writing = None;
+                    self.written(work, written);
                 }
                 fetched = pending(&mut work.fetching), if has_room => {
                     work.fetching = None;
@@ -249,8 +275,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                 if request == Request::NodeInsert && !self.lane.is_compact() {
                     self.registers(work)?;
                 }
-                work.requests.push_back((request, message));
-                self.answer_next(work);
+                match device_report(&request, &message) {
+                    Some(Ok((id, said, answer))) => {
+                        for answer in work.book.put(work.now_ms(), id, said, answer) {
+                            self.send(&answer);
+                        }
+                    }
+                    Some(Err(error)) => {
+                        let resource = &message.route.resource;
+                        self.fault(work, &format!("its report {resource} is not one of a device: {error}"));
+                    }
+                    None => {
+                        work.requests.push_back((request, message));
+                        self.answer_next(work);
+                    }
+                }
                 Ok(())
             }
             Err(error) => {
@@ -365,6 +404,49 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             let answer = upstream.answer(&node, desired, request, message).await?;
             Some(if is_brief { brief(answer) } else { answer })
         }));
+    }
+
+    /// One DeviceStatus at a time, at the node's pace.
+    fn write_next(&self, work: &mut Work) {
+        if work.writing.is_some() {
+            return;
+        }
+        let now_ms = work.now_ms();
+        let Some((id, said)) = work.book.next(now_ms) else { return };
+        let times_count = work.book.is_calm(now_ms, &id);
+        work.writing = Some(self.write(id, said, times_count));
+    }
+
+    fn write(
+        &self,
+        id: DeviceId,
+        said: Pending,
+        times_count: bool,
+    ) -> BoxFuture<'static, (DeviceId, Pending, Outcome)> {
+        let (upstream, node, desired) =
+            (self.upstream.clone(), self.node.clone(), self.desired.borrow().clone());
+        Box::pin(async move {
+            let outcome = upstream.write_device(&node, desired, &id, &said, times_count).await;
+            (id, said, outcome)
+        })
+    }
+
+    fn written(&mut self, work: &mut Work, (id, said, outcome): (DeviceId, Pending, Outcome)) {
+        for answer in work.book.done(work.now_ms(), id, said, &outcome) {
+            self.send(&answer);
+        }
+    }
+
+    /// The link has ended: what waited for its turn has none to wait for any more.
+    async fn write_rest(&mut self, work: &mut Work) {
+        if let Some(writing) = work.writing.take() {
+            let written = writing.await;
+            self.written(work, written);
+        }
+        for (id, said) in work.book.drain() {
+            let written = self.write(id, said, true).await;
+            self.written(work, written);
+        }
     }
 
     fn desire(&mut self, work: &mut Work) -> Result<(), End> {

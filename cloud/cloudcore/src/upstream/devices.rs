@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use wire::Message;
@@ -15,6 +16,8 @@ pub struct TwinReport {
     actual: Option<TwinValue>,
     expected: Option<TwinValue>,
     metadata: Option<TypeMeta>,
+    /// A wish without a value and with this was withdrawn.
+    expected_version: Option<IgnoredAny>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -28,6 +31,8 @@ struct TwinValue {
 #[serde(default)]
 struct ValueMeta {
     timestamp: i64,
+    /// Ours: where the wish was made, when that was on the node.
+    origin: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -35,6 +40,19 @@ struct ValueMeta {
 struct TypeMeta {
     #[serde(rename = "type")]
     value_type: String,
+    /// Ours: `good`, `stale`, `disconnected`.
+    quality: String,
+    /// Ours: why the wish is not carried out.
+    refused: String,
+    /// Ours: the model's.
+    unit: String,
+}
+
+impl TypeMeta {
+    /// Whether the device has no value of the property at all.
+    fn is_disconnected(&self) -> bool {
+        matches!(self.quality.as_str(), "disconnected" | "bad")
+    }
 }
 
 #[derive(Deserialize)]
@@ -101,15 +119,26 @@ pub fn merge_twins(
             twins.push(StatusTwin { property_name: name.clone(), rest: Map::new() });
             twins.len() - 1
         });
-        let value_type = report.metadata.as_ref().map_or("", |metadata| metadata.value_type.as_str());
-        for (key, side) in [("reported", &report.actual), ("observedDesired", &report.expected)] {
-            if let Some((value, side)) =
-                side.as_ref().and_then(|side| side.value.as_ref().map(|value| (value, side)))
-            {
-                let timestamp = side.metadata.as_ref().map_or(0, |metadata| metadata.timestamp).to_string();
-                let entry = json!({"value": value, "metadata": {"timestamp": timestamp, "type": value_type}});
-                twins[at].rest.insert(key.into(), entry);
-            }
+        let none = TypeMeta::default();
+        let metadata = report.metadata.as_ref().unwrap_or(&none);
+        let rest = &mut twins[at].rest;
+        if let Some(entry) = entry(
+            report.actual.as_ref(),
+            metadata,
+            &[("unit", &metadata.unit), ("quality", &metadata.quality)],
+        ) {
+            rest.insert("reported".into(), entry);
+        } else if metadata.is_disconnected() {
+            // The last value stands, with what it is worth.
+            let last = rest
+                .entry("reported")
+                .or_insert_with(|| json!({"value": "", "metadata": {"type": metadata.value_type}}));
+            last["metadata"]["quality"] = metadata.quality.as_str().into();
+        }
+        if let Some(entry) = entry(report.expected.as_ref(), metadata, &[("refused", &metadata.refused)]) {
+            rest.insert("observedDesired".into(), entry);
+        } else if report.expected_version.is_some() && report.expected.is_none() {
+            rest.remove("observedDesired");
         }
     }
     if twins.len() > TWINS_PER_DEVICE_MAX {
@@ -117,6 +146,36 @@ pub fn merge_twins(
     }
     let twins = serde_json::to_value(&twins).expect("twins serialise without error");
     Ok(replaced(status, [("twins", twins)]))
+}
+
+/// A value as DeviceStatus has it: all metadata are texts. What is empty of `more` is left out.
+fn entry(side: Option<&TwinValue>, metadata: &TypeMeta, more: &[(&str, &str)]) -> Option<Value> {
+    let (side, value) = side.and_then(|side| Some((side, side.value.as_ref()?)))?;
+    let (timestamp, origin) =
+        side.metadata.as_ref().map_or((0, ""), |metadata| (metadata.timestamp, metadata.origin.as_str()));
+    let mut shown = json!({"timestamp": timestamp.to_string(), "type": metadata.value_type});
+    for (key, text) in more.iter().chain([&("origin", origin)]).filter(|(_, text)| !text.is_empty()) {
+        shown[*key] = (*text).into();
+    }
+    Some(json!({"value": value, "metadata": shown}))
+}
+
+/// Nothing but times is different: not worth a write each time.
+pub fn only_times_differ(before: &Value, after: &Value) -> bool {
+    match (before, after) {
+        (Value::Object(before), Value::Object(after)) => {
+            before.len() == after.len()
+                && before.iter().all(|(key, before)| match (key.as_str(), after.get(key)) {
+                    ("timestamp" | "lastOnlineTime", Some(_)) => true,
+                    (_, Some(after)) => only_times_differ(before, after),
+                    (_, None) => false,
+                })
+        }
+        (Value::Array(before), Value::Array(after)) => {
+            before.len() == after.len() && before.iter().zip(after).all(|(a, b)| only_times_differ(a, b))
+        }
+        (before, after) => before == after,
+    }
 }
 
 pub fn merge_state(status: &Value, report: &StateReport) -> Option<Value> {
@@ -172,6 +231,32 @@ mod tests {
             status["twins"][0]["observedDesired"]["metadata"],
             json!({"timestamp": "3", "type": "int"})
         );
+    }
+
+    #[test]
+    fn units_quality_refusals_and_origins_are_metadata() {
+        let report = json!({"t": {"actual": {"value": "21", "metadata": {"timestamp": 7}},
+            "expected": {"value": "99", "metadata": {"timestamp": 6, "origin": "node"}}, "expected_version": {"cloud": 0, "edge": 1},
+            "metadata": {"type": "int", "unit": "C", "quality": "good", "refused": "over 30"}}});
+        let status = merge_twins(&json!({}), &reports(report)).unwrap().unwrap();
+        assert_eq!(
+            status["twins"][0]["reported"]["metadata"],
+            json!({"timestamp": "7", "type": "int", "unit": "C", "quality": "good"})
+        );
+        assert_eq!(
+            status["twins"][0]["observedDesired"]["metadata"],
+            json!({"timestamp": "6", "type": "int", "refused": "over 30", "origin": "node"})
+        );
+        let gone = json!({"t": {"expected_version": {"cloud": 0, "edge": 2}, "metadata": {"type": "int", "quality": "disconnected"}},
+                          "new": {"metadata": {"type": "int", "quality": "disconnected"}}});
+        let status = merge_twins(&status, &reports(gone)).unwrap().unwrap();
+        let twin = &status["twins"][0];
+        assert_eq!(
+            (&twin["reported"]["value"], &twin["reported"]["metadata"]["quality"]),
+            (&json!("21"), &json!("disconnected"))
+        );
+        assert!(twin["observedDesired"].is_null(), "a withdrawn wish is no wish");
+        assert_eq!(status["twins"][1]["reported"]["metadata"]["quality"], "disconnected");
     }
 
     #[test]

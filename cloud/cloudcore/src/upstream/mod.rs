@@ -4,6 +4,7 @@
 //! part that waits for the API. A request may be carried out twice (an edge asks again): each is a step that can be repeated.
 
 mod answer;
+pub mod book;
 pub mod devices;
 mod objects;
 pub mod request;
@@ -18,6 +19,7 @@ use crate::api::{Api, ApiError, STRATEGIC_PATCH};
 use crate::cluster::views::Kind;
 use crate::contract::NodeDesired;
 use answer::{Answer, Failure, at_api, log_failure, object, reply, reply_failure, shape_of, text};
+use book::{DeviceId, Outcome, Pending, Said};
 use objects::{for_node, registered};
 use request::{LEASE_NAMESPACE, Request};
 
@@ -32,6 +34,8 @@ pub struct Upstream {
     pub api: Api,
     /// PEM of the Kubernetes API's certificate authority, for `k8s/ca.crt`.
     pub cluster_ca: Arc<str>,
+    /// The pace at which a node's DeviceStatus objects are written.
+    pub device_write_every_ms: u32,
 }
 
 impl Upstream {
@@ -176,23 +180,8 @@ impl Upstream {
                 self.api.patch(&path, STRATEGIC_PATCH, patch).await.map_err(at_api)?;
                 Ok(Answer::None)
             }
-            Request::Twins { namespace, device } => {
-                let reports =
-                    devices::parse_twins(message).map_err(|e| Failure::Content("a twin report", e))?;
-                let merge = |status: &Value| {
-                    devices::merge_twins(status, &reports).unwrap_or_else(|error| {
-                        tracing::warn!("report of device {namespace}/{device} refused: {error}");
-                        None
-                    })
-                };
-                self.device_status(node, namespace, device, merge).await
-            }
-            Request::DeviceState { namespace, device } => {
-                let report =
-                    devices::parse_state(message).map_err(|e| Failure::Content("a device state", e))?;
-                self.device_status(node, namespace, device, |status| devices::merge_state(status, &report))
-                    .await
-            }
+            // Not answered here: they wait in the node's book.
+            Request::Twins { .. } | Request::DeviceState { .. } => Ok(Answer::None),
         }
     }
 
@@ -335,72 +324,154 @@ impl Upstream {
         Ok(Answer::Content(answer.map_err(|error| Failure::Api(ApiError::Json(error)))?))
     }
 
-    /// Reads, merges and writes the device's DeviceStatus; made with the device as owner when there is none.
-    async fn device_status(
+    /// Writes what a node reported of a device into its DeviceStatus; made with the device as owner when there is none.
+    /// `times_count`: new times alone are worth a write.
+    pub async fn write_device(
         &self,
         node: &str,
+        desired: Option<Arc<NodeDesired>>,
+        (namespace, device): &DeviceId,
+        said: &Pending,
+        times_count: bool,
+    ) -> Outcome {
+        let owner = match self.owner(node, desired.as_deref(), namespace, device).await {
+            Ok(Some(uid)) => uid,
+            // Nobody will ever want this report: the node must not send it for ever.
+            Ok(None) => return Outcome::Unchanged,
+            Err(error) => {
+                tracing::warn!("device {namespace}/{device} of node {node} cannot be read: {}", error.line());
+                return Outcome::Failed;
+            }
+        };
+        let merge = |status: &Value| {
+            let merged = match devices::merge_twins(status, &said.twins) {
+                Ok(merged) => merged.unwrap_or_else(|| status.clone()),
+                Err(error) => {
+                    tracing::warn!("report of device {namespace}/{device} refused: {error}");
+                    status.clone()
+                }
+            };
+            let stated = said.state.as_ref().and_then(|state| devices::merge_state(&merged, state));
+            let merged = stated.unwrap_or(merged);
+            let is_news = merged != *status && (times_count || !devices::only_times_differ(status, &merged));
+            is_news.then_some(merged)
+        };
+        // A conflict means that somebody else wrote in between: merge again into what they wrote.
+        for attempt in 0..4 {
+            match self.write_device_status(namespace, device, &owner, &merge).await {
+                Ok(true) => return Outcome::Written,
+                Ok(false) => return Outcome::Unchanged,
+                Err(error) if error.is_conflict() && attempt < 3 => continue,
+                Err(error) => {
+                    tracing::warn!(
+                        "the status of device {namespace}/{device} is not written and tried again: {}",
+                        error.line()
+                    );
+                    return Outcome::Failed;
+                }
+            }
+        }
+        Outcome::Failed
+    }
+
+    /// The uid of the device, if it is the node's.
+    async fn owner(
+        &self,
+        node: &str,
+        desired: Option<&NodeDesired>,
         namespace: &str,
         device: &str,
-        merge: impl Fn(&Value) -> Option<Value>,
-    ) -> Result<Answer, Failure> {
-        let found = self.api.get(&Kind::Device.path(namespace, device)).await;
-        let found = match found {
-            // Nobody will ever want this report: the node must not send it for ever.
+    ) -> Result<Option<String>, ApiError> {
+        let resource = format!("{namespace}/{}/{device}", Kind::Device.word());
+        let target = desired.and_then(|desired| desired.targets.iter().find(|t| t.resource == resource));
+        if let Some(target) = target {
+            return Ok(Some(target.uid.clone()));
+        }
+        // It may be new: the watch is behind what was just made.
+        let found = match self.api.get(&Kind::Device.path(namespace, device)).await {
+            Ok(found) => found,
             Err(error) if error.is_not_found() => {
                 tracing::info!(
                     "node {node} reports device {namespace}/{device}, which does not exist (any more)"
                 );
-                return Ok(Answer::Ok);
+                return Ok(None);
             }
-            found => found.map_err(at_api)?,
+            Err(error) => return Err(error),
         };
-        let owner: Value =
-            serde_json::from_slice(&found).map_err(|error| Failure::Api(ApiError::Json(error)))?;
-        if owner.pointer("/spec/nodeName").and_then(Value::as_str) != Some(node) {
+        let found: Value = serde_json::from_slice(&found).map_err(ApiError::Json)?;
+        let at = |pointer: &str| found.pointer(pointer).and_then(Value::as_str);
+        if at("/spec/nodeName") != Some(node) {
             tracing::warn!(
                 "node {node} reports device {namespace}/{device}, which is not its own; the report is dropped"
             );
-            return Ok(Answer::Ok);
+            return Ok(None);
         }
-        // A conflict means that somebody else wrote in between: merge again into what they wrote.
-        for attempt in 0..4 {
-            match self.write_device_status(namespace, device, &owner, &merge).await {
-                Err(error) if error.is_conflict() && attempt < 3 => continue,
-                result => return result.map(|()| Answer::Ok).map_err(at_api),
-            }
-        }
-        Ok(Answer::None)
+        Ok(at("/metadata/uid").map(str::to_owned))
     }
 
+    /// True when something was written.
     async fn write_device_status(
         &self,
         namespace: &str,
         device: &str,
-        owner: &Value,
+        owner_uid: &str,
         merge: impl Fn(&Value) -> Option<Value>,
-    ) -> Result<(), ApiError> {
+    ) -> Result<bool, ApiError> {
         let list = format!("/apis/devices.kubeedge.io/v1beta1/namespaces/{namespace}/devicestatuses");
         let path = format!("{list}/{device}");
         match self.api.get(&path).await {
             Ok(body) => {
                 let current: Value = serde_json::from_slice(&body).map_err(ApiError::Json)?;
-                let Some(status) = merge(current.get("status").unwrap_or(&Value::Null)) else {
-                    return Ok(());
+                let before = current.get("status").unwrap_or(&Value::Null);
+                let Some(status) = merge(before) else {
+                    return Ok(false);
                 };
                 let version = &current["metadata"]["resourceVersion"];
-                let patch = json!({"metadata": {"resourceVersion": version}, "status": status});
+                let patch =
+                    json!({"metadata": {"resourceVersion": version}, "status": merge_patch(before, status)});
                 self.api.patch(&path, crate::api::MERGE_PATCH, patch.to_string()).await?;
             }
             Err(error) if error.is_not_found() => {
-                let Some(status) = merge(&Value::Null) else { return Ok(()) };
+                let Some(status) = merge(&Value::Null) else { return Ok(false) };
                 let owner = json!({"apiVersion": Kind::Device.api_version(), "kind": "Device", "name": device,
-                                   "uid": owner["metadata"]["uid"], "controller": true});
+                                   "uid": owner_uid, "controller": true});
                 let object = json!({"apiVersion": Kind::Device.api_version(), "kind": "DeviceStatus",
                     "metadata": {"name": device, "namespace": namespace, "ownerReferences": [owner]}, "status": status});
                 self.api.post(&list, object.to_string()).await?;
             }
             Err(error) => return Err(error),
         }
-        Ok(())
+        Ok(true)
     }
+}
+
+/// The merge patch that makes `after` of `before`: an extension that is gone must be named, a reason that is over.
+fn merge_patch(before: &Value, mut after: Value) -> Value {
+    let extensions = before.get("extensions").and_then(Value::as_object);
+    if let (Some(before), Some(after)) =
+        (extensions, after.get_mut("extensions").and_then(Value::as_object_mut))
+    {
+        for key in before.keys() {
+            after.entry(key.clone()).or_insert(Value::Null);
+        }
+    }
+    after
+}
+
+/// What a node reports of a device, if the message is such a report: whose, what, and the answer that it waits for.
+pub fn device_report(
+    request: &Request,
+    message: &Message,
+) -> Option<Result<(DeviceId, Said, Message), serde_json::Error>> {
+    let (id, said) = match request {
+        Request::Twins { namespace, device } => {
+            ((namespace.clone(), device.clone()), devices::parse_twins(message).map(Said::Twins))
+        }
+        Request::DeviceState { namespace, device } => {
+            ((namespace.clone(), device.clone()), devices::parse_state(message).map(Said::State))
+        }
+        _ => return None,
+    };
+    let answer = reply(message, request, Answer::Ok).expect("OK is an answer");
+    Some(said.map(|said| (id, said, answer)))
 }

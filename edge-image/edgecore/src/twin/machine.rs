@@ -5,12 +5,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use rt::Pace;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{
     merge::{self, Merged, Origin},
-    pace::Pace,
     policy::{Policies, Told},
     record::Record,
     types::{
@@ -171,7 +171,7 @@ impl Machine {
             left,
             faults: BTreeMap::new(),
             inventories: BTreeMap::new(),
-            pace: Pace::new(report_every_ms.into()),
+            pace: Pace::new(report_every_ms),
             is_down: false,
             was_up: false,
             last_ms: i64::MIN,

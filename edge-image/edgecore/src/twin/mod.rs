@@ -14,7 +14,6 @@ pub mod device;
 pub mod machine;
 pub mod merge;
 mod objects;
-pub mod pace;
 pub mod policy;
 pub mod record;
 mod report;

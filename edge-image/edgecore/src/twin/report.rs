@@ -8,6 +8,7 @@ use super::{
     types::{MsgTwin, StateReport, TwinResult},
     wish,
 };
+use crate::limits::{REPORT_BURST, REPORT_BURST_URGENT};
 
 impl Device {
     /// Marks the device for a report if a property's value is one that the cloud should have.
@@ -43,6 +44,11 @@ impl Device {
     }
 }
 
+/// What a person waits for may run ahead of the values.
+fn burst(urgent: bool) -> u32 {
+    if urgent { REPORT_BURST_URGENT } else { REPORT_BURST }
+}
+
 fn has_quality(twin: &MsgTwin) -> bool {
     twin.metadata.as_ref().is_some_and(|metadata| !metadata.quality.is_empty())
 }
@@ -56,7 +62,7 @@ impl Machine {
         let waits = self.devices.values().filter_map(|device| {
             let urgent = device.urgent || device.state_due;
             let due_ms = if device.state_due { Some(i64::MIN) } else { device.report_at_ms };
-            Some(due_ms?.max(self.pace.next_ms(urgent)))
+            Some(due_ms?.max(self.pace.next_ms(burst(urgent))))
         });
         waits.min()
     }
@@ -85,7 +91,7 @@ impl Machine {
     fn report(&mut self, now_ms: i64, id: &str, actions: &mut Vec<Action>) {
         let Some(device) = self.devices.get_mut(id) else { return };
         if device.state_due {
-            if !self.pace.take(now_ms, true) {
+            if !self.pace.take(now_ms, burst(true)) {
                 return;
             }
             device.state_due = false;
@@ -107,7 +113,7 @@ impl Machine {
             (device.report_at_ms, device.urgent) = (None, false);
             return;
         }
-        if !self.pace.take(now_ms, device.urgent) {
+        if !self.pace.take(now_ms, burst(device.urgent)) {
             return;
         }
         let event_id = (self.next_id)();
