@@ -8,6 +8,7 @@ use crate::plan::{
     self, Access, Plan, Protocol,
     gpio::{Direction, Function, LineRef, LineSpec},
     serial::Framing,
+    text::Template,
 };
 
 /// A Device of the file that makes sense.
@@ -146,8 +147,11 @@ fn render(plan: &Plan, out: &mut String) {
                 write!(out, "  {}: {act} line {place} of {chip}{}", property.name, pin(line))
             }
             Access::Text(text) => {
-                let write = text.write.as_ref().map(|line| format!(", writes {line:?}")).unwrap_or_default();
-                write!(out, "  {}: reads what follows {:?}{write}", property.name, text.prefix)
+                let said = |verb: &str, line: &Option<Template>| {
+                    line.as_ref().map(|line| format!(", {verb} {:?}", line.text)).unwrap_or_default()
+                };
+                let (write, ask) = (said("writes", &text.write), said("asks", &text.ask));
+                write!(out, "  {}: reads {}{ask}{write}", property.name, text.describe())
             }
             Access::Pwm(pwm) => {
                 let chip = pwm.chip.as_deref().unwrap_or("the Pi's PWM chip");

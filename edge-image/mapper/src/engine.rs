@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::{
     driver::{Driver, Reading, Surroundings, Wait},
-    limits::{DEVICES_MAX, RETRY_DELAY_MS_MAX, RETRY_DELAY_MS_MIN},
+    limits::{DEVICES_MAX, HOT_PLUG_DELAY_MS, RETRY_DELAY_MS_MAX, RETRY_DELAY_MS_MIN},
     plan::{self, Plan},
 };
 use device::Device;
@@ -236,6 +236,14 @@ impl Engine {
         device.retry_delay_ms = (device.retry_delay_ms * 2).min(RETRY_DELAY_MS_MAX);
         device.lose(now_ms, self.up);
         device.become_state(id, "offline", reason);
+    }
+
+    /// A device file came: what waits for one is opened soon.
+    pub fn hurry(&mut self, now_ms: u64) {
+        let soon_ms = now_ms + HOT_PLUG_DELAY_MS;
+        for device in self.devices.values_mut() {
+            device.open_at_ms = device.open_at_ms.map(|at_ms| at_ms.min(soon_ms));
+        }
     }
 
     /// Opens what is due, lets drivers look at the clock, and repeats reports.

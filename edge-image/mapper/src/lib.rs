@@ -15,6 +15,7 @@ pub mod engine;
 pub mod expression;
 pub mod gpio;
 pub mod holder;
+pub mod hotplug;
 pub mod limits;
 pub mod modbus;
 #[cfg(feature = "laptop")]

@@ -20,13 +20,13 @@ pub const EDGE_TROUBLE_MS: u64 = 60_000;
 pub const STORM_PAUSE_MS: u64 = 100;
 
 /// Longest serial text line; a longer one is dropped to its end.
-pub const LINE_BYTES_MAX: usize = 256;
-/// Longest serial frame before COBS; a longer one is dropped to the next zero byte.
-pub const FRAME_BYTES_MAX: usize = 128;
-/// Longest text value in a frame.
-pub const FRAME_TEXT_BYTES_MAX: usize = 64;
+pub const LINE_BYTES_MAX: usize = 1024;
+/// Longest line to send.
+pub const WRITE_BYTES_MAX: usize = 512;
 /// Bytes that wait for a serial port; more make the device unhealthy (the port takes nothing).
 pub const SERIAL_OUTPUT_BYTES_MAX: usize = 1024;
+/// Bytes that wait for one of the devices on a port; the oldest are dropped.
+pub const SERIAL_INBOX_BYTES_MAX: usize = 2048;
 /// Bytes read from one port before other devices have their turn.
 pub const SERIAL_READ_BYTES: usize = 512;
 
@@ -52,6 +52,8 @@ pub const MODBUS_REFUSED_MS: u64 = 10_000;
 /// Pauses between attempts to open a device.
 pub const RETRY_DELAY_MS_MIN: u64 = 1_000;
 pub const RETRY_DELAY_MS_MAX: u64 = 30_000;
+/// Pause before devices are opened because a device file came: several come together, and a storm of them must cost little.
+pub const HOT_PLUG_DELAY_MS: u64 = 200;
 
 /// The line-holder: lines, connections, length of a request, and how long the mapper waits for an answer.
 pub const HOLDER_LINES_MAX: usize = 64;

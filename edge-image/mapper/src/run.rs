@@ -22,11 +22,12 @@ use crate::{
     engine::{Engine, Opener},
     gpio::{GpioDriver, linux::KernelChips},
     holder::{Outputs, SocketOutputs},
+    hotplug::HotPlug,
     limits::{DESCRIPTION_BYTES_MAX, VALUE_BYTES_MAX},
     modbus::{self, ModbusDriver},
     monotonic_ms,
     plan::{PROTOCOLS, Plan, Protocol},
-    serial::SerialDriver,
+    serial::{self, SerialDriver},
     wall_ms,
 };
 
@@ -53,6 +54,7 @@ pub struct KernelOpener {
     /// One connection for all devices.
     outputs: Rc<RefCell<SocketOutputs>>,
     modbus: modbus::Lines,
+    ports: serial::Ports,
 }
 
 impl KernelOpener {
@@ -60,6 +62,7 @@ impl KernelOpener {
         KernelOpener {
             outputs: Rc::new(RefCell::new(SocketOutputs::new(lines_socket))),
             modbus: modbus::Lines::default(),
+            ports: serial::Ports::default(),
         }
     }
 }
@@ -87,7 +90,9 @@ impl Opener for KernelOpener {
             Protocol::Modbus(slave) => {
                 Box::new(ModbusDriver::open(now_ms, device, slave, &plan.properties, &mut self.modbus)?)
             }
-            Protocol::Serial(port) => Box::new(SerialDriver::open(now_ms, port, &plan.properties)?),
+            Protocol::Serial(port) => {
+                Box::new(SerialDriver::open(now_ms, device, port, &plan.properties, &mut self.ports)?)
+            }
         })
     }
 
@@ -113,6 +118,7 @@ pub struct Loop {
     outage_said: bool,
     /// The socket did not take everything.
     output_waits: bool,
+    hot_plug: Option<HotPlug>,
     engine: Engine,
 }
 
@@ -141,6 +147,7 @@ impl Loop {
             connect_at_ms: 0,
             outage_said: false,
             output_waits: false,
+            hot_plug: HotPlug::new(&[Path::new("/dev")]),
             engine,
         }
     }
@@ -175,6 +182,9 @@ impl Loop {
         for id in ready {
             self.engine.ready(now_ms, &id);
         }
+        if self.hot_plug.as_ref().is_some_and(HotPlug::has_news) {
+            self.engine.hurry(now_ms);
+        }
         Ok(())
     }
 
@@ -188,10 +198,13 @@ impl Loop {
         ];
         let due_ms = times.into_iter().flatten().min().unwrap_or(now_ms + PAUSE_MS_MAX);
         let pause_ms = due_ms.saturating_sub(now_ms).min(PAUSE_MS_MAX);
-        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(waits.len() + 1);
+        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(waits.len() + 2);
         for (_, wait) in waits {
             let write = if wait.write { PollFlags::POLLOUT } else { PollFlags::empty() };
             fds.push(PollFd::new(borrowed(wait.fd), PollFlags::POLLIN | write));
+        }
+        if let Some(hot_plug) = &self.hot_plug {
+            fds.push(PollFd::new(hot_plug.fd(), PollFlags::POLLIN));
         }
         if let Some(stream) = &self.stream {
             let write = if self.output_waits { PollFlags::POLLOUT } else { PollFlags::empty() };

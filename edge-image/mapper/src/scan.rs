@@ -1,8 +1,8 @@
 //! `mapper scan`: what could be written into a Device on this machine.
 
-use std::fmt::Write;
+use std::{fmt::Write, path::Path};
 
-use crate::{board, gpio::linux};
+use crate::{board, gpio::linux, serial::byid};
 
 const PORT_PREFIXES: [&str; 5] = ["ttyUSB", "ttyACM", "ttyAMA", "ttyS", "serial"];
 
@@ -29,25 +29,20 @@ pub fn report() -> String {
     text
 }
 
+/// Ports by the names that stay the same after replugging, then by their plain names.
 fn ports() -> Vec<String> {
-    let list = |folder: &str| -> Vec<String> {
-        let entries = std::fs::read_dir(folder)
-            .map(|entries| entries.flatten().collect())
-            .unwrap_or_else(|_| Vec::new());
-        entries
-            .iter()
-            .map(|entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().into_owned())
-            .collect()
-    };
+    let by_id = byid::names(Path::new("/sys/class/tty")).into_iter();
     let mut ports: Vec<String> =
-        list("/dev/serial/by-id").iter().map(|name| format!("/dev/serial/by-id/{name}")).collect();
-    let plain = list("/dev").into_iter().filter(|name| {
+        by_id.map(|(name, port)| format!("{}{name} (now /dev/{port})", byid::FOLDER)).collect();
+    let entries =
+        std::fs::read_dir("/dev").map(|entries| entries.flatten().collect()).unwrap_or_else(|_| Vec::new());
+    let names = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let plain = names.filter(|name| {
         let rest = PORT_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix));
         rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
     });
     let mut plain: Vec<String> = plain.map(|name| format!("/dev/{name}")).collect();
     plain.sort();
-    ports.sort();
     ports.extend(plain);
     ports
 }

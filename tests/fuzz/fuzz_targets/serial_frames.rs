@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mapper::serial::frames::fuzz_frames(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| frames::fuzz_frames(data));

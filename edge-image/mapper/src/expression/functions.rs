@@ -117,15 +117,13 @@ fn call<'a>(
             if separator.is_empty() {
                 return Err("field needs a separator".into());
             }
-            pick(&text, |text| nth(text.split(separator.as_ref()), index(2)?))?
+            pick(&text, |text| Ok(nth(text.split(separator.as_ref()), index(2)?)))?
         }
-        Other::Word => pick(&text, |text| nth(text.split_whitespace(), index(1)?))?,
+        Other::Word => pick(&text, |text| Ok(nth(text.split_whitespace(), index(1)?)))?,
         Other::Json => json(&text, &second(), scope),
         Other::Nmea => {
-            let kind = second();
-            let Some(body) = nmea(&text).filter(|body| is_kind(body, &kind)) else { return Ok(None) };
-            let body: Cow<'a, str> = body.to_owned().into();
-            pick(&body, |text| nth(text.split(','), index(2)?))?
+            let field = nmea_field(&text, &second(), index(2)?);
+            field.map(|field| Datum::Text(field.to_owned().into()))
         }
         Other::Match => {
             let Ok(wanted) = usize::try_from(index(2)?) else { return Ok(None) };
@@ -167,9 +165,9 @@ fn pick<'a>(
 }
 
 /// From 0, or from the end: -1 is the last.
-fn nth<'t>(mut parts: impl Iterator<Item = &'t str> + Clone, index: i64) -> Result<Option<&'t str>, String> {
+fn nth<'t>(mut parts: impl Iterator<Item = &'t str> + Clone, index: i64) -> Option<&'t str> {
     let from_start = if index < 0 { parts.clone().count() as i64 + index } else { index };
-    Ok(usize::try_from(from_start).ok().and_then(|at| parts.nth(at)))
+    usize::try_from(from_start).ok().and_then(|at| parts.nth(at))
 }
 
 fn json<'a>(text: &str, pointer: &str, scope: &'a Scope<'a>) -> Option<Datum<'a>> {
@@ -185,6 +183,22 @@ fn json<'a>(text: &str, pointer: &str, scope: &'a Scope<'a>) -> Option<Datum<'a>
         return datum(parsed.as_ref()?.pointer(pointer)?);
     }
     datum(serde_json::from_str::<serde_json::Value>(text).ok()?.pointer(pointer)?)
+}
+
+/// What a JSON pointer leads to, as text; `None` for an object or a list.
+pub fn json_text(line: &str, pointer: &str) -> Option<String> {
+    match serde_json::from_str::<serde_json::Value>(line).ok()?.pointer(pointer)? {
+        serde_json::Value::String(text) => Some(text.clone()),
+        serde_json::Value::Number(number) => Some(number.to_string()),
+        serde_json::Value::Bool(flag) => Some(flag.to_string()),
+        _ => None,
+    }
+}
+
+/// A field of a sentence of that kind whose checksum is right.
+pub fn nmea_field<'t>(line: &'t str, kind: &str, field: i64) -> Option<&'t str> {
+    let body = nmea(line).filter(|body| is_kind(body, kind))?;
+    nth(body.split(','), field)
 }
 
 /// The exclusive or of all bytes between `$` and `*` (NMEA 0183).

@@ -10,7 +10,7 @@ mod pattern;
 
 use std::{borrow::Cow, cell::OnceCell, fmt};
 
-pub use functions::nmea_checksum;
+pub use functions::{json_text, nmea_checksum, nmea_field};
 pub use pattern::Pattern;
 
 /// What an expression can look at.

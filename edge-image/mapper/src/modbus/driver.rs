@@ -45,7 +45,7 @@ impl Lines {
             if !is_same_place(&shared.spec.link, &spec.link) {
                 continue;
             }
-            if shared.spec != *spec {
+            if !shared.spec.is_set_as(spec) {
                 return Err(format!(
                     "{} is open for {} with other settings; devices on one line must have the same baudRate, parity, stopBits and pauses",
                     spec.link.name(),
@@ -67,6 +67,17 @@ fn is_same_place(left: &Link, right: &Link) -> bool {
         (Link::Serial(left), Link::Serial(right)) => left.device_file() == right.device_file(),
         (Link::Tcp { address: left, .. }, Link::Tcp { address: right, .. }) => left == right,
         _ => false,
+    }
+}
+
+impl LineSpec {
+    /// The same line, by whatever path.
+    fn is_set_as(&self, other: &LineSpec) -> bool {
+        let links = match (&self.link, &other.link) {
+            (Link::Serial(own), Link::Serial(other)) => own.is_set_as(other),
+            (own, other) => own == other,
+        };
+        links && (self.pause_ms, self.after_connect_ms) == (other.pause_ms, other.after_connect_ms)
     }
 }
 

@@ -6,6 +6,7 @@ pub mod modbus;
 pub mod pwm;
 pub mod safety;
 pub mod serial;
+pub mod text;
 pub mod value;
 
 use serde::Deserialize;
@@ -148,7 +149,7 @@ pub struct Property {
 pub enum Access {
     Line(gpio::LineSpec),
     Pwm(pwm::PwmSpec),
-    Text(serial::TextField),
+    Text(Box<text::TextField>),
     Channel(u8),
     Register(Box<modbus::Register>),
 }
@@ -217,7 +218,9 @@ fn property(
         Protocol::Modbus(slave) => {
             Access::Register(Box::new(modbus::register(&mut fields, slave, domain.kind)?))
         }
-        Protocol::Serial(_) => Access::Text(serial::text_field(&mut fields, &view.name)?),
+        Protocol::Serial(_) => {
+            Access::Text(Box::new(text::text_field(&mut fields, &view.name, domain.kind)?))
+        }
     };
     fields.done()?;
     let wish = view.desired.as_ref().map(|desired| desired.value.as_str()).filter(|value| !value.is_empty());

@@ -215,7 +215,7 @@ pub fn register(fields: &mut Fields<'_>, slave: &Slave, kind: Type) -> Result<Re
     if scale == 0.0 {
         return Err(format!("{}: 0 makes every value 0; use 1 for no scale", fields.path("scale")));
     }
-    let expression = expression(fields)?;
+    let expression = expression(fields, "expression")?;
     Ok(Register {
         span: Span { table, address: address as u16, count },
         encoding: Encoding {
@@ -231,11 +231,11 @@ pub fn register(fields: &mut Fields<'_>, slave: &Slave, kind: Type) -> Result<Re
     })
 }
 
-/// The key `expression` of a visitor.
-pub fn expression(fields: &mut Fields<'_>) -> Result<Option<Expression>, String> {
-    let text = fields.text("expression")?;
+/// An expression under a key.
+pub fn expression(fields: &mut Fields<'_>, key: &'static str) -> Result<Option<Expression>, String> {
+    let text = fields.text(key)?;
     let parsed = text.map(|text| Expression::parse(&text)).transpose();
-    parsed.map_err(|reason| format!("{}: {reason}", fields.path("expression")))
+    parsed.map_err(|reason| format!("{}: {reason}", fields.path(key)))
 }
 
 fn byte_order(fields: &mut Fields<'_>, slave: &Slave) -> Result<ByteOrder, String> {

@@ -1,4 +1,4 @@
-//! Fields of serial devices (README.md, section Serial).
+//! Fields of serial ports (docs/serial.md); what is read out of lines is in `text.rs`.
 
 use super::fields::Fields;
 
@@ -34,6 +34,10 @@ pub struct Port {
     pub flow: Flow,
     pub framing: Framing,
     pub rs485: Option<Rs485>,
+    /// What ends a line that is written.
+    pub line_end: &'static str,
+    /// Nothing for this long makes the values stale; 0: never.
+    pub silent_after_ms: u64,
 }
 
 /// RTS switches the transmitter (TIOCSRS485).
@@ -43,15 +47,6 @@ pub struct Rs485 {
     pub active_low: bool,
     pub delay_before_ms: u32,
     pub delay_after_ms: u32,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TextField {
-    pub prefix: String,
-    pub separator: Option<char>,
-    pub field: usize,
-    /// The line to send for a desired value, with `{}` for the value.
-    pub write: Option<String>,
 }
 
 pub fn port(fields: &mut Fields<'_>) -> Result<Port, String> {
@@ -64,7 +59,10 @@ pub fn port(fields: &mut Fields<'_>) -> Result<Port, String> {
     check_path(&path, &fields.path("path"))?;
     let framings = [("lines", Framing::Lines), ("frames", Framing::Frames)];
     let framing = fields.choice("framing", &framings)?.unwrap_or(Framing::Lines);
-    Ok(Port { path, framing, ..settings(fields, 115_200, Parity::None)? })
+    let ends = [("lf", "\n"), ("cr", "\r"), ("crlf", "\r\n")];
+    let line_end = fields.choice("lineEnd", &ends)?.unwrap_or("\n");
+    let silent_after_ms = fields.number("silentAfterMs", 0, 86_400_000)?.unwrap_or(0);
+    Ok(Port { path, framing, line_end, silent_after_ms, ..settings(fields, 115_200, Parity::None)? })
 }
 
 /// Only device files are opened, whatever a description says.
@@ -102,6 +100,8 @@ pub fn settings(fields: &mut Fields<'_>, baud_rate: u32, parity: Parity) -> Resu
         flow: fields.choice("flowControl", &flows)?.unwrap_or(Flow::None),
         framing: Framing::Lines,
         rs485: rs485(fields)?,
+        line_end: "\n",
+        silent_after_ms: 0,
     })
 }
 
@@ -121,34 +121,6 @@ fn rs485(fields: &mut Fields<'_>) -> Result<Option<Rs485>, String> {
     }))
 }
 
-pub fn text_field(fields: &mut Fields<'_>, property: &str) -> Result<TextField, String> {
-    let prefix = fields.text("prefix")?.unwrap_or_else(|| format!("{property}="));
-    let separator = match fields.text("separator")? {
-        None => None,
-        Some(text) => {
-            let mut chars = text.chars();
-            match (chars.next(), chars.next()) {
-                (Some(separator), None) => Some(separator),
-                _ => return Err(format!("{}: {text:?} is not one character", fields.path("separator"))),
-            }
-        }
-    };
-    let field = fields.number("field", 0, 63)?;
-    if field.is_some() && separator.is_none() {
-        return Err(format!("{}: needs a separator; write configData.separator", fields.path("field")));
-    }
-    let write = fields.text("write")?;
-    if let Some(line) = &write
-        && (!line.contains("{}") || line.contains(['\n', '\r']) || line.len() > 200)
-    {
-        return Err(format!(
-            "{}: {line:?} is no line with a place for the value; write something like \"heater={{}}\"",
-            fields.path("write")
-        ));
-    }
-    Ok(TextField { prefix, separator, field: field.unwrap_or(0) as usize, write })
-}
-
 pub fn channel(fields: &mut Fields<'_>) -> Result<u8, String> {
     match fields.number("channel", 0, 255)? {
         Some(channel) => Ok(channel as u8),
@@ -156,17 +128,5 @@ pub fn channel(fields: &mut Fields<'_>) -> Result<u8, String> {
             "{} is missing: write the channel that the sensor uses for it, 0 to 255",
             fields.path("channel")
         )),
-    }
-}
-
-impl TextField {
-    /// The value in a line, if the line is for this property.
-    pub fn value<'a>(&self, line: &'a str) -> Option<&'a str> {
-        let rest = line.trim().strip_prefix(&self.prefix)?;
-        let part = match self.separator {
-            Some(separator) => rest.split(separator).nth(self.field)?,
-            None => rest,
-        };
-        Some(part.trim())
     }
 }

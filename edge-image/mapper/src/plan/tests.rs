@@ -60,9 +60,9 @@ fn serial_fields() {
     else {
         panic!()
     };
-    assert_eq!(temperature.value("  temperature= 21.5 "), Some("21.5"));
+    assert_eq!(temperature.value("  temperature= 21.5 ").as_deref(), Some("21.5"));
     assert_eq!(temperature.value("humidity=3"), None);
-    assert_eq!(heater.value("h:a,b,c"), Some("b"));
+    assert_eq!(heater.value("h:a,b,c").as_deref(), Some("b"));
     assert_eq!(heater.value("h:a"), None);
 }
 

@@ -161,3 +161,57 @@ fn a_serial_device_over_mosquitto_which_is_killed_in_between() {
     stop.store(true, Ordering::Relaxed);
     mapper.join().unwrap();
 }
+
+/// The file goes with the adapter and comes back with it; nobody restarts anything.
+#[test]
+fn an_adapter_that_is_unplugged_and_plugged_in_again() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // Device files are below /dev; a link there is what udev makes, too.
+    let dir = tempfile::Builder::new().prefix("kinglet-hot-plug-").tempdir_in("/dev/shm").unwrap();
+    let link = dir.path().join("usb-adapter");
+    let plug = || {
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let path = nix::unistd::ttyname(&pty.slave).unwrap();
+        // As it is with udev: the link appears whole.
+        std::os::unix::fs::symlink(path, dir.path().join("new")).unwrap();
+        std::fs::rename(dir.path().join("new"), &link).unwrap();
+        (File::from(pty.master), pty.slave)
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let settings = Settings {
+        broker: format!("127.0.0.1:{port}"),
+        username: None,
+        password: None,
+        lines_socket: "/nonexistent/lines.sock".into(),
+        client_id: "mapper-under-test".into(),
+    };
+    let mapper = {
+        let (stop, folder) = (stop.clone(), dir.path().to_owned());
+        thread::spawn(move || {
+            let engine = Engine::new(Box::new(KernelOpener::new(&settings.lines_socket)));
+            let mut mapper = Loop::new(&settings, engine);
+            mapper.hot_plug = HotPlug::new(&[folder.as_path()]);
+            mapper.run(|| stop.load(Ordering::Relaxed)).unwrap();
+        })
+    };
+    let _broker = Mosquitto::start(port);
+    let watch = Watch::start(port);
+    let path = link.display();
+    let description = format!(
+        r#"{{"device":{{"metadata":{{"name":"s","namespace":"default"}},"spec":{{"protocol":{{"protocolName":"serial","configData":{{"path":"{path}"}}}},"properties":[{{"name":"t","visitors":{{"configData":{{}}}}}},{{"name":"heater","desired":{{"value":"1"}},"visitors":{{"configData":{{"write":"heater={{}}"}}}}}}]}}}}}}"#
+    );
+    publish(port, "$kinglet/mapper/serial/device/default/s", &description);
+    watch.wait_for(&["default/s/state/update", "\"offline\"", "plug the device in"]);
+    for value in ["1", "2", "3"] {
+        let (mut master, slave) = plug();
+        assert_eq!(read_line(&mut master), "heater=1\n", "desired values are written again");
+        watch.wait_for(&["default/s/state/update", "\"online\""]);
+        master.write_all(format!("t={value}\n").as_bytes()).unwrap();
+        watch.wait_for(&["twin/update", &format!("\"t\":{{\"actual\":{{\"value\":\"{value}\"")]);
+        std::fs::remove_file(&link).unwrap();
+        drop((master, slave));
+        watch.wait_for(&["default/s/state/update", "\"offline\"", "plug"]);
+    }
+    stop.store(true, Ordering::Relaxed);
+    mapper.join().unwrap();
+}

@@ -10,11 +10,13 @@ use std::{
     path::PathBuf,
 };
 
-use nix::sys::termios::{
-    self, BaudRate, ControlFlags, FlushArg, InputFlags, SetArg, SpecialCharacterIndices,
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::termios::{self, BaudRate, ControlFlags, FlushArg, InputFlags, SetArg, SpecialCharacterIndices},
 };
 
-use crate::plan::serial::{Flow, Parity, Port};
+use super::byid;
+use crate::plan::serial::{Flow, Parity, Port, Rs485};
 
 /// The rates that Linux knows by name.
 const SPEEDS: [(u32, BaudRate); 26] = [
@@ -53,12 +55,19 @@ pub fn speed(baud_rate: u32) -> Option<BaudRate> {
 impl Port {
     /// The device file that the path leads to: two links may lead to one port.
     pub fn device_file(&self) -> PathBuf {
-        std::fs::canonicalize(&self.path).unwrap_or_else(|_| PathBuf::from(&self.path))
+        let path = byid::resolve(&self.path);
+        std::fs::canonicalize(&path).unwrap_or(path)
+    }
+
+    /// The same settings, by whatever path.
+    pub fn is_set_as(&self, other: &Port) -> bool {
+        *self == Port { path: self.path.clone(), ..other.clone() }
     }
 }
 
 pub struct OpenPort {
-    file: File,
+    /// Locked: terminal programs look at the lock, too.
+    file: Flock<File>,
     path: String,
 }
 
@@ -75,8 +84,23 @@ impl OpenPort {
             format!("cannot {action} {}: {error}{remedy}", port.path)
         };
         let flags = libc::O_NOCTTY | libc::O_NONBLOCK | libc::O_CLOEXEC;
-        let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&port.path);
+        let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(port.device_file());
         let file = file.map_err(|error| failed("open", error))?;
+        let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+            format!(
+                "{} is in use by another program or a device of another protocol; one owner per port",
+                port.path
+            )
+        });
+        let file = locked?;
+        if let Some(rs485) = &port.rs485 {
+            set_rs485(&file, rs485).map_err(|error| {
+                format!(
+                    "{} cannot switch an RS-485 transmitter: {error}; use an adapter that does it by itself and remove rs485",
+                    port.path
+                )
+            })?;
+        }
         configure(&file, port).map_err(|error| failed("set up", error.into()))?;
         Ok(OpenPort { file, path: port.path.clone() })
     }
@@ -128,4 +152,33 @@ fn configure(file: &File, port: &Port) -> nix::Result<()> {
     termios::tcsetattr(file, SetArg::TCSANOW, &settings)?;
     // What came before we listened belongs to nobody.
     termios::tcflush(file, FlushArg::TCIFLUSH)
+}
+
+/// `struct serial_rs485` of linux/serial.h.
+#[repr(C)]
+#[derive(Default)]
+struct SerialRs485 {
+    flags: u32,
+    delay_rts_before_send_ms: u32,
+    delay_rts_after_send_ms: u32,
+    padding: [u32; 5],
+}
+
+const ENABLED: u32 = 1;
+const RTS_ON_SEND: u32 = 1 << 1;
+const RTS_AFTER_SEND: u32 = 1 << 2;
+
+nix::ioctl_write_ptr_bad!(tiocsrs485, libc::TIOCSRS485, SerialRs485);
+
+#[allow(unsafe_code)]
+fn set_rs485(file: &File, rs485: &Rs485) -> nix::Result<()> {
+    let level = if rs485.active_low { RTS_AFTER_SEND } else { RTS_ON_SEND };
+    let settings = SerialRs485 {
+        flags: ENABLED | level,
+        delay_rts_before_send_ms: rs485.delay_before_ms,
+        delay_rts_after_send_ms: rs485.delay_after_ms,
+        ..SerialRs485::default()
+    };
+    // SAFETY: the descriptor is open and the structure has the kernel's layout; the call copies it.
+    unsafe { tiocsrs485(file.as_raw_fd(), &settings) }.map(drop)
 }
