@@ -24,9 +24,21 @@ edgecore: the agent of a Kinglet node (KubeEdge's edgecore, small)
         -l, --labels KEY=VALUE[,...]            labels of the node
         -p, --remote-runtime-endpoint URL       default: unix:///run/containerd/containerd.sock
             --cgroupdriver cgroupfs|systemd     as containerd is configured (cgroupfs)
+            --discovery-prefix PREFIX           show devices to Home Assistant (homeassistant)
             --adopt                             move a node that has joined already; its pods go on running
             --force                             join in spite of what `edgecore doctor` finds
             --root DIR                          put all files below DIR (tests)
+
+  edgecore alone
+      Makes this machine a node without a cloud: static pods, and devices from /etc/kinglet/devices. It can join one later.
+      Example: edgecore alone --edgenode-name greenhouse --discovery-prefix homeassistant
+        -i, --edgenode-name NAME                default: the host's name
+        -p, --remote-runtime-endpoint URL       as for join
+            --cgroupdriver cgroupfs|systemd     as for join
+            --discovery-prefix PREFIX           show devices to Home Assistant (homeassistant)
+
+  edgecore pins DIR
+      Prints the block of a Pi's config.txt with the levels from power-on that the device files in DIR ask for.
 
   edgecore doctor
       Says what on this machine is in the way of a node, why, and what to do; changes nothing. Exit code 1 if there are errors.
@@ -65,6 +77,8 @@ Environment: KINGLET_LOG=info,hub=debug sets what is logged.
 pub enum Command {
     Run { config: PathBuf },
     Join(join::Options),
+    Alone(join::Options),
+    Pins { dir: PathBuf },
     Adopt(adopt::Options),
     Doctor { machine: join::Options, config: Option<PathBuf>, json: bool },
     ConfigCheck { file: PathBuf },
@@ -85,7 +99,7 @@ pub enum UsageError {
     #[error("{0}")]
     Join(join::JoinError),
     #[error(
-        "edgecore has no command {0:?}; it has join, doctor, adopt, config check and runtime check, and runs without one"
+        "edgecore has no command {0:?}; it has join, alone, pins, doctor, adopt, config check and runtime check, and runs without one"
     )]
     Command(String),
     #[error("--cgroupdriver {0:?} is not known; use cgroupfs or systemd, as containerd is configured")]
@@ -114,6 +128,8 @@ pub fn parse(arguments: Vec<OsString>, token: Option<String>) -> Result<Command,
             Value(word) if word == "help" => return Ok(Command::Help),
             Value(word) if word == "version" => return Ok(Command::Version),
             Value(word) if word == "join" => return parse_join(parser, root, token),
+            Value(word) if word == "alone" => return parse_alone(parser, root),
+            Value(word) if word == "pins" => return parse_pins(parser),
             Value(word) if word == "doctor" => return parse_doctor(parser, root, config),
             Value(word) if word == "adopt" => return parse_adopt(parser, root, config),
             Value(word) if word == "config" => return parse_config(parser),
@@ -140,6 +156,32 @@ fn parse_config(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
     }
 }
 
+fn parse_pins(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
+    let words: Vec<OsString> = parser.raw_args()?.collect();
+    match &words[..] {
+        [dir] => Ok(Command::Pins { dir: dir.into() }),
+        _ => Err(UsageError::Command("pins without DIR".into())),
+    }
+}
+
+fn parse_alone(mut parser: lexopt::Parser, root: PathBuf) -> Result<Command, UsageError> {
+    let mut options = no_options(root, None);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("edgenode-name") | Short('i') => options.node_name = Some(parser.value()?.string()?),
+            Long("remote-runtime-endpoint") | Short('p') => {
+                options.runtime_endpoint = Some(endpoint(&mut parser)?)
+            }
+            Long("cgroupdriver") => options.cgroup_driver = Some(cgroup_driver(&mut parser)?),
+            Long("discovery-prefix") => options.discovery_prefix = Some(parser.value()?.string()?),
+            Long("root") => options.root = parser.value()?.into(),
+            Long("help") | Short('h') => return Ok(Command::Help),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(Command::Alone(options))
+}
+
 fn parse_runtime(mut parser: lexopt::Parser) -> Result<Command, UsageError> {
     // Everything behind the folder belongs to the program.
     let words: Vec<OsString> = parser.raw_args()?.collect();
@@ -161,6 +203,7 @@ fn no_options(root: PathBuf, token: Option<String>) -> join::Options {
         labels: BTreeMap::new(),
         runtime_endpoint: None,
         cgroup_driver: None,
+        discovery_prefix: None,
         root,
         adopt: false,
         force: false,
@@ -246,6 +289,7 @@ fn parse_join(
                 options.runtime_endpoint = Some(endpoint(&mut parser)?)
             }
             Long("cgroupdriver") => options.cgroup_driver = Some(cgroup_driver(&mut parser)?),
+            Long("discovery-prefix") => options.discovery_prefix = Some(parser.value()?.string()?),
             Long("force") => options.force = true,
             Long("adopt") => options.adopt = true,
             Long("root") => options.root = parser.value()?.into(),
@@ -279,6 +323,13 @@ mod tests {
         assert_eq!(parse_words("--config x.yaml").unwrap(), Command::Run { config: "x.yaml".into() });
         assert_eq!(parse_words("config check f").unwrap(), Command::ConfigCheck { file: "f".into() });
         assert_eq!(parse_words("join --help").unwrap(), Command::Help);
+        assert_eq!(parse_words("pins /d").unwrap(), Command::Pins { dir: "/d".into() });
+        let alone = parse_words("alone -i n --discovery-prefix homeassistant").unwrap();
+        let Command::Alone(options) = alone else { panic!() };
+        assert_eq!(
+            (options.node_name.as_deref(), options.discovery_prefix.as_deref()),
+            (Some("n"), Some("homeassistant"))
+        );
         let line = "join --cloudcore-ipport=c:10000 --token t --certport 2 --edgenode-name n --labels a=b,c= \
                     --remote-runtime-endpoint unix:///s --cgroupdriver systemd --root /r";
         let Command::Join(options) = parse_words(line).unwrap() else { panic!() };
@@ -296,6 +347,8 @@ mod tests {
             ("join -e c:1 -t t --cgroupdriver none", "use cgroupfs or systemd"),
             ("join -e c:1 -t t --remote-runtime-endpoint /run/x", "must start with unix://"),
             ("join --frobnicate", "--frobnicate"),
+            ("pins", "pins without DIR"),
+            ("alone --token t", "--token"),
             ("stop", "has no command \"stop\""),
             ("config", "has no command"),
         ] {

@@ -27,6 +27,8 @@ fn main() -> ExitCode {
             Err(rt::error_chain(&runtime_guard::start(&root, "/run/kinglet".as_ref(), &command)))
         }
         Ok(Command::Join(options)) => run_join(&options),
+        Ok(Command::Alone(options)) => run_alone(&options),
+        Ok(Command::Pins { dir }) => pins(&dir),
         Ok(Command::Adopt(options)) => run_adopt(&options),
         Ok(Command::Doctor { machine, config, json }) => run_doctor(&machine, config.as_deref(), json),
         Ok(Command::Run { config }) => run(&config),
@@ -122,6 +124,20 @@ fn run_join(options: &join::Options) -> Outcome {
             Err(line)
         }
     }
+}
+
+fn run_alone(options: &join::Options) -> Outcome {
+    let config = join::alone(options).map_err(|error| rt::error_chain(&error))?;
+    print(&format!(
+        "this node works without a cloud; devices go into {}; configuration in {}",
+        options.root.join("etc/kinglet/devices").display(),
+        config.display()
+    ))
+}
+
+fn pins(dir: &std::path::Path) -> Outcome {
+    let block = edgecore::device_folder::pins(dir)?;
+    std::io::stdout().write_all(&block).map_err(|error| error.to_string())
 }
 
 fn run(config: &std::path::Path) -> Outcome {

@@ -13,6 +13,7 @@ pub mod clock;
 pub mod console;
 pub mod dhcp;
 pub mod disk;
+pub mod extras;
 pub mod initramfs;
 pub mod kmod;
 pub mod limits;

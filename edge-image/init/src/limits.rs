@@ -4,6 +4,9 @@ use std::time::Duration;
 
 /// A provisioning file is a page of text; a larger one is refused.
 pub const PROVISION_BYTES_MAX: u64 = 64 << 10;
+/// A folder of the boot partition with more or larger files is left out whole, and a line says so.
+pub const EXTRA_FILES_MAX: usize = 128;
+pub const EXTRA_BYTES_MAX: u64 = 256 << 10;
 /// Labels given to the node; more are refused.
 pub const LABELS_MAX: usize = 64;
 /// A service's log in memory; beyond it the older half is dropped.

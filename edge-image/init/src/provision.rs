@@ -18,7 +18,7 @@ use crate::limits::{DNS_SERVERS_MAX, LABELS_MAX, NTP_SERVERS_MAX};
 
 pub const FILE: &str = "provision.toml";
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Provision {
     pub cloud: String,
     pub join_port: Option<u16>,
@@ -27,6 +27,8 @@ pub struct Provision {
     pub labels: BTreeMap<String, String>,
     pub ntp: Vec<String>,
     pub network: Option<Network>,
+    /// Home Assistant's discovery prefix.
+    pub discovery_prefix: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +54,7 @@ struct RawFile {
     labels: BTreeMap<String, Text>,
     ntp: Vec<Text>,
     network: Option<RawNetwork>,
+    discovery_prefix: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -129,6 +132,7 @@ pub fn parse(bytes: &[u8]) -> Result<Provision, Mistake> {
         labels: check_labels(source, raw.labels)?,
         ntp: check_ntp(source, raw.ntp)?,
         network: raw.network.map(|network| check_network(source, network)).transpose()?,
+        discovery_prefix: raw.discovery_prefix.map(|prefix| check_prefix(source, prefix)).transpose()?,
     })
 }
 
@@ -239,6 +243,16 @@ fn check_labels(
         labels.insert(key, value.into_inner());
     }
     Ok(labels)
+}
+
+fn check_prefix(source: Source<'_>, prefix: Text) -> Result<String, Mistake> {
+    let text = prefix.get_ref();
+    let is_good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-' || c == '/';
+    if text.chars().all(is_good) && !text.starts_with('/') && !text.ends_with('/') {
+        return Ok(prefix.into_inner());
+    }
+    let what = format!("discovery_prefix = {text:?} is not the begin of a topic");
+    Err(source.mistake(prefix.span(), what, "write \"homeassistant\", which is Home Assistant's own"))
 }
 
 fn check_ntp(source: Source<'_>, raw: Vec<Text>) -> Result<Vec<String>, Mistake> {

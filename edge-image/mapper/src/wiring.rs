@@ -67,12 +67,10 @@ pub fn report(devices: &[Checked], objects: &[Value]) -> String {
     }
     let power_on = pins::power_on(objects);
     if !power_on.is_empty() {
-        let _ = writeln!(
-            out,
-            "levels from power-on ({} on the boot partition; Kinglet's image writes it):",
-            pins::FILE
+        out.push_str(
+            "levels from power-on (Kinglet's image writes them into config.txt, from its second start on):\n",
         );
-        for line in pins::config_text(&power_on).lines().skip(1) {
+        for line in pins::config_text(&power_on).lines() {
             let _ = writeln!(out, "  {line}");
         }
     }

@@ -1,6 +1,9 @@
 //! What each kind of boot chain needs on the boot partition.
 
+use std::collections::BTreeMap;
+
 use board_spec::{Board, Boot};
+use pins::PowerOn;
 
 /// The kernel's command line: the board's words, and which disk and slot the initramfs shall take.
 pub fn cmdline(board: &Board, disk_id: u32, slot: &str) -> String {
@@ -12,8 +15,8 @@ pub fn slot_record(seq: u32) -> String {
     format!("seq={seq}\nslot=a\ngood=a\ntries=0\n")
 }
 
-/// Files made from text alone.
-pub fn files(board: &Board, disk_id: u32) -> Vec<(String, Vec<u8>)> {
+/// Files made from text alone. `power_on`: levels of GPIO lines that a Pi's firmware sets.
+pub fn files(board: &Board, disk_id: u32, power_on: &BTreeMap<u32, PowerOn>) -> Vec<(String, Vec<u8>)> {
     let mut files = vec![
         ("slot0.env".to_owned(), slot_record(1).into_bytes()),
         ("slot1.env".to_owned(), slot_record(0).into_bytes()),
@@ -33,7 +36,7 @@ pub fn files(board: &Board, disk_id: u32) -> Vec<(String, Vec<u8>)> {
                 "# Written by mkimage. Kernel, initramfs and command line of the slot in use.\n{}\nos_prefix=a/\nkernel=kernel8.img\ncmdline=cmdline.txt\ninitramfs initrd followkernel\n",
                 config.join("\n")
             );
-            files.push(("config.txt".to_owned(), config.into_bytes()));
+            files.push(("config.txt".to_owned(), pins::with_block(&config, power_on)));
             files.push((
                 "a/cmdline.txt".to_owned(),
                 format!("{}\n", cmdline(board, disk_id, "a")).into_bytes(),

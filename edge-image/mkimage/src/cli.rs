@@ -13,7 +13,7 @@ const USAGE: &str = "usage:
   mkimage tools [--group kubectl|qemu|image|compiler]... [--debian-mirror URL]
   mkimage oci --name docker.io/kinglet/hello:1 --arch aarch64|x86_64 --file FROM:TO... --entrypoint ARG... [--env K=V]... [--port N]... --out FILE
   mkimage lock [--debian-mirror URL]
-  mkimage build --board NAME --init FILE [--edgecore FILE] [--mapper FILE] [--pod-image ARCHIVE]... [--out DIR] [--dev] [--fast] [--no-xz] [--ci] [--debian-mirror URL]";
+  mkimage build --board NAME --init FILE [--edgecore FILE] [--mapper FILE] [--pod-image ARCHIVE]... [--devices DIR] [--manifests DIR] [--out DIR] [--dev] [--fast] [--no-xz] [--ci] [--debian-mirror URL]";
 
 pub fn run() -> Result<()> {
     let mut args = lexopt::Parser::from_env();
@@ -62,6 +62,8 @@ fn build_command(mut args: lexopt::Parser) -> Result<()> {
             Long("edgecore") => options.programs.edgecore = Some(args.value()?.into()),
             Long("mapper") => options.programs.mapper = Some(args.value()?.into()),
             Long("pod-image") => options.pod_images.push(args.value()?.into()),
+            Long("devices") => options.devices = Some(args.value()?.into()),
+            Long("manifests") => options.manifests = Some(args.value()?.into()),
             Long("out") => out = Some(PathBuf::from(args.value()?)),
             Long("dev") => options.dev = true,
             Long("fast") => options.small = false,

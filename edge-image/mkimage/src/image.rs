@@ -20,7 +20,7 @@ use crate::modules::Index;
 use crate::progress::Progress;
 use crate::tools::{self, Group, Tools};
 use crate::tree::{Node, Row, Tree};
-use crate::{boot, disk, fat, sha256_file, sha256_hex};
+use crate::{boot, disk, extras, fat, sha256_file, sha256_hex};
 
 /// Everything a device's packages come from. Only sid's index may be expired: its packages are locked by hash.
 const SUITES: [Suite; 5] = [
@@ -50,6 +50,10 @@ pub struct Options {
     pub programs: Programs,
     /// OCI archives that the device has from the start.
     pub pod_images: Vec<PathBuf>,
+    /// Folder of Devices and models for the boot partition.
+    pub devices: Option<PathBuf>,
+    /// Folder of static pods for the boot partition.
+    pub manifests: Option<PathBuf>,
     /// With a console shell.
     pub dev: bool,
     pub policy: Policy,
@@ -70,6 +74,8 @@ impl Options {
             out_dir: target_dir.join("image").join(board),
             programs,
             pod_images: Vec::new(),
+            devices: None,
+            manifests: None,
             dev: false,
             policy: if std::env::var_os("CI").is_some() { Policy::Ci } else { Policy::Release },
             small: true,
@@ -161,7 +167,7 @@ pub fn build(options: &Options) -> Result<Image> {
 
     let progress = Progress::step("disk image");
     let partial = image.img.with_extension("img.partial");
-    let (boot_files, boot_rows) = boot_files(&board, options.dev, &lock, &packages, initramfs, disk_id)?;
+    let (boot_files, boot_rows) = boot_files(&board, options, &lock, &packages, initramfs, disk_id)?;
     assemble(&board, &tools, &work, &partial, &squashfs, &boot_files, disk_id, epoch)?;
     fs::rename(&partial, &image.img)?;
     disk::write_bmap(&image.img, &image.bmap)?;
@@ -215,6 +221,9 @@ fn inputs(options: &Options, lock: &Lock) -> Result<String> {
     files.push(options.programs.init.clone());
     files.extend([&options.programs.edgecore, &options.programs.mapper].into_iter().flatten().cloned());
     files.extend(options.pod_images.iter().cloned());
+    for folder in [&options.devices, &options.manifests].into_iter().flatten() {
+        list(folder, &mut files)?;
+    }
     for file in files {
         let meta = fs::symlink_metadata(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let sum =
@@ -315,13 +324,18 @@ type BootFiles = Vec<(String, Vec<u8>)>;
 
 fn boot_files(
     board: &Board,
-    dev: bool,
+    options: &Options,
     lock: &Lock,
     packages: &[Unpacked],
     initramfs: Vec<u8>,
     disk_id: u32,
 ) -> Result<(BootFiles, Vec<Row>)> {
-    let mut files = boot::files(board, disk_id);
+    let folder = |dir: &Option<PathBuf>, name: &str| match dir {
+        Some(dir) => extras::folder(dir, name),
+        None => Ok(Vec::new()),
+    };
+    let devices = folder(&options.devices, "devices")?;
+    let mut files = boot::files(board, disk_id, &extras::power_on(&devices)?);
     let mut origins: Vec<String> = files.iter().map(|_| "mkimage".to_owned()).collect();
     let mut add = |name: String, bytes: Vec<u8>, origin: String| {
         files.push((name, bytes));
@@ -339,7 +353,7 @@ fn boot_files(
             add(format!("a/{name}"), bytes, base.origin());
         }
     }
-    for (package, spec) in packages.iter().zip(board.packages(dev)) {
+    for (package, spec) in packages.iter().zip(board.packages(options.dev)) {
         for (from, to) in &spec.boot {
             let bytes = fs::read(package.dir.join(from))
                 .with_context(|| format!("{} has no file {from}", package.chosen.deb.name))?;
@@ -351,6 +365,9 @@ fn boot_files(
         include_bytes!("provision-example.toml").to_vec(),
         "mkimage".to_owned(),
     );
+    for (name, bytes) in devices.into_iter().chain(folder(&options.manifests, "manifests")?) {
+        add(name, bytes, "given to mkimage".to_owned());
+    }
     let rows = files
         .iter()
         .zip(origins)

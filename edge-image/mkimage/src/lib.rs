@@ -12,6 +12,7 @@ pub mod cli;
 pub mod deb;
 pub mod disk;
 pub mod elf;
+mod extras;
 pub mod fat;
 pub mod image;
 mod modules;

@@ -54,7 +54,9 @@ fn run(broker: &str, mut rules: Rules) -> ! {
         keep_alive_s: KEEP_ALIVE_S,
         packet_bytes_max: PACKET_BYTES_MAX,
     });
-    rules.filters().iter().for_each(|filter| drop(client.subscribe(filter)));
+    for filter in rules.filters() {
+        client.subscribe(&filter);
+    }
     let mut said = false;
     loop {
         let lost = match TcpStream::connect(broker) {

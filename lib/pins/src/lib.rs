@@ -7,14 +7,19 @@
 //! Invariant: only a level that the Device names is set. An output with neither `initial` nor `failsafe` is left to its pull.
 //! Source: the Raspberry Pi documentation of config.txt, "gpio".
 //!
-//! Start at [`power_on`], then [`config_text`].
+//! Start at [`power_on`], then [`with_block`].
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// The boot partition's file that `config.txt` includes.
-pub const FILE: &str = "pins.txt";
+/// How the block of `config.txt` begins that is ours, and its length. It is the file's end and begins at a sector, so that a node
+/// overwrites it in place: nothing else of the file is ever touched, and a power cut leaves lines that the firmware skips at worst.
+/// Not an included file: the bootloader in a Pi's EEPROM does not include.
+pub const MARK: &str =
+    "# Levels from power-on, written from the device files. Edit those, not these lines.\n";
+pub const BLOCK_BYTES: usize = 1024;
+pub const SECTOR_BYTES: usize = 512;
 /// Lines of a Pi's header chip that the firmware sets.
 const LINES: u32 = 54;
 
@@ -73,13 +78,9 @@ pub fn power_on(objects: &[Value]) -> BTreeMap<u32, PowerOn> {
     lines
 }
 
-/// The content of [`FILE`]. Empty when there is nothing to set.
+/// A line for each wish.
 pub fn config_text(lines: &BTreeMap<u32, PowerOn>) -> String {
-    if lines.is_empty() {
-        return String::new();
-    }
-    let mut out =
-        "# Levels from power-on, written from the device files. Edit those, not this file.\n".to_owned();
+    let mut out = String::new();
     for (line, wish) in lines {
         let words = match wish.setting {
             Setting::Output { high: true } => "op,dh",
@@ -91,6 +92,28 @@ pub fn config_text(lines: &BTreeMap<u32, PowerOn>) -> String {
         out += &format!("gpio={line}={words}\n");
     }
     out
+}
+
+/// The block: always of the same length.
+pub fn block(lines: &BTreeMap<u32, PowerOn>) -> Vec<u8> {
+    let mut block = format!("{MARK}{}", config_text(lines)).into_bytes();
+    debug_assert!(block.len() <= BLOCK_BYTES, "a line has {LINES} names at most");
+    block.resize(BLOCK_BYTES, b'\n');
+    block
+}
+
+/// Where the block is in a `config.txt`; `None`: the file was not written by this image, or somebody edited its end.
+pub fn find_block(config: &[u8]) -> Option<usize> {
+    let at = config.len().checked_sub(BLOCK_BYTES)?;
+    (at % SECTOR_BYTES == 0 && config[at..].starts_with(MARK.as_bytes())).then_some(at)
+}
+
+/// A `config.txt` with room for the block, and the block.
+pub fn with_block(config: &str, lines: &BTreeMap<u32, PowerOn>) -> Vec<u8> {
+    let mut file = config.as_bytes().to_vec();
+    file.resize(file.len().next_multiple_of(SECTOR_BYTES), b'\n');
+    file.extend(block(lines));
+    file
 }
 
 fn wish(config: &Value, device_chip: Option<&str>) -> Option<(u32, Setting)> {
@@ -180,7 +203,7 @@ mod tests {
             visitor(json!({"line": 5, "direction": "output", "initial": "1", "activeLow": true})),
         ]);
         let text = config_text(&power_on(&[device(properties)]));
-        let lines: Vec<&str> = text.lines().skip(1).collect();
+        let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines,
             [
@@ -192,6 +215,26 @@ mod tests {
                 "gpio=27=ip,pu"
             ]
         );
+    }
+
+    #[test]
+    fn the_block_is_found_again_and_has_room_for_every_line() {
+        let all: Vec<Value> = (0..LINES + 3)
+            .map(|line| visitor(json!({"line": line, "direction": "output", "initial": 1})))
+            .collect();
+        let lines = power_on(&[device(json!(all))]);
+        assert_eq!(lines.len(), LINES as usize);
+        let config = "arm_64bit=1\n".repeat(60);
+        let file = with_block(&config, &lines);
+        let at = find_block(&file).unwrap();
+        assert!(file[at..].ends_with(b"gpio=53=op,dh\n\n") || file[at..].ends_with(b"\n\n"));
+        assert!(at >= config.len() && file.starts_with(config.as_bytes()));
+        let mut next = file.clone();
+        next.splice(at.., block(&BTreeMap::new()));
+        assert_eq!((next.len(), find_block(&next)), (file.len(), Some(at)));
+        let edited = [file.as_slice(), b"dtparam=x\n"].concat();
+        assert_eq!(find_block(&edited), None, "what somebody wrote below it is not ours");
+        assert_eq!(find_block(b"short"), None);
     }
 
     #[test]

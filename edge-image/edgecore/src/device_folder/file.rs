@@ -11,27 +11,31 @@ const API: &str = "devices.kubeedge.io/v1beta1";
 
 /// The file's objects for this node, or the first thing that is wrong: a file counts whole or not at all.
 pub fn parse(bytes: &[u8], node: &str) -> Result<Vec<Object>, String> {
+    let mut objects = Vec::new();
+    for value in values(bytes)? {
+        if objects.len() >= DEVICE_FILE_OBJECTS_MAX {
+            return Err(format!("has more than {DEVICE_FILE_OBJECTS_MAX} objects; make two files of it"));
+        }
+        objects.extend(object(value, node)?);
+    }
+    Ok(objects)
+}
+
+/// What the file holds, those of Lists one by one.
+pub fn values(bytes: &[u8]) -> Result<Vec<Value>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "is not text; write YAML or JSON".to_string())?;
     let documents: Vec<Value> =
         serde_saphyr::from_multiple(text).map_err(|error| config::yaml_error(&error))?;
-    let mut objects = Vec::new();
+    let mut values = Vec::new();
     for mut document in documents {
-        let items = match document.get_mut("items").map(Value::take) {
-            Some(Value::Array(items)) => items,
-            _ => vec![document],
-        };
-        for item in items {
-            // What is left between two `---`.
-            if item.is_null() {
-                continue;
-            }
-            if objects.len() >= DEVICE_FILE_OBJECTS_MAX {
-                return Err(format!("has more than {DEVICE_FILE_OBJECTS_MAX} objects; make two files of it"));
-            }
-            objects.extend(object(item, node)?);
+        match document.get_mut("items").map(Value::take) {
+            Some(Value::Array(items)) => values.extend(items),
+            _ => values.push(document),
         }
     }
-    Ok(objects)
+    // What is left between two `---`.
+    values.retain(|value| !value.is_null());
+    Ok(values)
 }
 
 /// `None`: it is for another node.

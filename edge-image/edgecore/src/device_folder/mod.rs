@@ -190,3 +190,19 @@ pub fn read(folder: &Path, known: &BTreeMap<String, Stamp>) -> io::Result<Readin
     };
     watched_folder::read(folder, known, limits)
 }
+
+/// The block of a Pi's `config.txt` that the folder's files ask for ([`pins::block`]). Files that make no sense have no say: the agent
+/// names them.
+pub fn pins(folder: &Path) -> Result<Vec<u8>, String> {
+    let reading = match read(folder, &BTreeMap::new()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Reading::default(),
+        reading => reading.map_err(|error| format!("cannot read {}: {error}", folder.display()))?,
+    };
+    let mut values = Vec::new();
+    for (_, content) in reading.files.into_values() {
+        if let Content::Read(bytes) = content {
+            values.extend(file::values(&bytes).unwrap_or_default());
+        }
+    }
+    Ok(::pins::block(&::pins::power_on(&values)))
+}

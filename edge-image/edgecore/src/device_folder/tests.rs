@@ -196,6 +196,22 @@ async fn the_overlay_hides_the_clouds_object_and_keeps_local_devices_from_it() {
 }
 
 #[test]
+fn the_folder_says_which_levels_lines_have_from_power_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let lamp = LAMP.replace(
+        "[{name: on}]",
+        "[{name: on, visitors: {configData: {line: 17, direction: output, initial: \"0\", activeLow: true}}}]",
+    );
+    fs::write(dir.path().join("lamp.yaml"), lamp).unwrap();
+    fs::write(dir.path().join("broken.yaml"), "a: [").unwrap();
+    let block = pins(dir.path()).unwrap();
+    assert!(String::from_utf8_lossy(&block).contains("\ngpio=17=op,dh\n"));
+    assert_eq!(block.len(), ::pins::BLOCK_BYTES);
+    let none = pins(&dir.path().join("none")).unwrap();
+    assert!(!String::from_utf8_lossy(&none).contains("gpio=1"));
+}
+
+#[test]
 fn files_of_any_bytes_are_values() {
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = |bound: usize| {

@@ -33,6 +33,8 @@ pub struct Options {
     pub labels: BTreeMap<String, String>,
     pub runtime_endpoint: Option<String>,
     pub cgroup_driver: Option<String>,
+    /// Home Assistant's; `None` leaves what the configuration says.
+    pub discovery_prefix: Option<String>,
     /// `/` but for tests.
     pub root: PathBuf,
     /// Leave the cloud that the node belongs to and take what runs here along.
@@ -93,6 +95,23 @@ pub async fn join(options: &Options) -> Result<Joined, JoinError> {
     Ok(Joined { node, config: path, cloud_id: enrolled.cloud_id })
 }
 
+/// `edgecore alone`: a configuration without a cloud; returns its path. A node that has a configuration keeps all of it but what is
+/// asked for here, and one that has joined is refused.
+pub fn alone(options: &Options) -> Result<PathBuf, JoinError> {
+    let path = options.root.join(CONFIG_PATH);
+    let mut cfg = existing(&path, options)?.unwrap_or_else(|| first_config(&options.root));
+    cfg.modules.edged.hostname_override = node_name(options, &cfg)?;
+    cfg.modules.edge_hub.enable = false;
+    fill_machine(&mut cfg, options);
+    make_folders(&cfg, &path, &path)?;
+    let text = render(&cfg);
+    // At each boot of an image: flash wears.
+    if fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
+        rt::atomic_write(&path, text.as_bytes()).map_err(|error| write_error(&path, &error))?;
+    }
+    Ok(path)
+}
+
 /// The configuration that a join with these options would work with, as far as it is known before the cloud was asked.
 pub fn prospect(options: &Options) -> Result<Config, JoinError> {
     let path = options.root.join(CONFIG_PATH);
@@ -102,7 +121,7 @@ pub fn prospect(options: &Options) -> Result<Config, JoinError> {
         cfg.modules.edge_hub.websocket.server = options.cloud.clone();
         cfg.modules.edge_hub.http_server = format!("https://{host}:{}", options.cert_port);
     }
-    fill_kubelet(&mut cfg, options);
+    fill_machine(&mut cfg, options);
     Ok(cfg)
 }
 
@@ -142,6 +161,8 @@ fn first_config(root: &Path) -> Config {
 
 fn fill(cfg: &mut Config, options: &Options, node: &str, server: &str, pem: &Path, enrolled: &Enrolled) {
     let hub = &mut cfg.modules.edge_hub;
+    // A node that was alone until now.
+    hub.enable = true;
     hub.websocket.server = options.cloud.clone();
     hub.http_server = format!("https://{server}");
     for file in [&mut hub.tls_ca_file, &mut hub.tls_cert_file, &mut hub.tls_private_key_file] {
@@ -155,11 +176,14 @@ fn fill(cfg: &mut Config, options: &Options, node: &str, server: &str, pem: &Pat
     let edged = &mut cfg.modules.edged;
     edged.hostname_override = node.to_owned();
     edged.node_labels.extend(options.labels.clone());
-    fill_kubelet(cfg, options);
+    fill_machine(cfg, options);
     cfg.kinglet.cloud_id = enrolled.cloud_id.clone();
 }
 
-fn fill_kubelet(cfg: &mut Config, options: &Options) {
+fn fill_machine(cfg: &mut Config, options: &Options) {
+    if let Some(prefix) = &options.discovery_prefix {
+        cfg.modules.device_twin.discovery_prefix = prefix.clone();
+    }
     let kubelet = &mut cfg.modules.edged.tailored_kubelet_config;
     if let Some(endpoint) = &options.runtime_endpoint {
         kubelet.container_runtime_endpoint = endpoint.clone();

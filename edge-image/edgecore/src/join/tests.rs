@@ -107,6 +107,7 @@ fn options(port: &Port, token: &str, root: &Path) -> Options {
         node_name: Some(NODE.into()),
         labels: BTreeMap::from([("site".into(), "hall-3".into())]),
         runtime_endpoint: Some("unix:///tmp/c.sock".into()),
+        discovery_prefix: None,
         cgroup_driver: Some("systemd".into()),
         root: root.into(),
         adopt: false,
@@ -294,4 +295,50 @@ fn names_labels_and_addresses() {
     for bad in ["a", ":1", "a:x", "a:b:1", "[]:1", "a:99999"] {
         assert_eq!(split_address(bad), None, "{bad}");
     }
+}
+
+#[test]
+fn a_node_alone_has_a_configuration_without_a_cloud_and_keeps_what_it_had() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        cloud: String::new(),
+        token: String::new(),
+        cert_port: 10002,
+        node_name: Some("greenhouse".into()),
+        labels: BTreeMap::new(),
+        runtime_endpoint: None,
+        cgroup_driver: None,
+        discovery_prefix: Some("homeassistant".into()),
+        root: dir.path().into(),
+        adopt: false,
+        force: false,
+    };
+    let path = alone(&options).unwrap();
+    let read = || Config::load(&path).unwrap();
+    assert!(read().unknown.is_empty());
+    let cfg = read().config;
+    assert!(!cfg.modules.edge_hub.enable);
+    assert_eq!(cfg.node_name(), "greenhouse");
+    assert_eq!(cfg.modules.device_twin.discovery_prefix, "homeassistant");
+    assert_eq!(cfg.modules.device_twin.device_folder, dir.path().join("etc/kinglet/devices"));
+    alone(&Options { node_name: None, discovery_prefix: None, ..options.clone() }).unwrap();
+    let cfg = read().config;
+    assert_eq!(
+        (cfg.node_name().as_str(), cfg.modules.device_twin.discovery_prefix.as_str()),
+        ("greenhouse", "homeassistant")
+    );
+    let error = alone(&Options { node_name: Some("a b".into()), ..options.clone() }).unwrap_err();
+    assert!(error.to_string().contains("cannot be a node's name"), "{error}");
+
+    let pem = dir.path().join("etc/kubeedge/certs/node.pem");
+    let mut cfg = read().config;
+    cfg.modules.edge_hub.tls_cert_file = pem.clone();
+    cfg.modules.edge_hub.websocket.server = "c:10000".into();
+    fs::create_dir_all(pem.parent().unwrap()).unwrap();
+    fs::write(&pem, "x").unwrap();
+    fs::write(&path, render(&cfg)).unwrap();
+    assert!(
+        alone(&options).unwrap_err().to_string().contains("has joined c:10000"),
+        "a joined node stays one"
+    );
 }

@@ -19,7 +19,7 @@ use crate::limits::PROVISION_BYTES_MAX;
 use crate::provision::{self, Mistake, Provision};
 use crate::status::Problem;
 use crate::watchdog::Watchdog;
-use crate::{clock, mounts, name, net, say, sys};
+use crate::{clock, extras, mounts, name, net, say, sys};
 
 /// What mkimage wrote about the image.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -151,6 +151,10 @@ pub fn boot() -> Started {
     match &provision {
         Ok(read) => read.as_ref().map_or((), |(bytes, _)| keep(bytes)),
         Err(mistake) => say!("{mistake}"),
+    }
+    if let Some(disk) = disk.as_ref().filter(|_| has_data) {
+        take_extras(disk);
+        set_pins(disk);
     }
     Started {
         serial: serial(),
@@ -311,6 +315,48 @@ fn load_provision(disk: Option<&Disk>) -> Result<Option<(Vec<u8>, Provision)>, M
             what,
             remedy: "write it again on a PC, or write the image again".to_owned(),
         }),
+    }
+}
+
+/// Devices and static pods that somebody laid on the boot partition.
+fn take_extras(disk: &Disk) {
+    let read = with_boot_partition(disk, false, |dir| {
+        Ok(extras::FOLDERS.map(|(name, to)| (name, to, extras::read(&dir.join(name)))))
+    });
+    let folders = match read {
+        Ok(folders) => folders,
+        Err(error) => return say!("{error}; devices and static pods stay as they are"),
+    };
+    for (name, to, files) in folders {
+        let written = match files {
+            Ok(None) => continue,
+            Ok(Some(files)) => extras::write(Path::new(to), &files),
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok(0) => {}
+            Ok(changes) => say!("{name}/ of the boot partition: {changes} files changed"),
+            Err(error) => say!("{name}/ of the boot partition: {error}; what was taken before stays"),
+        }
+    }
+}
+
+/// Levels of GPIO lines from the next power-on on. Only where the firmware reads them from a file.
+fn set_pins(disk: &Disk) {
+    const EDGECORE: &str = "/usr/bin/edgecore";
+    let known = with_boot_partition(disk, false, |dir| extras::block(&dir.join(extras::CONFIG)));
+    let Ok(Some((_, known))) = known else { return };
+    let wanted = match Command::new(EDGECORE).args(["pins", extras::DEVICES]).output() {
+        Ok(done) if done.status.success() => done.stdout,
+        Ok(done) => return say!("pins: {}", String::from_utf8_lossy(&done.stderr).trim()),
+        Err(error) => return say!("pins: cannot run {EDGECORE}: {error}"),
+    };
+    if wanted == known {
+        return;
+    }
+    match with_boot_partition(disk, true, |dir| extras::write_block(&dir.join(extras::CONFIG), &wanted)) {
+        Ok(_) => say!("pins: levels from power-on have changed; they hold from the next start on"),
+        Err(error) => say!("pins: {error}"),
     }
 }
 

@@ -49,14 +49,18 @@ pub enum Plan {
     /// The token was used, but a power cut came before it was blanked.
     BlankAndRun,
     Join,
-    /// Nothing says where to.
+    /// Nothing says where to, but there are devices or static pods to work for.
+    Alone,
+    /// Nothing says what to do.
     Unprovisioned,
 }
 
-pub fn plan(provision: Option<&Provision>, joined: Option<&Joined>) -> Plan {
+/// `has_work`: there are devices or static pods from the boot partition.
+pub fn plan(provision: Option<&Provision>, joined: Option<&Joined>, has_work: bool) -> Plan {
     let token = provision.map_or("", |provision| provision.token.as_str());
     match (token, joined) {
         ("", Some(_)) => Plan::Run,
+        ("", None) if has_work && provision.is_none_or(|provision| provision.cloud.is_empty()) => Plan::Alone,
         ("", None) => Plan::Unprovisioned,
         (token, Some(joined)) if joined.token_hash == hash(token) => Plan::BlankAndRun,
         _ => Plan::Join,
@@ -78,10 +82,7 @@ pub fn arguments(provision: &Provision, node: &str) -> Vec<String> {
     ]
     .map(str::to_owned)
     .to_vec();
-    args.extend(
-        ["--remote-runtime-endpoint", "unix:///run/containerd/containerd.sock", "--cgroupdriver", "cgroupfs"]
-            .map(str::to_owned),
-    );
+    args.extend(machine(provision));
     if let Some(port) = provision.join_port {
         args.extend(["--certport".to_owned(), port.to_string()]);
     }
@@ -89,6 +90,25 @@ pub fn arguments(provision: &Provision, node: &str) -> Vec<String> {
         let labels: Vec<String> =
             provision.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         args.extend(["--labels".to_owned(), labels.join(",")]);
+    }
+    args
+}
+
+/// The arguments of `edgecore alone`.
+pub fn arguments_alone(provision: Option<&Provision>, node: &str) -> Vec<String> {
+    let mut args = ["alone", "--edgenode-name", node].map(str::to_owned).to_vec();
+    args.extend(machine(provision.unwrap_or(&Provision::default())));
+    args
+}
+
+/// What both ways of becoming a node are told.
+fn machine(provision: &Provision) -> Vec<String> {
+    let mut args =
+        ["--remote-runtime-endpoint", "unix:///run/containerd/containerd.sock", "--cgroupdriver", "cgroupfs"]
+            .map(str::to_owned)
+            .to_vec();
+    if let Some(prefix) = &provision.discovery_prefix {
+        args.extend(["--discovery-prefix".to_owned(), prefix.clone()]);
     }
     args
 }
@@ -135,17 +155,21 @@ mod tests {
         let fresh = parse(b"cloud = \"a:1\"\ntoken = \"t1\"").expect("valid");
         let blanked = parse(b"cloud = \"a:1\"\ntoken = \"\"").expect("valid");
         let joined = Joined { node: "n".into(), token_hash: hash("t1") };
-        assert_eq!(plan(None, None), Plan::Unprovisioned);
-        assert_eq!(plan(Some(&fresh), None), Plan::Join);
+        assert_eq!(plan(None, None, false), Plan::Unprovisioned);
+        assert_eq!(plan(None, None, true), Plan::Alone);
+        let named = parse(b"node_name = \"greenhouse\"").expect("valid");
+        assert_eq!(plan(Some(&named), None, true), Plan::Alone);
+        assert_eq!(plan(Some(&blanked), None, true), Plan::Unprovisioned, "it was meant to join");
+        assert_eq!(plan(Some(&fresh), None, true), Plan::Join);
         assert_eq!(
-            plan(Some(&fresh), Some(&joined)),
+            plan(Some(&fresh), Some(&joined), false),
             Plan::BlankAndRun,
             "the power cut came before the blanking"
         );
-        assert_eq!(plan(Some(&blanked), Some(&joined)), Plan::Run);
+        assert_eq!(plan(Some(&blanked), Some(&joined), true), Plan::Run);
         let moved = parse(b"cloud = \"b:1\"\ntoken = \"t2\"").expect("valid");
-        assert_eq!(plan(Some(&moved), Some(&joined)), Plan::Join, "a new token is a new join");
-        assert_eq!(plan(None, Some(&joined)), Plan::Run, "a damaged file does not stop a joined node");
+        assert_eq!(plan(Some(&moved), Some(&joined), false), Plan::Join, "a new token is a new join");
+        assert_eq!(plan(None, Some(&joined), false), Plan::Run, "a damaged file does not stop a joined node");
     }
 
     #[test]
@@ -163,6 +187,15 @@ mod tests {
         ] {
             assert!(text.contains(part), "{text}");
         }
+    }
+
+    #[test]
+    fn alone_a_node_is_told_its_name_and_machine() {
+        let text = arguments_alone(None, "n1").join(" ");
+        assert!(text.starts_with("alone --edgenode-name n1 --remote-runtime-endpoint unix:///"), "{text}");
+        let provision = parse(b"discovery_prefix = \"homeassistant\"").expect("valid");
+        let text = arguments_alone(Some(&provision), "n1").join(" ");
+        assert!(text.ends_with("--discovery-prefix homeassistant"), "{text}");
     }
 
     #[test]

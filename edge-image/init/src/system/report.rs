@@ -87,6 +87,7 @@ impl Supervisor {
             .or(self.started.problem.clone());
         self.status.state = match self.plan {
             Plan::Join => "Joining".to_owned(),
+            Plan::Alone => "Alone".to_owned(),
             Plan::Unprovisioned => "NotProvisioned".to_owned(),
             _ if self.edgecore.state.is_empty() => "Starting".to_owned(),
             _ => self.edgecore.state.clone(),
@@ -97,7 +98,7 @@ impl Supervisor {
             (false, false) => "not set: the last time known, no time server has answered yet",
         };
         // The first file waits for the node to be ready, or for an error that will not go by itself, but not for ever.
-        let is_final = self.status.state == "Ready" || self.plan == Plan::Unprovisioned;
+        let is_final = self.status.state == "Ready" || matches!(self.plan, Plan::Alone | Plan::Unprovisioned);
         let is_early = !is_final && clock::uptime() < STATUS_FIRST;
         if self.writer.is_due(now, is_early, &self.status) {
             self.write_file(now);

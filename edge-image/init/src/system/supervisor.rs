@@ -24,7 +24,7 @@ use crate::service::{Service, State};
 use crate::status::{self, Edgecore, Problem, Status, Writer};
 use crate::uevent::Uevents;
 use crate::watchdog::Watchdog;
-use crate::{clock, name, say};
+use crate::{clock, extras, name, say};
 
 const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 const LINES_SOCKET: &str = "/run/kinglet/line-holder.sock";
@@ -80,7 +80,7 @@ impl Supervisor {
         let now = Instant::now();
         let joined = Joined::load();
         let provision = started.provision.clone().ok().flatten().or_else(|| started.kept.clone());
-        let mut plan = join::plan(provision.as_ref(), joined.as_ref());
+        let mut plan = join::plan(provision.as_ref(), joined.as_ref(), extras::is_any());
         let template = provision.as_ref().map_or("", |provision| provision.node_name.as_str());
         let mut join_problem = None;
         let node = match (plan, &joined) {
@@ -174,7 +174,7 @@ impl Supervisor {
         }
         match self.plan {
             Plan::Join => {
-                if join::plan(None, Joined::load().as_ref()) == Plan::Run {
+                if Joined::load().is_some() {
                     self.release("edgecore");
                 }
             }
@@ -183,6 +183,14 @@ impl Supervisor {
                 self.blank();
                 self.release("edgecore");
             }
+            Plan::Alone => match self.begin_alone() {
+                Ok(()) => self.release("edgecore"),
+                Err(error) => {
+                    say!("alone: {error}");
+                    let remedy = "correct the name in provision.toml, or remove that file".to_owned();
+                    self.join_problem = Some(Problem { error, remedy });
+                }
+            },
             Plan::Unprovisioned => {
                 say!(
                     "not joined: fill in provision.toml on the boot partition (provision-example.toml shows how)"
@@ -202,6 +210,17 @@ impl Supervisor {
                     },
                 });
             }
+        }
+    }
+
+    /// Writes the agent's configuration; it takes as long as starting a program.
+    fn begin_alone(&self) -> Result<(), String> {
+        const EDGECORE: &str = "/usr/bin/edgecore";
+        let arguments = join::arguments_alone(self.provision.as_ref(), &self.node);
+        match std::process::Command::new(EDGECORE).args(arguments).output() {
+            Ok(done) if done.status.success() => Ok(()),
+            Ok(done) => Err(String::from_utf8_lossy(&done.stderr).trim().to_owned()),
+            Err(error) => Err(format!("cannot run {EDGECORE}: {error}")),
         }
     }
 
