@@ -1,3 +1,5 @@
+mod pins;
+
 use std::{cell::RefCell, rc::Rc};
 
 use serde_json::{Value, json};

@@ -73,9 +73,11 @@ impl Input {
 
     /// The level that the line has: of a line without edges, or after missing ones.
     pub fn read(&mut self, now_ns: u64, level: bool, told: &mut Vec<Told>) {
-        let expected = self.pending.map_or(self.level, |(level, _)| level);
-        if level != expected {
-            self.see(now_ns, level, now_ns, told);
+        match self.pending {
+            // It went back, nobody knows when: it has not settled.
+            Some((pending, _)) if pending != level => self.pending = None,
+            None if level != self.level => self.see(now_ns, level, now_ns, told),
+            _ => {}
         }
     }
 
