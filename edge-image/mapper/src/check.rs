@@ -126,6 +126,17 @@ fn render(plan: &Plan, out: &mut String) {
         let framing = if port.framing == Framing::Lines { "text lines" } else { "frames" };
         let _ = writeln!(out, "  opens {} at {} baud, {framing}", port.path, port.baud_rate);
     }
+    match &plan.protocol {
+        Protocol::I2c(place) => {
+            let _ = writeln!(out, "  opens /dev/i2c-{}, address {:#04x}", place.bus, place.address);
+        }
+        Protocol::Spi(place) => {
+            let (bus, select) = (place.bus, place.select);
+            let _ =
+                writeln!(out, "  opens /dev/spidev{bus}.{select} at {} Hz, mode {}", place.hz, place.mode);
+        }
+        _ => {}
+    }
     if let Protocol::Modbus(slave) = &plan.protocol {
         let _ = writeln!(out, "  asks unit {} on {}", slave.unit, slave.line.link.name());
     }
@@ -156,6 +167,21 @@ fn render(plan: &Plan, out: &mut String) {
             Access::Pwm(pwm) => {
                 let chip = pwm.chip.as_deref().unwrap_or("the Pi's PWM chip");
                 write!(out, "  {}: drives channel {} of {chip}", property.name, pwm.channel)
+            }
+            Access::Thermometer(sensor) => {
+                let id = sensor.id.as_deref().unwrap_or("the only one on the wire");
+                write!(out, "  {}: reads 1-Wire thermometer {id}", property.name)
+            }
+            Access::Bytes(register) => {
+                let act = if register.write.is_some() { "reads and writes" } else { "reads" };
+                let sent: Vec<String> = register.read.iter().map(|byte| format!("{byte:02x}")).collect();
+                write!(
+                    out,
+                    "  {}: {act} {} byte(s) after sending {}",
+                    property.name,
+                    register.length,
+                    sent.join(" ")
+                )
             }
             Access::Channel(channel) => write!(out, "  {}: channel {channel}", property.name),
             Access::Register(register) => {

@@ -21,6 +21,7 @@ pub mod modbus;
 #[cfg(feature = "laptop")]
 pub mod new;
 pub mod plan;
+pub mod polled;
 pub mod pwm;
 pub mod run;
 pub mod scan;

@@ -19,6 +19,19 @@ pub const EDGE_TROUBLE_MS: u64 = 60_000;
 /// A line with more edges than that is looked at this often instead of at each edge.
 pub const STORM_PAUSE_MS: u64 = 100;
 
+/// Bytes of one register, and bytes sent before they come or skipped in the answer.
+pub const REGISTER_BYTES_MAX: usize = 8;
+pub const REGISTER_SEND_BYTES_MAX: usize = 16;
+/// Longest text of a 1-Wire sensor's file that is read.
+pub const ONEWIRE_FILE_BYTES_MAX: u64 = 512;
+/// Threads for devices on slow buses, also those that hang in the kernel; one more device is offline with that reason.
+pub const WORKERS_MAX: usize = 16;
+pub const WORKER_STACK_BYTES: usize = 64 * 1024;
+/// After this a bus counts as hanging: its values are stale until it answers.
+pub const ANSWER_MS_MAX: u64 = 10_000;
+/// So many failures in a row, and the last value stands no more.
+pub const PASSING_FAILURES_MAX: u32 = 5;
+
 /// Longest serial text line; a longer one is dropped to its end.
 pub const LINE_BYTES_MAX: usize = 1024;
 /// Longest line to send.

@@ -18,6 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Deserialize;
 
 use crate::{
+    board,
     driver::{Driver, Reading, Wait},
     engine::{Engine, Opener},
     gpio::{GpioDriver, linux::KernelChips},
@@ -26,7 +27,12 @@ use crate::{
     limits::{DESCRIPTION_BYTES_MAX, VALUE_BYTES_MAX},
     modbus::{self, ModbusDriver},
     monotonic_ms,
-    plan::{PROTOCOLS, Plan, Protocol},
+    plan::{Access, PROTOCOLS, Plan, Protocol},
+    polled::{
+        Bus, PolledDriver,
+        onewire::{self, OneWire},
+        registers::Registers,
+    },
     serial::{self, SerialDriver},
     wall_ms,
 };
@@ -87,6 +93,22 @@ impl Opener for KernelOpener {
                     readings,
                 )?)
             }
+            Protocol::OneWire => {
+                let sensors = plan.properties.iter().filter_map(|property| match &property.access {
+                    Access::Thermometer(sensor) => Some(sensor.clone()),
+                    _ => None,
+                });
+                let bus = OneWire::new(onewire::ROOT, sensors.collect());
+                Box::new(PolledDriver::open(now_ms, &plan.properties, Box::new(bus))?)
+            }
+            Protocol::I2c(place) => {
+                let name = format!("address {:#04x} of /dev/i2c-{}", place.address, place.bus);
+                registers(now_ms, board::open_i2c(place)?, name, plan)?
+            }
+            Protocol::Spi(place) => {
+                let name = format!("/dev/spidev{}.{}", place.bus, place.select);
+                registers(now_ms, board::open_spi(place)?, name, plan)?
+            }
             Protocol::Modbus(slave) => {
                 Box::new(ModbusDriver::open(now_ms, device, slave, &plan.properties, &mut self.modbus)?)
             }
@@ -102,6 +124,15 @@ impl Opener for KernelOpener {
             let _ = self.outputs.release(&format!("{device}/{property}"));
         }
     }
+}
+
+fn registers(now_ms: u64, bus: Box<dyn Bus>, place: String, plan: &Plan) -> Result<Box<dyn Driver>, String> {
+    let registers = plan.properties.iter().filter_map(|property| match &property.access {
+        Access::Bytes(register) => Some(register.as_ref().clone()),
+        _ => None,
+    });
+    let source = Registers::new(bus, registers.collect(), place);
+    Ok(Box::new(PolledDriver::open(now_ms, &plan.properties, Box::new(source))?))
 }
 
 /// Runs until the process is ended: the kernel closes what it holds, and outputs are not its.

@@ -14,7 +14,7 @@ mod state;
 
 pub use answer::{Answer, State, Why};
 pub use client::SocketOutputs;
-pub use request::Target;
+pub use request::{Target, fuzz_words};
 pub use server::serve;
 pub use state::{Holder, fuzz_requests};
 

@@ -236,3 +236,14 @@ fn bit(text: &str) -> Option<bool> {
         _ => None,
     }
 }
+
+/// Total on any bytes; what was understood is said again as the same.
+pub fn fuzz_words(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let _ = super::Answer::parse(&text)
+        .map(|answer| assert_eq!(super::Answer::parse(&answer.to_string()), Some(answer)));
+    let Ok(target) = Target::parse(text.split_ascii_whitespace()) else { return };
+    let again = Target::parse(target.render().split_ascii_whitespace()).expect("our own words");
+    assert_eq!(again.render(), target.render());
+    assert!(again.holds_as(&target));
+}

@@ -242,6 +242,9 @@ fn any_bytes_are_answered() {
             data.push_str(words[random.below(words.len())]);
             data.push([' ', ' ', ' ', '\n'][random.below(4)]);
         }
+        data.split('\n').for_each(|line| {
+            fuzz_words(line.split_once("request a").map_or(line, |(_, rest)| rest).as_bytes())
+        });
         fuzz_requests(Box::new(World::default()), Box::new(PwmWorld::default()), data.as_bytes());
     }
 }

@@ -4,7 +4,9 @@ pub mod fields;
 pub mod gpio;
 pub mod modbus;
 pub mod pwm;
+pub mod register;
 pub mod safety;
+pub mod sensor;
 pub mod serial;
 pub mod text;
 pub mod value;
@@ -19,7 +21,7 @@ use fields::Fields;
 pub use value::{Domain, Type};
 
 /// The protocols of [`Protocol`], as Devices name them: a topic of descriptions each.
-pub const PROTOCOLS: [&str; 4] = ["gpio", "modbus", "pwm", "serial"];
+pub const PROTOCOLS: [&str; 7] = ["gpio", "i2c", "modbus", "onewire", "pwm", "serial", "spi"];
 
 /// The payload of a description topic.
 #[derive(Debug, Deserialize)]
@@ -123,6 +125,9 @@ pub struct Plan {
 pub enum Protocol {
     Gpio,
     Pwm,
+    OneWire,
+    I2c(register::I2cPlace),
+    Spi(register::SpiPlace),
     Serial(serial::Port),
     Modbus(Box<modbus::Slave>),
 }
@@ -149,6 +154,8 @@ pub struct Property {
 pub enum Access {
     Line(gpio::LineSpec),
     Pwm(pwm::PwmSpec),
+    Thermometer(sensor::Thermometer),
+    Bytes(Box<register::Register>),
     Text(Box<text::TextField>),
     Channel(u8),
     Register(Box<modbus::Register>),
@@ -171,6 +178,9 @@ fn plan(description: &Description) -> Result<Plan, String> {
     let (protocol, chip) = match spec.protocol.protocol_name.as_str() {
         "gpio" => (Protocol::Gpio, gpio::chip(&mut fields)?),
         "pwm" => (Protocol::Pwm, gpio::chip(&mut fields)?),
+        "onewire" => (Protocol::OneWire, None),
+        "i2c" => (Protocol::I2c(register::i2c(&mut fields)?), None),
+        "spi" => (Protocol::Spi(register::spi(&mut fields)?), None),
         "serial" => (Protocol::Serial(serial::port(&mut fields)?), None),
         "modbus" => (Protocol::Modbus(Box::new(modbus::slave(&mut fields)?)), None),
         other => {
@@ -212,6 +222,9 @@ fn property(
     let access = match protocol {
         Protocol::Gpio => Access::Line(gpio::line(&mut fields, chip)?),
         Protocol::Pwm => Access::Pwm(pwm::channel(&mut fields, chip)?),
+        Protocol::OneWire => Access::Thermometer(sensor::thermometer(&mut fields)?),
+        Protocol::I2c(_) => Access::Bytes(Box::new(register::register(&mut fields, false)?)),
+        Protocol::Spi(_) => Access::Bytes(Box::new(register::register(&mut fields, true)?)),
         Protocol::Serial(port) if port.framing == serial::Framing::Frames => {
             Access::Channel(serial::channel(&mut fields)?)
         }
@@ -276,6 +289,8 @@ fn wish_for(value: &str, domain: &Domain, access: &Access) -> Result<String, Str
         Access::Line(line) if line.direction == gpio::Direction::Input => {
             Some("set configData.direction to output")
         }
+        Access::Thermometer(_) => Some("use another device: this one only measures"),
+        Access::Bytes(register) if register.write.is_none() => Some("set configData.write to true"),
         Access::Text(text) if text.write.is_none() => {
             Some("set configData.write to the line to send, with {} for the value")
         }
@@ -287,6 +302,7 @@ fn wish_for(value: &str, domain: &Domain, access: &Access) -> Result<String, Str
     match access {
         Access::Line(line) => gpio::value(line.function, value).map(drop)?,
         Access::Pwm(_) => gpio::duty(value).map(drop)?,
+        Access::Bytes(register) => register.with_value(0, value).map(drop)?,
         _ => {}
     }
     if let Access::Register(register) = access {
