@@ -19,6 +19,7 @@ mapper hold-lines [--socket S] [--counts FILE]   the line-holder; counts of mete
 mapper lines [--socket S]            what the line-holder holds
 mapper check FILE [MODEL_FILE]       what Devices (YAML or JSON) would read and write
 mapper scan                          board, GPIO lines, serial ports, 1-Wire sensors and I2C addresses of this machine
+mapper scan modbus serialPort=/dev/ttyUSB0 baudRate=9600 parity=none units=1-32   which addresses answer (or ip=ADDRESS)
 mapper new --list                    the library of models (kinglet-mapper only)
 mapper new MODEL [--name NAME] [--node NODE]   prints the model and a Device of it, to be edited (kinglet-mapper only)
 ";
@@ -113,10 +114,23 @@ fn job() -> anyhow::Result<()> {
             print!("{}", scan::report());
             Ok(())
         }
+        ["scan", "modbus", words @ ..] => scan_modbus(words),
         ["new"] if order.list => library(&order, None),
         ["new", model] => library(&order, Some(model)),
         _ => bail!("unknown command; these are known:\n{USAGE}"),
     }
+}
+
+fn scan_modbus(words: &[&str]) -> anyhow::Result<()> {
+    let order = scan::modbus::Order::parse(words).map_err(anyhow::Error::msg)?;
+    let last = *order.units.end();
+    let found = scan::modbus::scan(&order, |unit, text| match text {
+        // Progress goes where it is not in the way of the result.
+        None => eprint!("\rasking {unit} of {last} "),
+        Some(text) => println!("\rslaveID: {unit} {text}"),
+    });
+    eprintln!("\r{} of {} addresses answer", found.as_ref().unwrap_or(&0), order.units.len());
+    found.map(drop).map_err(anyhow::Error::msg)
 }
 
 /// What `new` is asked for.

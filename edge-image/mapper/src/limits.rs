@@ -108,3 +108,8 @@ pub const NAME_BYTES_MAX: usize = 128;
 /// `reportCycle` and `collectCycle` below this are raised to it.
 pub const CYCLE_MS_MIN: u64 = 100;
 pub const COLLECT_CYCLE_MS_DEFAULT: u64 = 1_000;
+
+/// How long `scan modbus` waits for each address: at 2400 baud an answer takes 40 ms, and slow devices think as long.
+pub const MODBUS_SCAN_TIMEOUT_MS: u64 = 200;
+/// 1-Wire sensors and I2C buses that `scan` shows; further ones are left out.
+pub const SCAN_ENTRIES_MAX: usize = 64;

@@ -9,7 +9,7 @@ pub mod adu;
 pub mod device;
 mod driver;
 pub mod line;
-mod link;
+pub(crate) mod link;
 pub mod merge;
 pub mod pdu;
 pub mod value;
