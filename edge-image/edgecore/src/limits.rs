@@ -46,12 +46,18 @@ const _: () = assert!(RECONNECT_DELAY_FIRST.as_millis() < RECONNECT_DELAY_MAX.as
 const _: () = assert!(REQUESTS_MAX <= HUB_QUEUE_LEN);
 
 /// Connections to the internal broker; a further client is refused and the log says so.
-pub const BUS_CONNECTIONS_MAX: usize = 128;
+pub const BUS_CONNECTIONS_MAX: usize = 1024;
 /// Tasks of the bus: two per broker, and at most two brokers.
 pub const BUS_TASKS_MAX: usize = 4;
 /// Pause before the internal broker tries again to listen or to accept.
 pub const BUS_RETRY_DELAY_MIN: Duration = Duration::from_millis(200);
 pub const BUS_RETRY_DELAY_MAX: Duration = Duration::from_secs(10);
+/// Time for the broker's connections to take what they are told at a stop.
+pub const BUS_STOP_TIMEOUT: Duration = Duration::from_millis(500);
+/// Users in the broker's password file; more are refused.
+pub const MQTT_USERS_MAX: usize = 1024;
+/// Most rounds of a password's hash: what takes longer would be a way to keep the broker busy.
+pub const MQTT_ITERATIONS_MAX: u32 = 1_000_000;
 /// Devices of one node; further ones are named in the node's condition `DeviceConfigInvalid`.
 pub const DEVICES_MAX: usize = 256;
 /// The folder of devices: files, bytes and objects of one. More files make a look fail, and all devices go on as they were; a larger

@@ -11,7 +11,8 @@ use crate::{
         CLIENT_OUTPUT_BYTES_MAX, IN_FLIGHT_MAX, PACKET_BYTES_MAX, RETRY_DELAY_MS_MAX, RETRY_DELAY_MS_MIN,
         SUBSCRIPTIONS_MAX,
     },
-    packet::{self, Connect, DecodeError, Packet, Publish, Qos},
+    packet::{self, Ack, Connect, DecodeError, Packet, Publish, Qos},
+    property::Properties,
     topic::{filter_is_valid, topic_is_valid},
 };
 
@@ -138,6 +139,7 @@ impl Client {
                 will: None,
                 username: self.options.username.as_deref(),
                 password: self.options.password.as_deref().map(str::as_bytes),
+                ..Connect::default()
             }),
         );
     }
@@ -203,7 +205,15 @@ impl Client {
         if qos == Qos::AtMostOnce {
             encode::packet(
                 &mut self.output,
-                &Packet::Publish(Publish { topic, payload, qos, retain, duplicate: false, id: 0 }),
+                &Packet::Publish(Publish {
+                    topic,
+                    payload,
+                    qos,
+                    retain,
+                    duplicate: false,
+                    id: 0,
+                    ..Publish::default()
+                }),
             );
             return Ok(0);
         }
@@ -211,7 +221,15 @@ impl Client {
         let mut packet = Vec::with_capacity(len);
         encode::packet(
             &mut packet,
-            &Packet::Publish(Publish { topic, payload, qos: Qos::AtLeastOnce, retain, duplicate: false, id }),
+            &Packet::Publish(Publish {
+                topic,
+                payload,
+                qos: Qos::AtLeastOnce,
+                retain,
+                duplicate: false,
+                id,
+                ..Publish::default()
+            }),
         );
         self.output.extend_from_slice(&packet);
         self.in_flight.push_back(InFlight { id, packet });
@@ -221,7 +239,10 @@ impl Client {
     /// Says good-bye, so that the broker does not publish a will.
     pub fn disconnect(&mut self) {
         if self.phase == Phase::Up {
-            encode::packet(&mut self.output, &Packet::Disconnect);
+            encode::packet(
+                &mut self.output,
+                &Packet::Disconnect { reason: 0, properties: Properties::default() },
+            );
         }
     }
 
@@ -258,7 +279,7 @@ impl Client {
                 Packet::Publish(publish) => {
                     if publish.qos != Qos::AtMostOnce {
                         let id = publish.id;
-                        encode::packet(&mut self.output, &Packet::PubAck(id));
+                        encode::packet(&mut self.output, &Packet::PubAck(id.into()));
                     }
                     let Some((Packet::Publish(publish), _)) = packet::decode(&self.received[start..], max)?
                     else {
@@ -283,7 +304,7 @@ impl Client {
                     return Ok(Some(Event::Up));
                 }
                 Packet::ConnAck { code, .. } => return Err(ClientError::Refused(refusal(code))),
-                Packet::PubAck(id) => {
+                Packet::PubAck(Ack { id, .. }) => {
                     self.in_flight.retain(|waiting| waiting.id != id);
                     return Ok(Some(Event::Acknowledged(id)));
                 }
@@ -298,7 +319,7 @@ impl Client {
                         }
                     }
                 }
-                Packet::UnsubAck(_) | Packet::PingResp => {}
+                Packet::UnsubAck { .. } | Packet::PingResp => {}
                 _ => return Err(ClientError::Unexpected),
             }
         }
@@ -335,8 +356,11 @@ impl Client {
     fn send_subscribe(&mut self, at: usize) {
         let id = self.next_id();
         self.subscribing.push((id, at));
-        let filters = vec![(self.filters[at].as_str(), Qos::AtLeastOnce)];
-        encode::packet(&mut self.output, &Packet::Subscribe { id, filters });
+        let filters = vec![(self.filters[at].as_str(), Qos::AtLeastOnce.into())];
+        encode::packet(
+            &mut self.output,
+            &Packet::Subscribe { id, filters, properties: Properties::default() },
+        );
     }
 
     fn next_id(&mut self) -> u16 {

@@ -1,4 +1,4 @@
-//! MQTT 3.1.1 without I/O: the packets, topic matching, a client and a broker as plain values.
+//! MQTT 3.1.1 and 5 without I/O: the packets, topic matching, a client and a broker as plain values.
 //!
 //! Not here: sockets, clocks, threads. edgecore's `bus` drives the client and the broker on tokio, the mapper drives the client
 //! from a `poll` loop.
@@ -13,6 +13,7 @@ pub mod client;
 pub mod encode;
 pub mod limits;
 pub mod packet;
+pub mod property;
 pub mod topic;
 
-pub use packet::{DecodeError, Packet, Qos};
+pub use packet::{DecodeError, Packet, Qos, Version};

@@ -9,9 +9,17 @@ fn text_is_valid(text: &str) -> bool {
         && text.split('/').count() <= TOPIC_LEVELS_MAX
 }
 
-/// True for a topic that a message may be published to.
+/// True for a topic that a message may be published to. One pass: it is asked for every message.
 pub fn topic_is_valid(topic: &str) -> bool {
-    text_is_valid(topic) && !topic.contains(['+', '#'])
+    let mut levels = 1;
+    for byte in topic.bytes() {
+        match byte {
+            b'/' => levels += 1,
+            b'+' | b'#' | 0 => return false,
+            _ => {}
+        }
+    }
+    !topic.is_empty() && topic.len() <= TOPIC_BYTES_MAX && levels <= TOPIC_LEVELS_MAX
 }
 
 /// True for a filter: wildcards fill a whole level, and `#` is the last one.

@@ -133,7 +133,8 @@ fn server(url: &str) -> anyhow::Result<String> {
 
 fn auth(bus: &EventBus, listen: SocketAddr) -> Auth {
     if !bus.mqtt_username.is_empty() {
-        return Auth { users: [(bus.mqtt_username.clone(), bus.mqtt_password.clone())].into() };
+        let users = [(bus.mqtt_username.clone(), bus.mqtt_password.clone())].into();
+        return Auth { users, ..Auth::default() };
     }
     if !listen.ip().is_loopback() {
         tracing::warn!(

@@ -1,4 +1,18 @@
-//! A small generator of random numbers for seeded tests, here and in crates that test over this one.
+//! For seeded tests, here and in crates that test over this one: random numbers, and a disk that only remembers.
+
+use std::collections::BTreeMap;
+
+use super::{Change, Key};
+
+/// What a commit does to a disk.
+pub fn apply(disk: &mut BTreeMap<Key, Vec<u8>>, changes: Vec<Change>) {
+    for Change { key, value } in changes {
+        match value {
+            Some(value) => _ = disk.insert(key, value),
+            None => _ = disk.remove(&key),
+        }
+    }
+}
 
 /// SplitMix64: the same seed gives the same numbers on every machine.
 #[derive(Debug)]
