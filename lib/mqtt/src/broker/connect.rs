@@ -341,6 +341,10 @@ impl Broker {
         let crowded = self.queued_bytes >= self.limits.queues_bytes_max;
         let Some(session) = self.session(at) else { return };
         session.relax();
+        if session.is_kept() && session.needs_ids() {
+            self.write_session(at);
+        }
+        let Some(session) = self.session(at) else { return };
         let full = session.queue_bytes >= queue_max || (crowded && session.queue_bytes >= queue_max / 8);
         session.full_since_ms = full.then(|| session.full_since_ms.unwrap_or(now_ms));
         let stands = |since: u64| now_ms >= since.max(session.moved_ms) + STALL_MS_MAX;

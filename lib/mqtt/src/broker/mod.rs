@@ -694,4 +694,6 @@ pub fn fuzz_broker(data: &[u8]) {
 }
 
 #[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod tests;

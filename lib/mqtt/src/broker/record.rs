@@ -22,11 +22,12 @@ const RELEASED: u8 = 1;
 const RETAIN: u8 = 2;
 const MESSAGE_RETAIN: u8 = 4;
 
-/// A session: owner, expiry, next number, and its subscriptions.
+/// A session: owner, expiry, packet ids, and its subscriptions.
 pub(super) fn session(session: &Session, entry: impl Fn(&str) -> Option<Entry>) -> Vec<u8> {
     let mut out = vec![VERSION, u8::from(session.user.is_some())];
     bytes(&mut out, session.user.as_deref().unwrap_or_default().as_bytes());
     out.extend_from_slice(&session.expiry_s.to_be_bytes());
+    out.extend_from_slice(&session.ids_until.to_be_bytes());
     for filter in &session.filters {
         let Some(entry) = entry(filter) else { continue };
         bytes(&mut out, filter.as_bytes());
@@ -188,6 +189,7 @@ impl Broker {
         }
         let (has_user, user) = (reader.byte()? != 0, reader.text()?);
         let expiry_s = reader.four()?.min(self.limits.session_expiry_s_max);
+        let ids_until = reader.number()?;
         let mut filters = Vec::new();
         while !reader.0.is_empty() {
             let filter = reader.text()?;
@@ -213,6 +215,7 @@ impl Broker {
         }
         if let Some(session) = self.session(at) {
             session.is_confirmed = true;
+            session.skip_ids(ids_until);
             session.ends_at_ms = match expiry_s {
                 u32::MAX => u64::MAX,
                 seconds => now_ms + u64::from(seconds) * 1000,
@@ -228,7 +231,7 @@ pub fn fuzz_records(data: &[u8]) {
     let (client, topic) = ("c".to_owned(), "t".to_owned());
     broker.restore(0, [(Key::Session(client.clone()), data.to_vec())]);
     let session =
-        Change { key: Key::Session(client.clone()), value: Some(vec![VERSION, 0, 0, 0, 0, 0, 0, 9]) };
+        Change { key: Key::Session(client.clone()), value: Some(vec![VERSION, 0, 0, 0, 0, 0, 0, 9, 0, 0]) };
     let keys = [Key::Message { client, number: 1 }, Key::Retained(topic)];
     let records = keys.into_iter().map(|key| (key, data.to_vec()));
     broker.restore(0, session.value.map(|value| (session.key, value)).into_iter().chain(records));

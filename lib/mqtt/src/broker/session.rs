@@ -38,6 +38,9 @@ pub(super) struct Session {
     /// Ids of QoS 2 messages of the client that it has not released, and whether they are on the disk.
     pub incoming: BTreeMap<u16, bool>,
     last_id: u16,
+    /// Packet ids up to here may have been used before a power cut: after one they go on behind it. Else the client could take a
+    /// new message of QoS 2 for one that it has, and whose id the broker has forgotten.
+    pub ids_until: u16,
     /// Queued messages that have their id already.
     ids_reserved: usize,
     /// Of the next record on the disk.
@@ -83,6 +86,9 @@ pub(super) struct InFlight {
     pub number: u64,
 }
 
+/// Half of it is enough for what is sent until the next tick and the commit after it.
+const IDS_BLOCK: u16 = 8192;
+
 impl Waiting {
     pub fn cost(&self) -> usize {
         self.message.len() + QUEUED_OVERHEAD
@@ -111,12 +117,28 @@ impl Session {
             sent: 0,
             incoming: BTreeMap::new(),
             last_id: 0,
+            ids_until: IDS_BLOCK,
             ids_reserved: 0,
             next_number: 1,
             moved_ms: now_ms,
             full_since_ms: None,
             will: None,
         }
+    }
+
+    /// After a restart.
+    pub fn skip_ids(&mut self, ids_until: u16) {
+        self.last_id = ids_until;
+        self.ids_until = ids_until.wrapping_add(IDS_BLOCK);
+    }
+
+    /// True when the ids on the disk are soon used up; then there are more, to be written.
+    pub fn needs_ids(&mut self) -> bool {
+        let needs = self.ids_until.wrapping_sub(self.last_id) < IDS_BLOCK / 2;
+        if needs {
+            self.ids_until = self.last_id.wrapping_add(IDS_BLOCK);
+        }
+        needs
     }
 
     /// True for a session that outlives its connection.
