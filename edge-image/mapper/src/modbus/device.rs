@@ -385,6 +385,24 @@ impl Device {
         }
     }
 
+    /// The line is gone: nothing that was asked will be answered, and no value is known any more.
+    pub fn lost(&mut self, now_ms: u64, readings: &mut Vec<Reading>) {
+        self.works.clear();
+        self.silence = None;
+        self.probe_pause_ms = 0;
+        for point in &mut self.points {
+            point.due_ms = now_ms;
+            (point.alone, point.trouble) = (false, None);
+            if let Some(wish) = &mut point.wish {
+                wish.asked = false;
+            }
+            if point.last.take().is_some() || !point.stale {
+                readings.push(Reading::bad(point.property));
+            }
+            point.stale = true;
+        }
+    }
+
     /// The first thing that is wrong, if something is.
     pub fn complaint(&self) -> Option<String> {
         let refused = self.points.iter().filter_map(|point| point.wish.as_ref()?.refused.as_ref());

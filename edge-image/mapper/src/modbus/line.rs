@@ -182,6 +182,21 @@ impl Line {
         self.start_next(now_ms);
     }
 
+    /// The wire is gone, and with it all that was asked.
+    pub fn closed(&mut self) {
+        self.up = false;
+        self.current = None;
+        self.output.clear();
+        self.receiver.clear();
+        self.held.clear();
+        self.clients.values_mut().for_each(|client| *client = Client::default());
+    }
+
+    /// Nothing is out and nothing waits.
+    pub fn is_idle(&self) -> bool {
+        self.current.is_none() && self.clients.values().all(|client| client.queue.is_empty())
+    }
+
     /// An error means that the connection is of no use any more.
     pub fn received(&mut self, now_ms: u64, bytes: &[u8]) -> Result<(), String> {
         let Some(current) = &self.current else {

@@ -12,9 +12,11 @@ pub mod line;
 pub(crate) mod link;
 pub mod merge;
 pub mod pdu;
+mod shared;
 pub mod value;
 
-pub use driver::{Lines, ModbusDriver};
+pub use driver::ModbusDriver;
+pub use shared::Lines;
 
 #[cfg(test)]
 mod tests;

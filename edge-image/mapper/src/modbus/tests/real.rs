@@ -16,7 +16,7 @@ use rmodbus::guess_request_frame_len;
 
 use super::*;
 use crate::{
-    driver::{Driver, Reading},
+    driver::{Driver, Quality, Reading},
     modbus::{Lines, ModbusDriver},
     monotonic_ms,
     plan::Protocol,
@@ -219,18 +219,45 @@ fn an_unplugged_adapter_fails_every_device_on_it() {
     assert!(error.contains("cannot open"), "a dead line is not handed out: {error}");
 }
 
+/// Nobody listens, then somebody does, breaks off in the middle of a request, and is there again: the driver stays open.
 #[test]
-fn an_address_where_nobody_listens() {
+fn connections_are_made_again() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
     let plan = plan_of(
-        json!({"ip": "127.0.0.1", "port": port}),
+        json!({"ip": "127.0.0.1", "port": port, "slaveID": 1}),
         &[("p", "INT", json!({"register": "input", "offset": 0}), None)],
     );
-    let error = match open(&plan, "default/p", &mut Lines::default()) {
-        Ok(mut driver) => drive(&mut [&mut driver], |_| false).unwrap_err(),
-        Err(error) => error,
-    };
-    assert!(error.contains("refused") && error.contains("check ip, port"), "{error}");
+    let mut driver = open(&plan, "default/p", &mut Lines::default()).unwrap();
+    drive(&mut [&mut driver], |all| all.iter().any(|(_, reading)| reading.quality == Quality::Bad)).unwrap();
+    let said = driver.complaint().unwrap();
+    assert!(said.contains("refused") && said.contains("check ip, port"), "{said}");
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let storage: Storage = Arc::default();
+    storage.lock().unwrap().inputs[0] = 7;
+    let slave = storage.clone();
+    let served = std::thread::spawn(move || {
+        // The first is closed when it has asked; the second, after three answers.
+        let (mut first, _) = listener.accept().unwrap();
+        first.read_exact(&mut [0; 12]).unwrap();
+        drop(first);
+        let (mut second, _) = listener.accept().unwrap();
+        for _ in 0..3 {
+            let mut request = [0; 12];
+            second.read_exact(&mut request).unwrap();
+            let answer = serve(1, ModbusProto::TcpUdp, &slave, &request).unwrap();
+            second.write_all(&answer).unwrap();
+        }
+        drop(second);
+        answer(listener.accept().unwrap().0, ModbusProto::TcpUdp, &[(1, slave)]);
+    });
+    drive(&mut [&mut driver], |all| has(all, 0, 0, "7")).unwrap();
+    assert_eq!(driver.complaint(), None);
+    // Five values are more than the second connection's three answers.
+    for value in [8, 9, 10, 11] {
+        storage.lock().unwrap().inputs[0] = value;
+        drive(&mut [&mut driver], |all| has(all, 0, 0, &value.to_string())).unwrap();
+    }
+    assert!(!served.is_finished(), "the third connection serves");
 }
