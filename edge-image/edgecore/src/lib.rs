@@ -31,6 +31,7 @@ mod tls_fault;
 pub mod bus;
 pub mod device_folder;
 pub mod discovery;
+pub mod dmi;
 pub mod edged;
 pub mod hub;
 pub mod meta;
@@ -249,6 +250,8 @@ fn spawn_workers(supervisor: &mut Supervisor, cfg: &Arc<Config>, handles: &Handl
         });
     }
     if cfg.modules.device_twin.enable {
+        let (mappers, dmi_cfg) = (handles.clone(), cfg.clone());
+        supervisor.spawn("dmi", restart(), move |drain| dmi::run(mappers.clone(), dmi_cfg.clone(), drain));
         let (handles, cfg) = (with_device_folder(supervisor, cfg, handles), cfg.clone());
         spawn_discovery(supervisor, &cfg, &handles);
         supervisor.spawn("twin", restart(), move |drain| twin::run(handles.clone(), cfg.clone(), drain));

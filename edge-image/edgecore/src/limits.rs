@@ -96,3 +96,20 @@ pub const REPORT_EVERY_MS_MAX: i64 = 86_400_000;
 pub const POLICIES_MAX: usize = TWINS_PER_DEVICE_MAX + 1;
 /// A value may be read this long after our own clock's now; with a later time it counts as read now.
 pub const SOURCE_AHEAD_MS_MAX: i64 = 60_000;
+
+/// Mappers that are registered by DMI; when full, one that is long gone makes room, else a further one is refused.
+pub const DMI_MAPPERS_MAX: usize = 16;
+/// Connections of mappers; one more is closed at once, and the mapper dials again.
+pub const DMI_CONNECTIONS_MAX: usize = 32;
+/// Registrations, and outcomes of calls, that wait for their turn; then their senders wait.
+pub const DMI_QUEUE_LEN: usize = 16;
+/// Calls of all mappers together; more are refused with RESOURCE_EXHAUSTED. KubeEdge takes 1 a second after the first 100.
+pub const DMI_CALLS_PER_S: f64 = 100.0;
+pub const DMI_CALLS_BURST: f64 = 400.0;
+/// A mapper that does not answer a call for so long is taken for gone. KubeEdge's value.
+pub const DMI_CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pauses between attempts to reach a mapper.
+pub const DMI_RETRY_DELAY_MS_MIN: i64 = 500;
+pub const DMI_RETRY_DELAY_MS_MAX: i64 = 30_000;
+/// A mapper that is away for less (its restart) is no news.
+pub const DMI_DOWN_TOLD_MS: i64 = 5_000;

@@ -15,6 +15,7 @@ const DEFAULT_BROKER: &str = "127.0.0.1:1883";
 const DEFAULT_SOCKET: &str = "/run/kinglet/line-holder.sock";
 const USAGE: &str = "\
 mapper [--broker HOST:PORT] [--username U --password-file F] [--lines-socket S]   drives devices from the node's MQTT bus
+mapper --dmi /etc/kubeedge/dmi.sock [--dmi-listen S] [--dmi-protocols gpio,modbus]   the same at an edgecore's DMI (kinglet-mapper-dmi only)
 mapper hold-lines [--socket S] [--counts FILE]   the line-holder; counts of meters are kept in FILE
 mapper lines [--socket S]            what the line-holder holds
 mapper check FILE [MODEL_FILE]       what Devices (YAML or JSON) would read and write
@@ -49,6 +50,9 @@ fn job() -> anyhow::Result<()> {
         lines_socket: PathBuf::new(),
         client_id: "kinglet-mapper".into(),
     };
+    #[cfg(feature = "dmi")]
+    let mut dmi: (Option<PathBuf>, PathBuf, String) =
+        (None, "/etc/kubeedge/kinglet-mapper.sock".into(), crate::plan::PROTOCOLS.join(","));
     while let Some(argument) = arguments.next()? {
         match argument {
             Long("broker") => settings.broker = arguments.value()?.string()?,
@@ -61,6 +65,12 @@ fn job() -> anyhow::Result<()> {
             }
             Long("client-id") => settings.client_id = arguments.value()?.string()?,
             Long("socket" | "lines-socket") => socket = arguments.value()?.into(),
+            #[cfg(feature = "dmi")]
+            Long("dmi") => dmi.0 = Some(arguments.value()?.into()),
+            #[cfg(feature = "dmi")]
+            Long("dmi-listen") => dmi.1 = arguments.value()?.into(),
+            #[cfg(feature = "dmi")]
+            Long("dmi-protocols") => dmi.2 = arguments.value()?.string()?,
             Long("counts") => counts = Some(arguments.value()?.into()),
             Long("list") => order.list = true,
             Long("name") => order.name = Some(arguments.value()?.string()?),
@@ -80,6 +90,14 @@ fn job() -> anyhow::Result<()> {
     settings.lines_socket = socket.clone();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
+        #[cfg(feature = "dmi")]
+        [] if dmi.0.is_some() => crate::dmi::run(&crate::dmi::Settings {
+            edgecore: dmi.0.unwrap_or_default(),
+            listen: dmi.1,
+            name: settings.client_id,
+            protocols: dmi.2.split(',').map(|protocol| protocol.trim().to_owned()).collect(),
+            lines_socket: socket,
+        }),
         [] => run::run(&settings),
         ["hold-lines"] => {
             // Before anything else: SIGTERM is a message to `serve`, which writes the counts.

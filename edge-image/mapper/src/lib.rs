@@ -10,6 +10,8 @@
 pub mod board;
 pub mod check;
 pub mod cli;
+#[cfg(feature = "dmi")]
+pub mod dmi;
 pub mod driver;
 pub mod engine;
 pub mod expression;

@@ -113,3 +113,12 @@ pub const COLLECT_CYCLE_MS_DEFAULT: u64 = 1_000;
 pub const MODBUS_SCAN_TIMEOUT_MS: u64 = 200;
 /// 1-Wire sensors and I2C buses that `scan` shows; further ones are left out.
 pub const SCAN_ENTRIES_MAX: usize = 64;
+/// DMI: what edgecore said and the engine has not taken yet; then the connection waits.
+pub const DMI_COMMANDS_MAX: usize = 64;
+/// Connections of edgecore: KubeEdge makes a new one for each call.
+pub const DMI_CONNECTIONS_MAX: usize = 8;
+/// Models that are kept; a further one is refused.
+pub const DMI_MODELS_MAX: usize = 64;
+pub const DMI_CALL_S_MAX: u64 = 10;
+/// After a refusal: KubeEdge takes one call a second from all mappers together, after the first hundred.
+pub const DMI_REFUSED_PAUSE_MS: u64 = 1_000;

@@ -227,30 +227,9 @@ impl Loop {
             self.client.deadline_ms().filter(|_| self.stream.is_some()),
             connect_at,
         ];
-        let due_ms = times.into_iter().flatten().min().unwrap_or(now_ms + PAUSE_MS_MAX);
-        let pause_ms = due_ms.saturating_sub(now_ms).min(PAUSE_MS_MAX);
-        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(waits.len() + 2);
-        for (_, wait) in waits {
-            let write = if wait.write { PollFlags::POLLOUT } else { PollFlags::empty() };
-            fds.push(PollFd::new(borrowed(wait.fd), PollFlags::POLLIN | write));
-        }
-        if let Some(hot_plug) = &self.hot_plug {
-            fds.push(PollFd::new(hot_plug.fd(), PollFlags::POLLIN));
-        }
-        if let Some(stream) = &self.stream {
-            let write = if self.output_waits { PollFlags::POLLOUT } else { PollFlags::empty() };
-            fds.push(PollFd::new(stream.as_fd(), PollFlags::POLLIN | write));
-        }
-        match poll(&mut fds, PollTimeout::from(pause_ms as u16)) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => anyhow::bail!("cannot wait for devices: {error}"),
-        }
-        let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
-        let broker_ready = self.stream.is_some() && fds.last().is_some_and(is_ready);
-        let mut ready: Vec<String> =
-            waits.iter().zip(&fds).filter(|(_, fd)| is_ready(fd)).map(|((id, _), _)| id.clone()).collect();
-        ready.dedup();
-        Ok((broker_ready, ready))
+        let due_ms = times.into_iter().flatten().min();
+        let broker = self.stream.as_ref().map(|stream| (stream.as_fd(), self.output_waits));
+        ready_devices(now_ms, due_ms, waits, self.hot_plug.as_ref(), broker)
     }
 
     fn connect(&mut self, now_ms: u64) {
@@ -398,6 +377,39 @@ fn answer(result: &Result<(), String>) -> String {
         Ok(()) => r#"{"ok":true}"#.into(),
         Err(reason) => format!("{{\"ok\":false,\"reason\":{}}}", serde_json::Value::from(reason.as_str())),
     }
+}
+
+/// Sleeps until a device, a new one in /dev, the other descriptor (true: with room to write) or the clock has something. Returns whether the other
+/// one is ready, and the devices that are.
+pub(crate) fn ready_devices(
+    now_ms: u64,
+    due_ms: Option<u64>,
+    waits: &[(String, Wait)],
+    hot_plug: Option<&HotPlug>,
+    other: Option<(BorrowedFd<'_>, bool)>,
+) -> anyhow::Result<(bool, Vec<String>)> {
+    let pause_ms = due_ms.map_or(PAUSE_MS_MAX, |due_ms| due_ms.saturating_sub(now_ms).min(PAUSE_MS_MAX));
+    let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(waits.len() + 2);
+    let flags = |write: bool| PollFlags::POLLIN | if write { PollFlags::POLLOUT } else { PollFlags::empty() };
+    for (_, wait) in waits {
+        fds.push(PollFd::new(borrowed(wait.fd), flags(wait.write)));
+    }
+    if let Some(hot_plug) = hot_plug {
+        fds.push(PollFd::new(hot_plug.fd(), flags(false)));
+    }
+    if let Some((fd, write)) = other {
+        fds.push(PollFd::new(fd, flags(write)));
+    }
+    match poll(&mut fds, PollTimeout::from(pause_ms as u16)) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+        Err(error) => anyhow::bail!("cannot wait for devices: {error}"),
+    }
+    let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+    let other_ready = other.is_some() && fds.last().is_some_and(is_ready);
+    let mut ready: Vec<String> =
+        waits.iter().zip(&fds).filter(|(_, fd)| is_ready(fd)).map(|((id, _), _)| id.clone()).collect();
+    ready.dedup();
+    Ok((other_ready, ready))
 }
 
 /// Descriptors of drivers for one `poll`.

@@ -3,7 +3,7 @@
 //! tonic's server half would add a router and middleware for three methods, and neither half of it fits the mapper; measured in
 //! docs/decisions/dmi.md. The caller of [`Channel`] and [`serve`] owns the socket and the task, nothing here spawns.
 
-use std::{future::Future, sync::Arc};
+use std::future::Future;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{FutureExt, StreamExt, future::poll_fn, stream::FuturesUnordered};
@@ -48,6 +48,11 @@ pub enum CallError {
     #[error("{0}")]
     Broken(String),
 }
+
+/// What a call carries: any message of [`crate::messages`].
+pub trait Body: Message + Default {}
+
+impl<M: Message + Default> Body for M {}
 
 /// One message out of gRPC's framing: a byte for compression, four for the length.
 pub fn unframe(body: &[u8]) -> Result<&[u8], String> {
@@ -94,7 +99,7 @@ pub fn decode<M: Message + Default>(message: &[u8]) -> Result<M, Refusal> {
 
 /// Serves one connection until its peer ends it. `service` gets the path of the method and the message, and returns the framed
 /// answer. Messages over `bytes_max` are refused before they are read whole.
-pub async fn serve<Io, F>(io: Io, bytes_max: usize, service: Arc<impl Fn(String, Bytes) -> F>)
+pub async fn serve<Io, F>(io: Io, bytes_max: usize, service: &impl Fn(String, Bytes) -> F)
 where
     Io: AsyncRead + AsyncWrite + Unpin,
     F: Future<Output = Result<Bytes, Refusal>>,
@@ -109,7 +114,7 @@ where
         // Accepting also moves the bytes of the calls under way.
         tokio::select! {
             accepted = connection.accept() => match accepted {
-                Some(Ok((request, respond))) => calls.push(answer(request, respond, bytes_max, service.clone())),
+                Some(Ok((request, respond))) => calls.push(answer(request, respond, bytes_max, service)),
                 _ => return,
             },
             Some(()) = calls.next(), if !calls.is_empty() => {}
@@ -121,7 +126,7 @@ async fn answer<F>(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
     bytes_max: usize,
-    service: Arc<impl Fn(String, Bytes) -> F>,
+    service: &impl Fn(String, Bytes) -> F,
 ) where
     F: Future<Output = Result<Bytes, Refusal>>,
 {

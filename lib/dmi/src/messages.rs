@@ -43,6 +43,9 @@ pub struct MapperRegisterResponse {
     pub model_list: Vec<DeviceModel>,
     #[prost(message, repeated, tag = "2")]
     pub device_list: Vec<Device>,
+    /// Ours: this is Kinglet's edgecore, which knows of quality and reasons. Others skip the field.
+    #[prost(bool, tag = "1000")]
+    pub kinglet: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -63,6 +66,9 @@ pub struct ReportDeviceStatesRequest {
     pub device_namespace: String,
     #[prost(string, tag = "3")]
     pub state: String,
+    /// Ours: why.
+    #[prost(string, tag = "1000")]
+    pub reason: String,
 }
 
 /// RegisterDevice and UpdateDevice; also the answer to GetDevice.

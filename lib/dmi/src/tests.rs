@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use bytes::Bytes;
 use prost::Message;
 use serde_json::{Value, json};
@@ -96,7 +94,7 @@ fn field_numbers_are_frozen() {
 #[tokio::test(flavor = "current_thread")]
 async fn calls_answers_and_refusals() {
     let (near, far) = tokio::io::duplex(1024);
-    let service = Arc::new(|path: String, message: Bytes| async move {
+    let service = |path: String, message: Bytes| async move {
         let request: NamedRequest = decode(&message)?;
         match path.as_str() {
             "/v1beta1.DeviceMapperService/GetDevice" => {
@@ -104,8 +102,8 @@ async fn calls_answers_and_refusals() {
             }
             _ => Err(Refusal::new(code::UNIMPLEMENTED, format!("100% unknown: {path} ü"))),
         }
-    });
-    let server = serve(far, 100_000, service);
+    };
+    let server = serve(far, 100_000, &service);
     let client = async {
         let mut channel = Channel::open(near).await.unwrap();
         for name in ["a".to_owned(), "x".repeat(90_000)] {
@@ -131,9 +129,12 @@ async fn calls_answers_and_refusals() {
 #[test]
 fn any_bytes() {
     let (device, model) = from_description(&sample()).unwrap();
-    let good =
-        frame(&messages::MapperRegisterResponse { model_list: vec![model], device_list: vec![device] })
-            .to_vec();
+    let good = frame(&messages::MapperRegisterResponse {
+        model_list: vec![model],
+        device_list: vec![device],
+        kinglet: true,
+    })
+    .to_vec();
     let text = sample().to_string();
     let mut state = 7u64;
     let mut random = move || {
