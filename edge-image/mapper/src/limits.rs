@@ -113,6 +113,7 @@ pub const COLLECT_CYCLE_MS_DEFAULT: u64 = 1_000;
 pub const MODBUS_SCAN_TIMEOUT_MS: u64 = 200;
 /// 1-Wire sensors and I2C buses that `scan` shows; further ones are left out.
 pub const SCAN_ENTRIES_MAX: usize = 64;
+
 /// DMI: what edgecore said and the engine has not taken yet; then the connection waits.
 pub const DMI_COMMANDS_MAX: usize = 64;
 /// Connections of edgecore: KubeEdge makes a new one for each call.
