@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::Kind;
+use crate::apiservices::{self, API_SERVICE};
 use crate::kinds::{KINDS, VERBS, groups};
 
 /// Resources that are answered but not kept: (group, plural, kind, namespaced).
@@ -14,15 +15,19 @@ pub const REVIEWS: &[(&str, &str, &str)] = &[
 
 /// What is measured when it is asked for: (plural, kind, namespaced).
 pub const METRICS: &[(&str, &str, bool)] = &[("nodes", "NodeMetrics", false), ("pods", "PodMetrics", true)];
+/// Verbs of what is not kept.
+const READ_ONLY: [&str; 2] = ["get", "list"];
 const METRICS_GROUP: (&str, &str) = ("metrics.k8s.io", "v1beta1");
 
-fn all_groups(measured: bool) -> Vec<(&'static str, &'static str)> {
+/// All groups and their version; with those that are measured if something measures.
+pub fn groups_served(measured: bool) -> Vec<(&'static str, &'static str)> {
     let mut out = groups();
     for (group, ..) in REVIEWS {
         if !out.contains(&(group, "v1")) {
             out.push((group, "v1"));
         }
     }
+    out.push((apiservices::GROUP, apiservices::VERSION));
     if measured {
         out.push(METRICS_GROUP);
     }
@@ -31,7 +36,7 @@ fn all_groups(measured: bool) -> Vec<(&'static str, &'static str)> {
 
 /// Which aggregated form: `v2` or `v2beta1`.
 pub fn aggregated(core: bool, version: &str, measured: bool) -> Value {
-    let items: Vec<Value> = all_groups(measured)
+    let items: Vec<Value> = groups_served(measured)
         .into_iter()
         .filter(|(group, _)| group.is_empty() == core)
         .map(|(group, group_version)| {
@@ -46,10 +51,16 @@ pub fn aggregated(core: bool, version: &str, measured: bool) -> Value {
                 json!({
                     "resource": plural, "responseKind": {"group": group, "version": group_version, "kind": kind},
                     "scope": if *namespaced { "Namespaced" } else { "Cluster" }, "singularResource": "",
-                    "verbs": ["get", "list"],
+                    "verbs": READ_ONLY,
                 })
             });
-            let resources: Vec<Value> = kept.chain(reviews).chain(metrics).collect();
+            let listed = (group == apiservices::GROUP).then(|| {
+                let mut listed = aggregated_kind(&API_SERVICE);
+                listed["verbs"] = json!(READ_ONLY);
+                listed["subresources"][0]["verbs"] = json!(["get"]);
+                listed
+            });
+            let resources: Vec<Value> = kept.chain(reviews).chain(metrics).chain(listed).collect();
             let metadata = if group.is_empty() {
                 json!({"creationTimestamp": null})
             } else {
@@ -109,7 +120,7 @@ fn group(name: &str, version: &str) -> Value {
 
 /// `/apis`.
 pub fn group_list(measured: bool) -> Value {
-    let groups: Vec<Value> = all_groups(measured)
+    let groups: Vec<Value> = groups_served(measured)
         .into_iter()
         .filter(|(name, _)| !name.is_empty())
         .map(|(name, version)| group(name, version))
@@ -120,7 +131,7 @@ pub fn group_list(measured: bool) -> Value {
 /// `/apis/<group>`.
 pub fn one_group(name: &str, measured: bool) -> Option<Value> {
     let (name, version) =
-        all_groups(measured).into_iter().find(|(group, _)| *group == name && !name.is_empty())?;
+        groups_served(measured).into_iter().find(|(group, _)| *group == name && !name.is_empty())?;
     let mut out = group(name, version);
     out["kind"] = "APIGroup".into();
     out["apiVersion"] = "v1".into();
@@ -129,7 +140,7 @@ pub fn one_group(name: &str, measured: bool) -> Option<Value> {
 
 /// `/api/v1`, `/apis/<group>/<version>`.
 pub fn resource_list(group: &str, version: &str, measured: bool) -> Option<Value> {
-    all_groups(measured).contains(&(group, version)).then_some(())?;
+    groups_served(measured).contains(&(group, version)).then_some(())?;
     let mut resources = Vec::new();
     for kind in KINDS.iter().filter(|kind| kind.group == group && kind.version == version) {
         let mut entry = json!({
@@ -169,7 +180,18 @@ pub fn resource_list(group: &str, version: &str, measured: bool) -> Option<Value
     }
     for (plural, kind, namespaced) in METRICS.iter().filter(|_| group == METRICS_GROUP.0) {
         resources.push(json!({
-            "name": plural, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": ["get", "list"],
+            "name": plural, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": READ_ONLY,
+        }));
+    }
+    if group == apiservices::GROUP {
+        let of = &API_SERVICE;
+        resources.push(json!({
+            "name": of.plural, "singularName": of.singular, "namespaced": false, "kind": of.kind, "verbs": READ_ONLY,
+            "categories": of.categories,
+        }));
+        resources.push(json!({
+            "name": format!("{}/status", of.plural), "singularName": "", "namespaced": false, "kind": of.kind,
+            "verbs": ["get"],
         }));
     }
     let group_version = if group.is_empty() { version.to_string() } else { format!("{group}/{version}") };

@@ -11,6 +11,7 @@
 pub mod kinds;
 pub mod schema;
 
+pub mod apiservices;
 pub mod crd;
 pub mod decode;
 pub mod defaults;

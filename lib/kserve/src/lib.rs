@@ -18,6 +18,7 @@ pub mod service;
 pub mod tokens;
 
 mod admission;
+mod apiservices;
 mod body;
 mod connect;
 mod delete;

@@ -170,7 +170,7 @@ impl<B: Backend> Server<B> {
         Err(error)
     }
 
-    fn show_list(
+    pub(crate) fn show_list(
         &self,
         kind: &'static Kind,
         call: &Call<'_>,

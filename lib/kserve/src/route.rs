@@ -1,6 +1,7 @@
 //! What a path asks for.
 
 use kapi::Kind;
+use kapi::apiservices;
 use kapi::kinds;
 
 use crate::metrics;
@@ -14,6 +15,8 @@ pub(crate) enum Route {
     Review { group: String, resource: String },
     /// What nodes or pods use: measured, not kept. The target is the node or pod.
     Metrics(Target),
+    /// Which groups are served, as objects.
+    ApiServices(Target),
     /// Everything else: discovery, version, health.
     Path(String),
 }
@@ -57,8 +60,21 @@ pub(crate) fn route(path: &str) -> Option<Route> {
     if group == metrics::GROUP {
         return metrics::target(rest).filter(|_| version == "v1beta1").map(Route::Metrics);
     }
+    if group == apiservices::GROUP {
+        return apiservice(rest).filter(|_| version == apiservices::VERSION).map(Route::ApiServices);
+    }
     let words_before = parts.len() - rest.len();
     target(group, version, rest, |words| tail(path, words_before + words)).map(Route::Objects)
+}
+
+fn apiservice(rest: &[&str]) -> Option<Target> {
+    let (name, subresource) = match rest {
+        ["apiservices"] => (None, None),
+        ["apiservices", name] => (Some(name.to_string()), None),
+        ["apiservices", name, "status"] => (Some(name.to_string()), Some("status".to_string())),
+        _ => return None,
+    };
+    Some(Target { kind: &apiservices::API_SERVICE, namespace: None, name, subresource, tail: String::new() })
 }
 
 /// A path without its first words, undecoded.
@@ -126,6 +142,9 @@ mod tests {
             Some(Route::Metrics(target)) => {
                 format!("metrics {} {} {}", target.kind.kind, target.namespace(), target.name())
             }
+            Some(Route::ApiServices(target)) => {
+                format!("apiservice {} {}", target.name(), target.subresource())
+            }
             Some(Route::Review { resource, .. }) => format!("review {resource}"),
             Some(Route::Path(path)) => format!("path {path}"),
             None => "none".into(),
@@ -147,7 +166,11 @@ mod tests {
             ("/apis/metrics.k8s.io/v1beta1/namespaces/a/pods", "metrics Pod a "),
             ("/apis/metrics.k8s.io/v1/pods", "none"),
             ("/apis/metrics.k8s.io/v1beta1/services", "none"),
+            ("/apis/apiregistration.k8s.io/v1/apiservices", "apiservice  "),
+            ("/apis/apiregistration.k8s.io/v1/apiservices/v1./status", "apiservice v1. status"),
+            ("/apis/apiregistration.k8s.io/v1/others", "none"),
             ("/api/v1/pods/b", "none"),
+            ("/api/v1/namespaces/a/pods/b:80/proxy/c", "Pod a b:80 proxy/c"),
             ("/api/v1/namespaces/a/nodes", "none"),
             ("/api/v1/namespaces/a/pods/b/log", "Pod a b log"),
             ("/api/v1/namespaces/a/pods/b/log/x", "none"),

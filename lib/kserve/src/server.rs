@@ -152,6 +152,10 @@ impl<B: Backend> Server<B> {
                 let call = Call { target: &target, query: &query, parts, body, format: format(parts)? };
                 self.metrics(&call, identity).await
             }
+            Route::ApiServices(target) => {
+                let call = Call { target: &target, query: &query, parts, body, format: format(parts)? };
+                self.api_services(&call, identity)
+            }
             Route::Objects(target) => {
                 let mut verb = verb(&parts.method, &target, &query)?;
                 // A kubelet runs commands by GET too.

@@ -77,6 +77,7 @@ pub fn columns(kind: &Kind) -> &'static [Column] {
             }
         }
         "Lease" => const { &[NAME, column("Holder", "string"), AGE] },
+        "APIService" => const { &[NAME, column("Service", "string"), column("Available", "string"), AGE] },
         "Device" => {
             const {
                 &[
@@ -122,6 +123,7 @@ fn cells(kind: &Kind, object: &Value, now: i64) -> Vec<Value> {
         "Node" => node::cells(object, now),
         "PersistentVolume" => storage::volume(object, now),
         "PersistentVolumeClaim" => storage::claim(object, now),
+        "APIService" => vec![name(), "Local".into(), "True".into(), created()],
         "StorageClass" => storage::class(object, now),
         "Namespace" => vec![name(), text("status.phase"), created()],
         "ConfigMap" => vec![name(), (count("data") + count("binaryData")).into(), created()],
