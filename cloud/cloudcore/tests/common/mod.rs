@@ -546,6 +546,15 @@ impl Edge {
         self.waiting.into()
     }
 
+    /// As [`Edge::ended`], on a link that is never written to again: a WebSocket that is read answers pings and closes.
+    pub async fn ended_without_an_answer(self) {
+        let tcp = self.ws.get_ref().get_ref().0;
+        // Readable, with nothing to read: the other end has closed.
+        while !tcp.peek(&mut [0]).await.is_ok_and(|read| read == 0) {
+            let _ = tcp.try_read(&mut [0; 4096]);
+        }
+    }
+
     /// All that comes until the answer to a request that is sent last.
     pub async fn drain(&mut self) -> Vec<String> {
         let node = self.node.clone();
