@@ -8,7 +8,7 @@ use super::rfc3339;
 use crate::edged::{
     hooks::POST_START_ERROR,
     observed::{Container as Seen, Observed, Sandbox, State},
-    pod::{Container, Pod, RestartPolicy},
+    pod::{Container, Pod, RestartPolicy, VolumeMount},
     record::{Remembered, Terminated},
     worker::{RUN_ERROR, Slot, Worker},
 };
@@ -41,6 +41,7 @@ pub struct Line {
     image: String,
     image_ref: String,
     id: String,
+    mounts: Vec<Value>,
 }
 
 impl Line {
@@ -86,6 +87,9 @@ impl Line {
         let last =
             self.last.map_or(json!({}), |last| json!({ "terminated": terminated(&last, message_bytes_max) }));
         status.insert("lastState".into(), last);
+        if !self.mounts.is_empty() {
+            status.insert("volumeMounts".into(), self.mounts.into());
+        }
         Value::Object(status)
     }
 }
@@ -125,6 +129,7 @@ impl Scene<'_> {
             image: container.image.clone(),
             image_ref: String::new(),
             id: String::new(),
+            mounts: container.volume_mounts.iter().map(mount).collect(),
         };
         let Some(found) = latest else {
             // Its container was removed with its sandbox: told from memory.
@@ -214,6 +219,16 @@ impl Scene<'_> {
         };
         Stage::Waiting { reason: reason.into(), message }
     }
+}
+
+/// As kubelets from 1.31 on: of every mount of the spec, whatever the container's state. No runtime here mounts recursively read-only.
+fn mount(mount: &VolumeMount) -> Value {
+    let mut status = json!({ "name": mount.name, "mountPath": mount.mount_path });
+    if mount.read_only {
+        status["readOnly"] = true.into();
+        status["recursiveReadOnly"] = "Disabled".into();
+    }
+    status
 }
 
 fn stage(stage: &Stage, message_bytes_max: usize) -> Value {

@@ -144,7 +144,10 @@ fn a_running_pod() {
 
 #[test]
 fn a_pod_whose_init_container_has_not_ended() {
-    let spec = json!({ "initContainers": [{ "name": "i", "image": "x" }] });
+    let mounts = json!([{ "name": "v", "mountPath": "/a", "subPath": "s" },
+        { "name": "v", "mountPath": "/b", "readOnly": true, "recursiveReadOnly": "IfPossible" }]);
+    let spec = json!({ "volumes": [{ "name": "v", "emptyDir": {} }],
+        "initContainers": [{ "name": "i", "image": "x", "volumeMounts": mounts }] });
     let scene = Scene::new(pod(spec));
     let status = &scene.reported;
     assert_eq!(status["phase"], "Pending");
@@ -163,6 +166,12 @@ fn a_pod_whose_init_container_has_not_ended() {
         status["containerStatuses"][0]["state"],
         json!({ "waiting": { "reason": "PodInitializing" } })
     );
+    assert_eq!(
+        status["initContainerStatuses"][0]["volumeMounts"],
+        json!([{ "name": "v", "mountPath": "/a" },
+            { "name": "v", "mountPath": "/b", "readOnly": true, "recursiveReadOnly": "Disabled" }])
+    );
+    assert_eq!(status["containerStatuses"][0]["volumeMounts"], Value::Null);
 }
 
 #[test]
