@@ -8,7 +8,6 @@ mod common;
 use std::time::Duration;
 
 use common::{Cloud, PATIENCE, token};
-use kserve::NodeDialer as _;
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::protocol::Message as Frame;
