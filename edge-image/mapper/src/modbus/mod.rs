@@ -19,7 +19,7 @@ pub use driver::ModbusDriver;
 pub use shared::Lines;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Total on any bytes: whatever a line brings, at whatever moment, a request ends and nothing panics.
 pub fn fuzz_modbus(data: &[u8]) {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::plan::{self, Plan};
 
-type Storage = Arc<Mutex<Box<ModbusStorageFull>>>;
+pub type Storage = Arc<Mutex<Box<ModbusStorageFull>>>;
 
 /// What an rmodbus slave answers to a frame; `None` when it has nothing to say.
 fn serve(unit: u8, proto: ModbusProto, storage: &Storage, request: &[u8]) -> Option<Vec<u8>> {
@@ -30,6 +30,12 @@ fn serve(unit: u8, proto: ModbusProto, storage: &Storage, request: &[u8]) -> Opt
     frame.response_required.then_some(())?;
     frame.finalize_response().ok()?;
     Some(response)
+}
+
+/// A slave with address 1 on a port of this machine.
+pub fn slave() -> (u16, Storage) {
+    let storage: Storage = Arc::default();
+    (real::served(ModbusProto::TcpUdp, vec![(1, storage.clone())]), storage)
 }
 
 fn plan_of(config: Value, properties: &[(&str, &str, Value, Option<&str>)]) -> Plan {

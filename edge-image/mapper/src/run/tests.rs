@@ -215,3 +215,51 @@ fn an_adapter_that_is_unplugged_and_plugged_in_again() {
     stop.store(true, Ordering::Relaxed);
     mapper.join().unwrap();
 }
+
+/// A meter and a valve behind one address: from the description to the registers and back to the twin.
+#[test]
+fn a_modbus_device_over_mosquitto() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (slave, storage) = crate::modbus::tests::slave();
+    storage.lock().unwrap().inputs[342] = 215;
+    let stop = Arc::new(AtomicBool::new(false));
+    let settings = Settings {
+        broker: format!("127.0.0.1:{port}"),
+        username: None,
+        password: None,
+        lines_socket: "/nonexistent/lines.sock".into(),
+        client_id: "mapper-under-test".into(),
+    };
+    let mapper = {
+        let stop = stop.clone();
+        thread::spawn(move || {
+            let engine = Engine::new(Box::new(KernelOpener::new(&settings.lines_socket)));
+            Loop::new(&settings, engine).run(|| stop.load(Ordering::Relaxed)).unwrap();
+        })
+    };
+    let _broker = Mosquitto::start(port);
+    let watch = Watch::start(port);
+    let description = |valve: &str| {
+        serde_json::json!({"version": 1, "device": {"metadata": {"name": "m", "namespace": "default"}, "spec": {
+            "protocol": {"protocolName": "modbus", "configData": {"ip": "127.0.0.1", "port": slave, "slaveID": "1"}},
+            "properties": [
+                {"name": "voltage", "collectCycle": 100, "visitors": {"configData": {"register": "InputRegister", "offset": "342", "limit": 1, "scale": 0.1}}},
+                {"name": "valve", "desired": {"value": valve}, "visitors": {"configData": {"register": "CoilRegister", "offset": 9, "limit": 1}}}]}},
+            "model": {"spec": {"properties": [{"name": "voltage", "type": "FLOAT"}, {"name": "valve", "type": "BOOLEAN", "accessMode": "ReadWrite"}]}}})
+        .to_string()
+    };
+    let topic = "$kinglet/mapper/modbus/device/default/m";
+    publish(port, topic, &description("true"));
+    watch.wait_for(&["default/m/state/update", "\"online\""]);
+    watch.wait_for(&["twin/update", "\"valve\":{\"actual\":{\"value\":\"true\""]);
+    assert!(storage.lock().unwrap().coils[9]);
+    storage.lock().unwrap().inputs[342] = 221;
+    watch.wait_for(&["twin/update", "\"voltage\":{\"actual\":{\"value\":\"22.1\"", "\"good\""]);
+    publish(port, topic, &description("false"));
+    watch.wait_for(&["twin/update", "\"valve\":{\"actual\":{\"value\":\"false\""]);
+    assert!(!storage.lock().unwrap().coils[9]);
+    publish(port, topic, &description("open"));
+    watch.wait_for(&["default/m/state/update", "unhealthy", "is no BOOLEAN; write true or false"]);
+    stop.store(true, Ordering::Relaxed);
+    mapper.join().unwrap();
+}

@@ -88,7 +88,7 @@ fn answer(mut stream: impl Read + Write, proto: ModbusProto, units: &[(u8, Stora
     }
 }
 
-fn served(proto: ModbusProto, units: Vec<(u8, Storage)>) -> u16 {
+pub fn served(proto: ModbusProto, units: Vec<(u8, Storage)>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
