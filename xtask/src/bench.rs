@@ -17,12 +17,32 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         Some("link") => link(root, options),
         Some("hub") => hub(root, options),
         Some("mqtt") => mqtt(root),
-        Some(other) => bail!("no benchmark {other:?}; there are: pods, link, hub, mqtt"),
-        None => bail!("which benchmark? cargo xtask bench pods, link, hub or mqtt"),
+        Some("load") => load(root, options),
+        Some(other) => bail!("no benchmark {other:?}; there are: pods, link, hub, mqtt, load"),
+        None => bail!("which benchmark? cargo xtask bench pods, link, hub, mqtt or load"),
     }
 }
 
 fn pods(root: &Path, options: &Options) -> Result<()> {
+    let programs = with_pods(root, options)?;
+    let shim = options.shim.as_ref().map(|shim| shim.canonicalize()).transpose().context("--shim")?;
+    let dir = demo::scratch("bench")?;
+    let lines = e2e::bench::pods(&programs, &dir, shim.as_deref(), &mut e2e::steps::Steps::default())?;
+    tell(root, "pods", &lines)?;
+    std::fs::remove_dir_all(&dir).context("remove the scratch folder")
+}
+
+/// edgecore under the standard load of the design.
+fn load(root: &Path, options: &Options) -> Result<()> {
+    let programs = with_pods(root, options)?;
+    let dir = demo::scratch("bench")?;
+    let lines = e2e::bench::load::load(&programs, &dir, &mut e2e::steps::Steps::default())?;
+    tell(root, "load", &lines)?;
+    std::fs::remove_dir_all(&dir).context("remove the scratch folder")
+}
+
+/// The programs for a benchmark with pods: edgecore as the device has it.
+fn with_pods(root: &Path, options: &Options) -> Result<e2e::Programs> {
     if let Some(why) = e2e::containerd::missing() {
         bail!("the benchmark of pods {why}");
     }
@@ -35,11 +55,7 @@ fn pods(root: &Path, options: &Options) -> Result<()> {
         run_command(cargo(root).args(args))
     })?;
     programs.edgecore = root.join("target").join(host_target()?).join("device/edgecore");
-    let shim = options.shim.as_ref().map(|shim| shim.canonicalize()).transpose().context("--shim")?;
-    let dir = demo::scratch("bench")?;
-    let lines = e2e::bench::pods(&programs, &dir, shim.as_deref(), &mut e2e::steps::Steps::default())?;
-    tell(root, "pods", &lines)?;
-    std::fs::remove_dir_all(&dir).context("remove the scratch folder")
+    Ok(programs)
 }
 
 /// Bytes do not depend on how the programs are built: the quick way is good enough.

@@ -41,6 +41,7 @@ cargo xtask: build, run and test Kinglet
   cargo xtask bench link                bytes between a node and the cloud, on both lanes; table and target/bench/link.json
   cargo xtask bench hub                 what many nodes cost cloudcore; table and target/bench/hub.json
       --nodes N                         how many (default 1000)
+  cargo xtask bench load                edgecore with 20 pods, 50 devices and 500 objects; table and target/bench/load.json
   cargo xtask sizes                     budgets.toml against what was built and measured
   cargo xtask check                     import rules and other checks of the sources
 
