@@ -71,7 +71,9 @@ fn rust_target() -> Row {
     Row {
         what: "rust target",
         found: crate::programs::DEVICE_TARGET.into(),
-        remedy: (!there).then_some("rustup target add aarch64-unknown-linux-musl x86_64-unknown-linux-musl"),
+        remedy: (!there).then_some(
+            "rustup target add aarch64-unknown-linux-musl x86_64-unknown-linux-musl thumbv6m-none-eabi",
+        ),
     }
 }
 

@@ -52,6 +52,18 @@ pub fn pause(root: &Path, target: &str) -> Result<PathBuf> {
     Ok(folder.join("target").join(target).join("release/pause"))
 }
 
+/// The example firmware of a microcontroller, after its tests on this machine; a workspace and a target of its own.
+pub fn sensor(root: &Path) -> Result<PathBuf> {
+    let folder = root.join("edge-image/examples/sensor");
+    let mut test = cargo(&folder);
+    test.args(["test", "--quiet", "--locked", "--lib", "--target", host_target()?]);
+    run(&mut test)?;
+    let mut build = cargo(&folder);
+    build.args(["build", "--quiet", "--locked", "--release"]);
+    run(&mut build)?;
+    Ok(folder.join("target/thumbv6m-none-eabi/release/sensor"))
+}
+
 /// This machine's musl target.
 pub fn host_target() -> Result<&'static str> {
     match std::env::consts::ARCH {

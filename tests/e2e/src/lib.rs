@@ -23,6 +23,7 @@ pub mod registry;
 pub mod relay;
 pub mod report;
 pub mod rpi;
+pub mod sensor;
 pub mod serial_line;
 pub mod shared;
 pub mod steps;

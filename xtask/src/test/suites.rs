@@ -24,7 +24,11 @@ pub const ALL: &[Suite] = &[
         about: "all crates' own tests, with kubectl, containerd and mosquitto where they are",
         run: unit,
     },
-    Suite { name: "device", about: "the device's programs: build for aarch64 musl, static", run: device },
+    Suite {
+        name: "device",
+        about: "the device's programs: build for aarch64 musl, static; the sensor's firmware in QEMU",
+        run: device,
+    },
     Suite { name: "cloud", about: "cloudcore as a static program and as OCI images", run: cloud },
     Suite { name: "image", about: "the qemu-virt and rpi images; the latter boots as a Pi 3", run: image },
     Suite {
@@ -172,6 +176,16 @@ fn device(root: &Path, options: &Options) -> Result<Outcome> {
         match crate::elf::check_static(program) {
             Ok(()) => outcome.passed += 1,
             Err(error) => outcome.failed.push(format!("{error:#}")),
+        }
+    }
+    let sensor = programs::sensor(root)?;
+    let tools = prerequisites::tools(root, options.debian_mirror.as_deref())?;
+    let qemu = qemu::Programs::in_tools(tools.dir()).qemu_system_aarch64;
+    match e2e::sensor::speaks(&qemu, &sensor) {
+        Ok(()) => outcome.passed += 2,
+        Err(error) => {
+            let firmware = sensor.display();
+            outcome.failed.push(format!("{firmware}: {error:#} (again: cargo xtask test --suite device)"));
         }
     }
     outcome
