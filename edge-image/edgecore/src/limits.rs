@@ -47,8 +47,15 @@ const _: () = assert!(REQUESTS_MAX <= HUB_QUEUE_LEN);
 
 /// Connections to the internal broker; a further client is refused and the log says so.
 pub const BUS_CONNECTIONS_MAX: usize = 1024;
-/// Tasks of the bus: two per broker, and at most two brokers.
-pub const BUS_TASKS_MAX: usize = 4;
+/// Tasks of the bus: two per broker, at most two brokers, and the bridge's two readers, two writers and one copier for each rule.
+pub const BUS_TASKS_MAX: usize = 8 + BUS_BRIDGE_RULES_MAX;
+/// Rules of `modules.eventBus.bridge`. More are refused by `config check` and at the start.
+pub const BUS_BRIDGE_RULES_MAX: usize = 16;
+/// Messages that are not retained, and their bytes, kept for one broker that is away. Beyond it the oldest is dropped and counted.
+pub const BUS_KEPT_MAX: usize = 1000;
+pub const BUS_KEPT_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of retained messages kept for one broker. Beyond it the publisher is refused.
+pub const BUS_RETAINED_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Pause before the internal broker tries again to listen or to accept.
 pub const BUS_RETRY_DELAY_MIN: Duration = Duration::from_millis(200);
 pub const BUS_RETRY_DELAY_MAX: Duration = Duration::from_secs(10);

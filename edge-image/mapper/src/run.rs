@@ -159,6 +159,7 @@ impl Loop {
             client_id: settings.client_id.clone(),
             username: settings.username.clone(),
             password: settings.password.clone(),
+            clean_session: true,
             keep_alive_s: KEEP_ALIVE_S,
             packet_bytes_max: DESCRIPTION_BYTES_MAX,
         });

@@ -24,6 +24,8 @@ pub struct Options {
     pub client_id: String,
     pub username: Option<String>,
     pub password: Option<String>,
+    /// False: the broker keeps our subscriptions, and messages for them, while we are away.
+    pub clean_session: bool,
     pub keep_alive_s: u16,
     /// Largest packet accepted, at most [`PACKET_BYTES_MAX`].
     pub packet_bytes_max: usize,
@@ -134,7 +136,7 @@ impl Client {
             &mut self.output,
             &Packet::Connect(Connect {
                 client_id: &self.options.client_id,
-                clean_session: true,
+                clean_session: self.options.clean_session,
                 keep_alive_s: self.options.keep_alive_s,
                 will: None,
                 username: self.options.username.as_deref(),

@@ -5,6 +5,7 @@ fn client() -> Client {
         client_id: "c".into(),
         username: None,
         password: None,
+        clean_session: true,
         keep_alive_s: 30,
         packet_bytes_max: 4096,
     })

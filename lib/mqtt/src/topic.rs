@@ -53,6 +53,23 @@ pub fn matches(filter: &str, topic: &str) -> bool {
     topic_levels.next().is_none()
 }
 
+/// True when there is a topic that both filters select. Both must be valid.
+pub fn filters_overlap(a: &str, b: &str) -> bool {
+    if a.starts_with('$') != b.starts_with('$') {
+        return false;
+    }
+    let (mut a, mut b) = (a.split('/'), b.split('/'));
+    loop {
+        match (a.next(), b.next()) {
+            (None, None) => return true,
+            // `a/#` selects `a` itself too.
+            (Some("#"), _) | (_, Some("#")) => return true,
+            (Some(x), Some(y)) if x == y || x == "+" || y == "+" => {}
+            _ => return false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +97,23 @@ mod tests {
             ("a/b/c", "a/b", false),
         ] {
             assert_eq!(matches(filter, topic), expected, "{filter} against {topic}");
+        }
+    }
+
+    #[test]
+    fn overlaps() {
+        for (a, b, expected) in [
+            ("a/b", "a/b", true),
+            ("a/b", "a/c", false),
+            ("a/+", "+/b", true),
+            ("a/#", "a", true),
+            ("a/#", "b/#", false),
+            ("a/b/#", "a/+/c/d", true),
+            ("a/+", "a/b/c", false),
+            ("#", "$hw/x", false),
+            ("$hw/#", "$hw/+/x", true),
+        ] {
+            assert_eq!((filters_overlap(a, b), filters_overlap(b, a)), (expected, expected), "{a} and {b}");
         }
     }
 

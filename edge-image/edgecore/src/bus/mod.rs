@@ -5,11 +5,14 @@
 //! stops what it publishes itself.
 //!
 //! Invariants: subscriptions and retained messages of ours survive a restart of the broker; a message that arrived is handed
-//! to its reader or the bus waits; nothing here knows devices.
+//! to its reader or the bus waits; nothing here knows devices. What is published while a broker is away is kept, within bounds
+//! (`publisher`), and so is what an external broker has for us (a kept session there).
 //!
 //! Start at [`start`]; the protocol is in `lib/mqtt`.
 
+pub mod bridge;
 pub mod broker;
+mod endpoint;
 pub mod link;
 mod publisher;
 mod socket;
@@ -22,15 +25,19 @@ use std::{
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use mqtt::broker::{Auth, Limits};
-use rt::{Drain, TaskGroup};
+use mqtt::{
+    broker::{Auth, Limits},
+    client::Options,
+};
+use rt::{Drain, TaskGroup, TooManyTasks};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    config::{Config, EventBus},
+    config::{BridgeDirection, BridgeRule, Config, EventBus},
     contract::{BoxFuture, Bus, Publish},
     limits::{BUS_CONNECTIONS_MAX, BUS_TASKS_MAX},
 };
+use endpoint::Endpoint;
 use publisher::Command;
 use subscriber::Subscriptions;
 
@@ -39,9 +46,10 @@ use subscriber::Subscriptions;
 pub fn start(cfg: &Config, drain: Drain) -> anyhow::Result<Arc<dyn Bus>> {
     let bus = &cfg.modules.event_bus;
     let tasks = TaskGroup::new("bus", BUS_TASKS_MAX, drain.clone());
-    let mut endpoints = Vec::new();
+    let mut peers = Vec::new();
     if bus.mqtt_mode <= 1 {
-        let address = server(&bus.mqtt_server_internal).context("modules.eventBus.mqttServerInternal")?;
+        let address =
+            endpoint::internal(&bus.mqtt_server_internal).context("modules.eventBus.mqttServerInternal")?;
         let listen = address.to_socket_addrs().ok().and_then(|mut found| found.next());
         let Some(listen) = listen else {
             bail!("modules.eventBus.mqttServerInternal: {address} is no local address")
@@ -49,46 +57,121 @@ pub fn start(cfg: &Config, drain: Drain) -> anyhow::Result<Arc<dyn Bus>> {
         let limits = Limits { connections_max: BUS_CONNECTIONS_MAX, ..Limits::default() };
         let handle = broker::start(listen, auth(bus, listen), limits, drain);
         // Port 0 is for tests: the clients go where the broker really is.
-        endpoints.push(handle.address().to_string());
+        peers.push(Peer::internal(handle.address(), bus));
     }
     if bus.mqtt_mode >= 1 {
-        endpoints.push(server(&bus.mqtt_server_external).context("modules.eventBus.mqttServerExternal")?);
+        let endpoint = Endpoint::external(&bus.mqtt_server_external, &bus.tls)
+            .context("modules.eventBus.mqttServerExternal")?;
+        peers.push(Peer::external(endpoint, bus, &cfg.node_name()));
     }
-    Ok(connect(bus, endpoints, &tasks)?)
+    if let [inside, outside] = &peers[..] {
+        bridges(&bus.bridge, inside, outside, &tasks)?;
+    }
+    Ok(connect(&peers, &tasks)?)
+}
+
+/// A broker as we know it: where it is, and who we are there.
+struct Peer {
+    endpoint: Endpoint,
+    bus: EventBus,
+    /// The node's name where our subscriptions outlive a connection: messages that come while we are away wait in the broker, so the
+    /// client id must be the same after a restart. `None` for the broker in this process, which is never away without us.
+    kept_for: Option<String>,
+}
+
+impl Peer {
+    fn internal(address: SocketAddr, bus: &EventBus) -> Peer {
+        Peer { endpoint: Endpoint::plain(address.to_string()), bus: bus.clone(), kept_for: None }
+    }
+
+    fn external(endpoint: Endpoint, bus: &EventBus, node: &str) -> Peer {
+        Peer { endpoint, bus: bus.clone(), kept_for: Some(node.to_owned()) }
+    }
+
+    /// `given`: a configured client id. KubeEdge's own have ten random digits at the end.
+    fn options(&self, kind: &str, given: &str, keep_alive_s: u16) -> Options {
+        let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        let is_reader = kind.starts_with("sub");
+        let digits = match &self.kept_for {
+            Some(node) if is_reader => {
+                let sum = node.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
+                    (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+                });
+                sum % 10_000_000_000
+            }
+            _ => rt::random_u64() % 10_000_000_000,
+        };
+        Options {
+            client_id: match given {
+                "" => format!("hub-client-{kind}-{digits:010}"),
+                given => given.to_owned(),
+            },
+            clean_session: self.kept_for.is_none() || !is_reader,
+            username: text(&self.bus.mqtt_username),
+            password: text(&self.bus.mqtt_password),
+            keep_alive_s,
+            packet_bytes_max: mqtt::limits::PACKET_BYTES_MAX,
+        }
+    }
+
+    fn read(
+        &self,
+        kind: &str,
+        given: &str,
+        tasks: &TaskGroup,
+        to: Arc<Subscriptions>,
+    ) -> Result<(), TooManyTasks> {
+        let options = self.options(kind, given, subscriber::KEEP_ALIVE_S);
+        tasks.spawn(subscriber::run(self.endpoint.clone(), options, to, tasks.drain().clone()))
+    }
+
+    fn write(
+        &self,
+        kind: &str,
+        given: &str,
+        tasks: &TaskGroup,
+    ) -> Result<mpsc::Sender<Command>, TooManyTasks> {
+        let (tx, rx) = rt::chan::waiting(1);
+        let options = self.options(kind, given, publisher::KEEP_ALIVE_S);
+        tasks.spawn(publisher::run(self.endpoint.clone(), options, rx, tasks.drain().clone()))?;
+        Ok(tx)
+    }
 }
 
 /// The client part alone.
-fn connect(
-    bus: &EventBus,
-    endpoints: Vec<String>,
-    tasks: &TaskGroup,
-) -> Result<Arc<dyn Bus>, rt::TooManyTasks> {
+fn connect(peers: &[Peer], tasks: &TaskGroup) -> Result<Arc<dyn Bus>, TooManyTasks> {
     let subscriptions = Arc::new(Subscriptions::default());
     let mut publishers = Vec::new();
-    for endpoint in endpoints {
-        let options = |kind: &str, given: &str, keep_alive_s| mqtt::client::Options {
-            client_id: match given {
-                "" => format!("hub-client-{kind}-{:010}", rt::random_u64() % 10_000_000_000),
-                given => given.to_owned(),
-            },
-            username: Some(bus.mqtt_username.clone()).filter(|user| !user.is_empty()),
-            password: Some(bus.mqtt_password.clone()).filter(|password| !password.is_empty()),
-            keep_alive_s,
-            packet_bytes_max: mqtt::limits::PACKET_BYTES_MAX,
-        };
-        let reader = options("sub", &bus.mqtt_sub_client_id, subscriber::KEEP_ALIVE_S);
-        tasks.spawn(subscriber::run(
-            endpoint.clone(),
-            reader,
-            subscriptions.clone(),
-            tasks.drain().clone(),
-        ))?;
-        let (tx, rx) = rt::chan::waiting(1);
-        let writer = options("pub", &bus.mqtt_pub_client_id, publisher::KEEP_ALIVE_S);
-        tasks.spawn(publisher::run(endpoint, writer, rx, tasks.drain().clone()))?;
-        publishers.push(tx);
+    for peer in peers {
+        peer.read("sub", &peer.bus.mqtt_sub_client_id, tasks, subscriptions.clone())?;
+        publishers.push(peer.write("pub", &peer.bus.mqtt_pub_client_id, tasks)?);
     }
     Ok(Arc::new(MqttBus { publishers, subscriptions }))
+}
+
+/// One reader and one writer for each direction that has rules.
+fn bridges(
+    rules: &[BridgeRule],
+    inside: &Peer,
+    outside: &Peer,
+    tasks: &TaskGroup,
+) -> Result<(), TooManyTasks> {
+    for (direction, name, from, to) in
+        [(BridgeDirection::Out, "out", inside, outside), (BridgeDirection::In, "in", outside, inside)]
+    {
+        let rules: Vec<&BridgeRule> = rules.iter().filter(|rule| rule.direction == direction).collect();
+        if rules.is_empty() {
+            continue;
+        }
+        let subscriptions = Arc::new(Subscriptions::default());
+        let target = to.write(&format!("pub-bridge-{name}"), "", tasks)?;
+        for rule in rules {
+            let messages = subscriptions.add(&bridge::source(rule));
+            tasks.spawn(bridge::copy(rule.clone(), messages, target.clone(), tasks.drain().clone()))?;
+        }
+        from.read(&format!("sub-bridge-{name}"), "", tasks, subscriptions)?;
+    }
+    Ok(())
 }
 
 struct MqttBus {
@@ -119,18 +202,6 @@ impl Bus for MqttBus {
     }
 }
 
-/// `tcp://host:port` as `host:port`.
-fn server(url: &str) -> anyhow::Result<String> {
-    let Some(address) = url.strip_prefix("tcp://").or_else(|| url.strip_prefix("mqtt://")) else {
-        bail!("{url:?} has an unknown scheme: write tcp://HOST:PORT");
-    };
-    let address = address.trim_end_matches('/');
-    match address.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(address.to_owned()),
-        _ => bail!("{url:?} has no port: write tcp://HOST:PORT"),
-    }
-}
-
 fn auth(bus: &EventBus, listen: SocketAddr) -> Auth {
     if !bus.mqtt_username.is_empty() {
         let users = [(bus.mqtt_username.clone(), bus.mqtt_password.clone())].into();
@@ -144,5 +215,7 @@ fn auth(bus: &EventBus, listen: SocketAddr) -> Auth {
     Auth::default()
 }
 
+#[cfg(test)]
+mod external_tests;
 #[cfg(test)]
 mod tests;

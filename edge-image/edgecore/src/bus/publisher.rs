@@ -1,4 +1,6 @@
-//! The connection that publishes. It keeps our retained messages and gives them to each broker that comes (back) up.
+//! The connection that publishes, with QoS 1. What a broker has not acknowledged is kept: the last value of each retained topic for
+//! as long as this program lives (a broker without a disk forgets them when it restarts), other messages in order and up to a
+//! bound ([`BUS_KEPT_MAX`], [`BUS_KEPT_BYTES_MAX`]). When a broker is away for longer the oldest of those go, are counted, and the log says so.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -16,7 +18,11 @@ use mqtt::{
 use rt::Drain;
 use tokio::sync::{mpsc, oneshot};
 
-use super::socket::{Outage, Socket, SocketError};
+use super::{
+    endpoint::Endpoint,
+    socket::{Outage, Socket, SocketError},
+};
+use crate::limits::{BUS_KEPT_BYTES_MAX, BUS_KEPT_MAX, BUS_RETAINED_BYTES_MAX};
 
 pub(super) const KEEP_ALIVE_S: u16 = 60;
 
@@ -24,60 +30,132 @@ pub(super) struct Command {
     pub topic: String,
     pub payload: Bytes,
     pub retain: bool,
-    /// Told when the message is on its way (or kept, when it is retained and there is no broker).
+    /// Told when the message is on its way or kept.
     pub done: oneshot::Sender<anyhow::Result<()>>,
 }
 
 struct Publisher {
     client: Client,
-    retained: BTreeMap<String, Bytes>,
-    /// Messages that wait for a place in flight; new commands are not taken while there are any.
-    waiting: VecDeque<(String, Bytes, bool)>,
+    kept: Kept,
     outage: Outage,
-    last_error: String,
+}
+
+/// Messages that no broker has acknowledged, and retained ones that it may have to be given again.
+#[derive(Default)]
+struct Kept {
+    retained: BTreeMap<String, Bytes>,
+    retained_bytes: usize,
+    waiting: VecDeque<(String, Bytes, bool)>,
+    waiting_bytes: usize,
+    dropped: u64,
+}
+
+impl Kept {
+    /// False when there are too many retained messages already. An empty one stays too: a broker with a disk may still hold the
+    /// message that it takes back.
+    fn retain(&mut self, topic: &str, payload: &Bytes) -> bool {
+        let before = self.retained.get(topic).map(|have| have.len() + topic.len());
+        let bytes = self.retained_bytes - before.unwrap_or(0) + topic.len() + payload.len();
+        if bytes > BUS_RETAINED_BYTES_MAX || (before.is_none() && self.retained.len() >= RETAINED_MAX) {
+            return false;
+        }
+        self.retained_bytes = bytes;
+        self.retained.insert(topic.to_owned(), payload.clone());
+        true
+    }
+
+    fn push(&mut self, topic: String, payload: Bytes, retain: bool) {
+        self.waiting_bytes += topic.len() + payload.len();
+        self.waiting.push_back((topic, payload, retain));
+        while self.waiting.len() > BUS_KEPT_MAX || self.waiting_bytes > BUS_KEPT_BYTES_MAX {
+            // The newest wish or value is worth more than the oldest.
+            if self.pop().is_none() {
+                return;
+            }
+            self.dropped += 1;
+        }
+    }
+
+    /// While a broker is there nothing is dropped: publishers wait.
+    fn has_room(&self) -> bool {
+        self.waiting.len() < BUS_KEPT_MAX / 2 && self.waiting_bytes < BUS_KEPT_BYTES_MAX / 2
+    }
+
+    fn pop(&mut self) -> Option<(String, Bytes, bool)> {
+        let (topic, payload, retain) = self.waiting.pop_front()?;
+        self.waiting_bytes -= topic.len() + payload.len();
+        Some((topic, payload, retain))
+    }
+
+    /// A broker is there (again): all retained messages come first, then what waited.
+    fn start_over(&mut self) {
+        let waiting: Vec<_> = std::iter::from_fn(|| self.pop()).filter(|(_, _, retain)| !retain).collect();
+        for (topic, payload) in &self.retained {
+            self.waiting_bytes += topic.len() + payload.len();
+            self.waiting.push_back((topic.clone(), payload.clone(), true));
+        }
+        for (topic, payload, retain) in waiting {
+            self.waiting_bytes += topic.len() + payload.len();
+            self.waiting.push_back((topic, payload, retain));
+        }
+    }
 }
 
 pub(super) async fn run(
-    endpoint: String,
+    endpoint: Endpoint,
     options: Options,
     mut commands: mpsc::Receiver<Command>,
     drain: Drain,
 ) -> Result<(), Infallible> {
     let started = Instant::now();
     let outage = Outage::new(&endpoint);
-    let last_error = format!("MQTT broker at {endpoint} is not connected yet");
-    let mut publisher = Publisher {
-        client: Client::new(options),
-        retained: BTreeMap::new(),
-        waiting: VecDeque::new(),
-        outage,
-        last_error,
-    };
+    let mut publisher = Publisher { client: Client::new(options), kept: Kept::default(), outage };
     loop {
         let attempt = async {
             let mut socket = {
                 let open = Socket::open(&endpoint, &mut publisher.client, started);
-                open.await?
+                let kept = &mut publisher.kept;
+                // Whoever publishes must not wait for a broker that does not answer.
+                tokio::pin!(open);
+                loop {
+                    tokio::select! {
+                        socket = &mut open => break socket?,
+                        Some(command) = commands.recv() => keep(kept, command, false),
+                    }
+                }
             };
             publisher.serve(&mut socket, &mut commands).await
         };
         let Some(result) = drain.or(attempt).await else { return Ok(()) };
         let Err(error) = result;
-        publisher.last_error = publisher.outage.text(&error);
         publisher.outage.failed(&error);
         let pause = Duration::from_millis(publisher.client.closed());
-        let answering = async {
+        let kept = &mut publisher.kept;
+        let keeping = async {
             while let Some(command) = commands.recv().await {
-                publisher.refuse(command);
+                keep(kept, command, false);
             }
             std::future::pending::<()>().await;
         };
         tokio::select! {
             () = drain.wait() => return Ok(()),
             () = tokio::time::sleep(pause) => {}
-            () = answering => {}
+            () = keeping => {}
         }
     }
+}
+
+/// Keeps a message. What is retained waits only for a broker that is there: one that comes gets all of it anyway.
+fn keep(kept: &mut Kept, command: Command, is_up: bool) {
+    let Command { topic, payload, retain, done } = command;
+    let taken = !retain || kept.retain(&topic, &payload);
+    if taken && (is_up || !retain) {
+        kept.push(topic, payload, retain);
+    }
+    let full = || {
+        anyhow!("{RETAINED_MAX} retained messages or {BUS_RETAINED_BYTES_MAX} bytes of them are kept already")
+    };
+    let _ = done.send(if taken { Ok(()) } else { Err(full()) });
 }
 
 impl Publisher {
@@ -89,58 +167,37 @@ impl Publisher {
         loop {
             self.send_waiting();
             socket.flush(&mut self.client).await?;
-            let may_take = !self.client.is_up() || self.waiting.is_empty();
+            // A broker that is there but slow makes the publishers wait; one that is away does not.
+            let may_take = !self.client.is_up() || self.kept.has_room();
             tokio::select! {
                 waited = socket.wait(&mut self.client) => waited?,
                 Some(command) = commands.recv(), if may_take => {
-                    if self.client.is_up() { self.take(command) } else { self.refuse(command) }
+                    keep(&mut self.kept, command, self.client.is_up());
                 }
             }
             while let Some(event) = self.client.next_event()? {
                 if event == Event::Up {
                     self.outage.over();
-                    let retained =
-                        self.retained.iter().map(|(topic, payload)| (topic.clone(), payload.clone(), true));
-                    self.waiting = retained.collect();
-                    break;
+                    self.kept.start_over();
+                    if self.kept.dropped > 0 {
+                        let dropped = std::mem::take(&mut self.kept.dropped);
+                        tracing::warn!(
+                            "{dropped} messages for the MQTT broker were dropped while it was away: the oldest"
+                        );
+                    }
                 }
             }
         }
     }
 
-    fn take(&mut self, command: Command) {
-        if command.retain && !self.keep(&command.topic, &command.payload) {
-            let _ = command.done.send(Err(anyhow!("{RETAINED_MAX} retained messages are kept already")));
-            return;
-        }
-        self.waiting.push_back((command.topic, command.payload, command.retain));
-        // Sent from the queue at once or when the broker has acknowledged others; an error in between is the outage's.
-        let _ = command.done.send(Ok(()));
-    }
-
-    /// Answers while there is no broker: what is retained is published later, anything else is lost and said to be.
-    fn refuse(&mut self, command: Command) {
-        let kept = command.retain && self.keep(&command.topic, &command.payload);
-        let _ = command.done.send(if kept { Ok(()) } else { Err(anyhow!("{}", self.last_error)) });
-    }
-
-    fn keep(&mut self, topic: &str, payload: &Bytes) -> bool {
-        if self.retained.len() >= RETAINED_MAX && !self.retained.contains_key(topic) {
-            return false;
-        }
-        // An empty one stays too: a broker with a disk may still hold the message that it takes back.
-        self.retained.insert(topic.to_owned(), payload.clone());
-        true
-    }
-
     fn send_waiting(&mut self) {
-        while let Some((topic, payload, retain)) = self.waiting.front() {
+        while let Some((topic, payload, retain)) = self.kept.waiting.front() {
             match self.client.publish(topic, payload, Qos::AtLeastOnce, *retain) {
                 Err(PublishError::Full | PublishError::Down) => return,
                 Err(error) => tracing::error!("not published to {topic}: {error}"),
                 Ok(_) => {}
             }
-            self.waiting.pop_front();
+            self.kept.pop();
         }
     }
 }

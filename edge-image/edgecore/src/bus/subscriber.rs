@@ -14,7 +14,10 @@ use mqtt::{
 use rt::Drain;
 use tokio::sync::{Notify, mpsc};
 
-use super::socket::{Outage, Socket, SocketError};
+use super::{
+    endpoint::Endpoint,
+    socket::{Outage, Socket, SocketError},
+};
 use crate::{contract::Publish, limits::BUS_QUEUE_LEN};
 
 /// Long, because this connection does not read, and so sees no answer to its pings, while a reader is behind.
@@ -46,6 +49,24 @@ impl Subscriptions {
         readers.iter().map(|(filter, _)| filter.clone()).collect()
     }
 
+    /// The readers of a topic. A broker that kept messages for us gives them at once when we are back, and that may be before the
+    /// modules of this program have subscribed: they are waited for.
+    async fn readers_when_there(&self, topic: &str, grace: Duration) -> Vec<mpsc::Sender<Publish>> {
+        let appear = async {
+            loop {
+                let added = self.added.notified();
+                tokio::pin!(added);
+                added.as_mut().enable();
+                let readers = self.readers_of(topic);
+                if !readers.is_empty() {
+                    return readers;
+                }
+                added.await;
+            }
+        };
+        tokio::time::timeout(grace, appear).await.unwrap_or_default()
+    }
+
     fn readers_of(&self, topic: &str) -> Vec<mpsc::Sender<Publish>> {
         self.lock()
             .iter()
@@ -56,7 +77,7 @@ impl Subscriptions {
 }
 
 pub(super) async fn run(
-    endpoint: String,
+    endpoint: Endpoint,
     options: Options,
     subscriptions: Arc<Subscriptions>,
     drain: Drain,
@@ -111,7 +132,7 @@ async fn serve(
                 }
                 Event::Acknowledged(_) => continue,
             };
-            for reader in subscriptions.readers_of(&topic) {
+            for reader in subscriptions.readers_when_there(&topic, socket.grace()).await {
                 // A reader that is gone is forgotten at the next listing.
                 let _ = reader.send(Publish { topic: topic.clone(), payload: payload.clone() }).await;
             }

@@ -223,6 +223,44 @@ pub struct EventBus {
     pub mqtt_pub_client_id: String,
     pub mqtt_username: String,
     pub mqtt_password: String,
+    #[serde(rename = "eventBusTLS")]
+    pub tls: EventBusTls,
+    /// Ours: what mode 1 copies between the two brokers.
+    pub bridge: Vec<BridgeRule>,
+}
+
+/// TLS to the external broker. Empty names of certificate and key: without a client certificate.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EventBusTls {
+    pub enable: bool,
+    #[serde(rename = "tlsMqttCAFile")]
+    pub tls_mqtt_ca_file: String,
+    pub tls_mqtt_cert_file: String,
+    pub tls_mqtt_private_key_file: String,
+}
+
+/// Topics copied from one broker to the other (`bus::bridge`).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BridgeRule {
+    /// A filter on the node's broker.
+    pub topic: String,
+    pub direction: BridgeDirection,
+    /// In front of the topic on the external broker.
+    #[serde(default)]
+    pub prefix: String,
+    /// Copies are published as retained.
+    #[serde(default)]
+    pub retain: bool,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum BridgeDirection {
+    /// From the node's broker to the external one.
+    Out,
+    In,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -382,6 +420,19 @@ impl Default for EventBus {
             mqtt_pub_client_id: String::new(),
             mqtt_username: String::new(),
             mqtt_password: String::new(),
+            tls: EventBusTls::default(),
+            bridge: Vec::new(),
+        }
+    }
+}
+
+impl Default for EventBusTls {
+    fn default() -> Self {
+        EventBusTls {
+            enable: false,
+            tls_mqtt_ca_file: "/etc/kubeedge/ca/rootCA.crt".into(),
+            tls_mqtt_cert_file: "/etc/kubeedge/certs/server.crt".into(),
+            tls_mqtt_private_key_file: "/etc/kubeedge/certs/server.key".into(),
         }
     }
 }
@@ -468,6 +519,9 @@ impl Config {
                 "modules.eventBus.mqttMode",
                 format!("is {mode}; use 0 (internal broker), 1 (both) or 2 (external)"),
             );
+        }
+        if let Err(error) = crate::bus::bridge::check(&self.modules.event_bus.bridge) {
+            return bad("modules.eventBus.bridge", format!("{error:#}"));
         }
         let prefix = &self.modules.device_twin.discovery_prefix;
         if prefix.contains(['+', '#', '$']) || prefix.starts_with('/') || prefix.ends_with('/') {
