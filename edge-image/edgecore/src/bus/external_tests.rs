@@ -103,7 +103,11 @@ async fn publish(bus: &dyn Bus, topic: &str, payload: &str, retain: bool) {
 /// The order of first arrivals: QoS 1 may repeat.
 fn firsts(text: &str) -> Vec<&str> {
     let mut seen = Vec::new();
-    text.lines().for_each(|line| (!seen.contains(&line)).then(|| seen.push(line)).unwrap_or_default());
+    for line in text.lines() {
+        if !seen.contains(&line) {
+            seen.push(line);
+        }
+    }
     seen
 }
 
