@@ -1,38 +1,61 @@
 //! The bus's broker alone, for the conformance suite and the benchmark (`tests/mqtt`): nothing of the agent runs beside it.
 //!
-//!     broker --listen tcp://127.0.0.1:1883 [--user NAME:PASSWORD] [--connections N]
+//!     broker --listen tcp://127.0.0.1:1883 [--listen unix:///run/b.sock] [--listen tls://127.0.0.1:8883 --cert PEM --key PEM]
+//!            [--user NAME:PASSWORD] [--store FOLDER] [--durable sync:FILTER] [--durable lazy:FILTER]
+
+use std::{fs, sync::Arc};
 
 use anyhow::{Context, bail};
-use edgecore::bus::broker;
-use mqtt::broker::{Auth, Limits};
+use edgecore::bus::broker::{self, Listen, Settings};
+use mqtt::broker::Limits;
+use tokio_rustls::rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 
-pub fn main() -> anyhow::Result<()> {
-    let mut listen = None;
-    let mut auth = Auth::default();
-    let mut limits = Limits { connections_max: 2000, ..Limits::default() };
+/// More than a node allows: the benchmark holds a thousand.
+const CONNECTIONS_MAX: usize = 2000;
+
+fn main() -> anyhow::Result<()> {
+    let limits = Limits { connections_max: CONNECTIONS_MAX, ..Limits::default() };
+    let mut settings = Settings { limits, ..Settings::default() };
+    let (mut tls, mut certificate, mut key) = (None, None, None);
     let mut arguments = std::env::args().skip(1);
-    while let Some(key) = arguments.next() {
-        let value = arguments.next().with_context(|| format!("{key} needs a value"))?;
-        match key.as_str() {
-            "--listen" => {
-                let address = value.strip_prefix("tcp://").context("--listen tcp://ADDRESS:PORT")?;
-                listen = Some(address.parse().context("--listen")?);
+    while let Some(name) = arguments.next() {
+        let value = arguments.next().with_context(|| format!("{name} needs a value"))?;
+        match (name.as_str(), value.split_once(':')) {
+            ("--listen", Some(("tcp", address))) => {
+                settings.listen.push(Listen::Tcp(address.trim_start_matches('/').parse()?));
             }
-            "--user" => {
-                let (name, password) = value.split_once(':').context("--user NAME:PASSWORD")?;
-                auth.users.insert(name.into(), password.into());
+            ("--listen", Some(("tls", address))) => tls = Some(address.trim_start_matches('/').parse()?),
+            ("--listen", Some(("unix", path))) => {
+                settings.listen.push(Listen::Unix(path.strip_prefix("//").unwrap_or(path).into()));
             }
-            "--connections" => limits.connections_max = value.parse().context("--connections")?,
-            other => bail!("unknown argument {other}"),
+            ("--cert", _) => certificate = Some(CertificateDer::from_pem_slice(&fs::read(&value)?)?),
+            ("--key", _) => key = Some(PrivateKeyDer::from_pem_slice(&fs::read(&value)?)?),
+            ("--user", Some((user, password))) => {
+                settings.auth.users.insert(user.into(), password.into());
+            }
+            ("--store", _) => settings.store_dir = Some(value.into()),
+            ("--durable", Some(("sync", filter))) => settings.durable.sync.push(filter.into()),
+            ("--durable", Some(("lazy", filter))) => settings.durable.lazy.push(filter.into()),
+            _ => bail!("unknown argument {name} {value}"),
         }
     }
-    let listen = listen.context("--listen tcp://ADDRESS:PORT is missing")?;
+    if let (Some(address), Some(certificate), Some(key)) = (tls, certificate, key) {
+        let config = ServerConfig::builder_with_provider(pki::tls::provider())
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)?;
+        settings.listen.push(Listen::Tls(address, Arc::new(config)));
+    }
     rt::log::init("info")?;
     rt::runtime()?.block_on(async {
         let drain = rt::Drain::new();
-        let _broker = broker::start(listen, auth, limits, drain.clone());
+        let broker = broker::start_with(settings, drain.clone());
         rt::shutdown_signal().await;
         drain.start();
+        broker.stopped().await;
         Ok(())
     })
 }
