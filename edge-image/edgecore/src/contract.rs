@@ -248,6 +248,24 @@ impl PodStatuses {
     }
 }
 
+/// What is asked of the values that the node keeps of one device. Everything may be left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(default)]
+pub struct HistoryQuery {
+    /// Comes back in the answer.
+    pub event_id: String,
+    /// All of them, if empty.
+    pub property: String,
+    /// Unix milliseconds: values from then on, and before `until`.
+    pub since: Option<i64>,
+    pub until: Option<i64>,
+    /// Of each property, the newest ones.
+    pub limit: Option<usize>,
+}
+
+/// Answers a question about a device (`<namespace>/<name>`) with bounded JSON.
+pub type HistoryReader = Arc<dyn Fn(&str, &HistoryQuery) -> String + Send + Sync>;
+
 /// What a module gets at its start.
 #[derive(Clone)]
 pub struct Handles {
@@ -259,6 +277,8 @@ pub struct Handles {
     pub devices: watch::Sender<DeviceCounts>,
     /// As many as `nodeStatusMaxImages` lets be shown. Written by `edged` only.
     pub images: watch::Sender<Vec<NodeImage>>,
+    /// Who knows the values of devices. Written by `twin` only.
+    pub history: watch::Sender<Option<HistoryReader>>,
     /// The cloud has the Node. Written by `node` only; read with `subscribe`.
     pub registered: watch::Sender<bool>,
     pub node_name: Arc<str>,

@@ -136,6 +136,17 @@ fn has_all_of_its_length(answer: &[u8]) -> bool {
     parse_head(answer).is_ok_and(|head| head.length().is_some_and(|length| head.rest.len() >= length))
 }
 
+/// On a connection that goes on: the answer has ended, as its head says. One without a length has no end but the connection's.
+pub(crate) fn is_whole(answer: &[u8]) -> bool {
+    let Ok(head) = parse_head(answer) else { return false };
+    let chunked = head.header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked"));
+    match head.status {
+        204 | 304 => true,
+        _ if chunked => unchunk(head.rest).is_ok(),
+        _ => has_all_of_its_length(answer),
+    }
+}
+
 fn parse_head(answer: &[u8]) -> Result<Head<'_>, &'static str> {
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n").ok_or("its head does not end")?;
     let head = std::str::from_utf8(&answer[..end]).map_err(|_| "its head is not text")?;
@@ -155,7 +166,7 @@ fn parse_head(answer: &[u8]) -> Result<Head<'_>, &'static str> {
     })
 }
 
-fn parse(answer: &[u8]) -> Result<Response, &'static str> {
+pub(crate) fn parse(answer: &[u8]) -> Result<Response, &'static str> {
     if answer.len() > JOIN_ANSWER_BYTES_MAX {
         return Err("it is longer than any answer of a join port");
     }

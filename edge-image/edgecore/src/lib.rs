@@ -127,6 +127,7 @@ async fn run_configured(
         node_name: node_name.as_str().into(),
         runtime,
         registered: watch::Sender::default(),
+        history: watch::Sender::default(),
         devices: watch::Sender::default(),
         images: watch::Sender::default(),
         meta: Arc::new(Front::new(memory.meta.clone(), uplink.clone())),

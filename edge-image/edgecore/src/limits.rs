@@ -120,3 +120,30 @@ pub const DMI_RETRY_DELAY_MS_MIN: i64 = 500;
 pub const DMI_RETRY_DELAY_MS_MAX: i64 = 30_000;
 /// A mapper that is away for less (its restart) is no news.
 pub const DMI_DOWN_TOLD_MS: i64 = 5_000;
+/// Values of one property that the node keeps in memory; then the oldest goes. Configured with `kinglet.devices.historyLen`.
+pub const HISTORY_LEN: usize = 1024;
+/// Memory for the values of all devices; then the property that has most gives up its older half. `kinglet.devices.historyBytes`.
+pub const HISTORY_BYTES: usize = 256 * 1024;
+/// Properties of which a history is kept; a further one has none.
+pub const HISTORY_PROPERTIES_MAX: usize = 4096;
+/// An answer about the history; what has no room is to be asked for alone.
+pub const HISTORY_ANSWER_BYTES_MAX: usize = 48 * 1024;
+/// The durable tail is written after this time; a power cut loses no more.
+pub const HISTORY_TAIL_MS: i64 = 60_000;
+/// Records that the durable tail is made of; the oldest is written over.
+pub const HISTORY_SLOTS: u64 = 16;
+/// Places that values are pushed to; those of a further one are dropped, and the Device's state says so.
+pub const PUSH_TARGETS_MAX: usize = 16;
+/// Values that wait for one place, in bytes; then the oldest is dropped and counted. `kinglet.devices.pushQueueBytes`.
+pub const PUSH_QUEUE_BYTES: usize = 128 * 1024;
+/// Values in one request.
+pub const PUSH_BATCH_LEN: usize = 500;
+/// How long values wait for others, to go with them in one request.
+pub const PUSH_GATHER: Duration = Duration::from_millis(500);
+/// The whole of one request, connecting included, where the Device does not say.
+pub const PUSH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Wait after a request that failed; doubles.
+pub const PUSH_RETRY_MS_FIRST: u64 = 1_000;
+pub const PUSH_RETRY_MS_MAX: u64 = 60_000;
+/// Answer of a place that values are pushed to; a longer one counts as failed.
+pub const PUSH_ANSWER_BYTES_MAX: usize = 64 * 1024;

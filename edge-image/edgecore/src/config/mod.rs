@@ -25,7 +25,7 @@ pub use duration::GoDuration;
 pub use labels::{architecture, node_labels};
 pub use render::render;
 
-use crate::limits::{CONFIG_BYTES_MAX, REPORT_EVERY_MS};
+use crate::limits::{CONFIG_BYTES_MAX, HISTORY_BYTES, HISTORY_LEN, PUSH_QUEUE_BYTES, REPORT_EVERY_MS};
 
 /// Where a joined node keeps its configuration, below the root directory.
 pub const CONFIG_PATH: &str = "etc/kubeedge/config/edgecore.yaml";
@@ -302,6 +302,19 @@ pub struct Kinglet {
 pub struct Devices {
     /// The cloud is told of devices once in this time on average; newer values take the place of older ones.
     pub report_every_ms: u32,
+    /// Values of a property that the node keeps; 0: none.
+    pub history_len: usize,
+    /// Memory for the values of all devices.
+    pub history_bytes: usize,
+    /// The history outlives restarts, but for its last minute at a power cut.
+    pub history_durable: bool,
+    /// Memory for the values that wait for one place of a `pushMethod`.
+    pub push_queue_bytes: usize,
+    /// Certificates (PEM) that places with https are checked with.
+    #[serde(rename = "pushCAFile")]
+    pub push_ca_file: PathBuf,
+    /// The token for InfluxDB.
+    pub push_token_file: PathBuf,
 }
 
 impl Default for Database {
@@ -465,7 +478,15 @@ impl Default for Kinglet {
 
 impl Default for Devices {
     fn default() -> Self {
-        Devices { report_every_ms: REPORT_EVERY_MS }
+        Devices {
+            report_every_ms: REPORT_EVERY_MS,
+            history_len: HISTORY_LEN,
+            history_bytes: HISTORY_BYTES,
+            history_durable: false,
+            push_queue_bytes: PUSH_QUEUE_BYTES,
+            push_ca_file: "/etc/ssl/certs/ca-certificates.crt".into(),
+            push_token_file: "/etc/kinglet/influx-token".into(),
+        }
     }
 }
 

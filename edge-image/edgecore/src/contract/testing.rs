@@ -320,6 +320,7 @@ impl Bench {
         let handles = Handles {
             statuses: PodStatuses::default(),
             registered: watch::Sender::default(),
+            history: watch::Sender::default(),
             node_name: "edge-1".into(),
             runtime: watch::Sender::default(),
             devices: watch::Sender::default(),

@@ -85,6 +85,7 @@ impl Edge {
         let handles = Handles {
             statuses: PodStatuses::default(),
             registered: watch::Sender::default(),
+            history: watch::Sender::default(),
             node_name: "edge-1".into(),
             runtime: watch::Sender::new(RuntimeStatus::Ready { version: "containerd://1.7.24".into() }),
             devices: watch::Sender::new(DeviceCounts::new()),

@@ -1,12 +1,13 @@
 //! Reading Device and DeviceModel objects: what twin needs of them, what a mapper is given, and what is wrong with them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
     policy::{self, Policies},
+    push::{self, Push},
     types::Twins,
     validate,
     wish::Desired,
@@ -63,6 +64,8 @@ struct Property {
     visitors: Option<Box<RawValue>>,
     #[serde(rename = "reportToCloud")]
     report_to_cloud: Option<bool>,
+    #[serde(rename = "pushMethod")]
+    push_method: Option<Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -104,6 +107,8 @@ pub struct Wanted {
     pub desired: Option<Desired>,
     /// `reportToCloud: false` of the Device; the annotation counts before it.
     pub stays: bool,
+    /// Where its values go besides the cloud.
+    pub push: Arc<[Push]>,
 }
 
 /// A Device with its model, read and checked.
@@ -115,6 +120,8 @@ pub struct Spec {
     pub protocol: String,
     pub properties: Vec<Wanted>,
     pub policies: Policies,
+    /// What cannot be done although the Device makes sense.
+    pub complaints: Vec<String>,
     /// JSON of the device and of the model, for mappers.
     pub body: String,
 }
@@ -153,7 +160,8 @@ pub fn read(device: &[u8], model: Option<&[u8]>) -> Result<Spec, String> {
     };
     let model_view: ModelView = serde_json::from_slice(model)
         .map_err(|error| format!("DeviceModel {model_name} cannot be read: {error}"))?;
-    let properties = properties(&view.spec, &model_view.spec, model_name)?;
+    let mut complaints = Vec::new();
+    let properties = properties(&view.spec, &model_view.spec, model_name, &mut complaints)?;
     let body = format!("\"device\":{},\"model\":{}", trimmed(device)?, trimmed(model)?);
     let policies = Policies::read(view.metadata.policies(), model_view.metadata.policies())
         .map_err(|reason| format!("annotation {}: {reason}", policy::ANNOTATION))?;
@@ -165,11 +173,17 @@ pub fn read(device: &[u8], model: Option<&[u8]>) -> Result<Spec, String> {
         protocol: view.spec.protocol.protocol_name,
         properties,
         policies,
+        complaints,
         body,
     })
 }
 
-fn properties(device: &DeviceSpec, model: &ModelSpec, model_name: &str) -> Result<Vec<Wanted>, String> {
+fn properties(
+    device: &DeviceSpec,
+    model: &ModelSpec,
+    model_name: &str,
+    complaints: &mut Vec<String>,
+) -> Result<Vec<Wanted>, String> {
     let mut wanted: Vec<Wanted> = Vec::with_capacity(device.properties.len());
     for (at, property) in device.properties.iter().enumerate() {
         let field = format!("spec.properties[{at}]");
@@ -206,14 +220,12 @@ fn properties(device: &DeviceSpec, model: &ModelSpec, model_name: &str) -> Resul
             value: desired.value.clone(),
             at_ms: desired.metadata.get("timestamp").and_then(|text| text.parse().ok()).unwrap_or(0),
         });
+        let (push, unsupported) =
+            property.push_method.as_ref().map(|method| push::read(method, value_type)).unwrap_or_default();
+        complaints.extend(unsupported.into_iter().map(|reason| format!("{field}.{reason}")));
         let (name, unit) = (property.name.clone(), declared.unit.clone());
-        wanted.push(Wanted {
-            name,
-            value_type,
-            unit,
-            desired,
-            stays: property.report_to_cloud == Some(false),
-        });
+        let stays = property.report_to_cloud == Some(false);
+        wanted.push(Wanted { name, value_type, unit, desired, stays, push: push.into() });
     }
     Ok(wanted)
 }

@@ -2,7 +2,7 @@
 //!
 //! What the inputs do is here; Device objects are taken over in `objects`, the cloud is told in `report`.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use rt::Pace;
@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::{
     merge::{self, Merged, Origin},
     policy::{Policies, Told},
+    push::{Place, Push},
     record::Record,
     types::{
         BaseMessage, DeviceState, ErrorResult, Member, MembershipList, StateReport, StateUpdate, TwinDelta,
@@ -104,6 +105,8 @@ pub struct Sample {
     pub at_ms: i64,
     /// To be kept in the history.
     pub kept: bool,
+    /// Where it goes besides.
+    pub push: Arc<[Push]>,
 }
 
 #[derive(Debug, Default)]
@@ -116,6 +119,10 @@ pub(super) struct Device {
     pub staying: Vec<String>,
     /// Of the model, by property.
     pub units: BTreeMap<String, String>,
+    /// Where the values go besides the cloud, by property.
+    pub pushes: BTreeMap<String, Arc<[Push]>>,
+    /// What of the Device is not carried out although the rest is.
+    pub complaint: String,
     /// The description was published since the start.
     pub published: bool,
     /// What is wrong with the object; then the last good description stays in force.
@@ -203,6 +210,13 @@ impl Machine {
         }
         self.report_due(now_ms, &mut actions);
         actions
+    }
+
+    /// A Device has values pushed there.
+    pub fn names_place(&self, place: &Place) -> bool {
+        let mut pushes =
+            self.devices.values().flat_map(|device| device.pushes.values()).flat_map(|ways| ways.iter());
+        pushes.any(|push| push.place == *place)
     }
 
     /// When [`Input::Tick`] is due.
@@ -404,7 +418,11 @@ pub(super) fn state_of(device: &Device) -> DeviceState<'_> {
         name: &device.name,
         state: &record.state,
         last_online_time: &record.last_online,
-        reason: &record.reason,
+        reason: match (record.reason.as_str(), device.complaint.as_str()) {
+            (reason, "") => reason.into(),
+            ("", complaint) => complaint.into(),
+            (reason, complaint) => Cow::Owned(format!("{reason}; {complaint}")),
+        },
     }
 }
 
@@ -423,6 +441,7 @@ fn sample(id: &str, device: &Device, property: String, now_ms: i64) -> Option<Sa
         quality,
         at_ms,
         kept: device.policies.of(&property).has_history(),
+        push: device.pushes.get(&property).cloned().unwrap_or_default(),
         property,
     })
 }

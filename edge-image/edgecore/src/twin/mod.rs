@@ -11,10 +11,12 @@
 //! Start at [`machine::Machine`]; [`run`] is the shell around it.
 
 pub mod device;
+pub mod history;
 pub mod machine;
 pub mod merge;
 mod objects;
 pub mod policy;
+pub mod push;
 pub mod record;
 mod report;
 mod shell;

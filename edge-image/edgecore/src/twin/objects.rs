@@ -10,6 +10,7 @@ use super::{
     machine::{Action, Device, MAPPER_TOPIC, Machine, Stored, forget, json, member, persist, publish},
     record::Record,
     types::{MembershipUpdate, TypeMetadata},
+    validate,
     wish::{self, Wish},
 };
 use crate::limits::{DEVICES_MAX, TWIN_REPEAT_MS};
@@ -131,6 +132,13 @@ impl Machine {
         device.staying = staying.map(|wanted| wanted.name.clone()).collect();
         let units = spec.properties.iter().map(|wanted| (wanted.name.clone(), wanted.unit.clone()));
         device.units = units.filter(|(_, unit)| !unit.is_empty()).collect();
+        let pushes = spec.properties.iter().filter(|wanted| !wanted.push.is_empty());
+        device.pushes = pushes.map(|wanted| (wanted.name.clone(), wanted.push.clone())).collect();
+        let complaint = spec.complaints.join("; ");
+        if device.complaint != complaint {
+            device.complaint = validate::reason(&complaint).into();
+            device.state_due = true;
+        }
         let mut news = false;
         for wanted in &spec.properties {
             news |= want(&mut device.record, wanted, now_ms);

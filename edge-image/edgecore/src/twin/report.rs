@@ -96,6 +96,9 @@ impl Machine {
             }
             device.state_due = false;
             device.reported_ms = now_ms;
+            if device.record.state.is_empty() {
+                device.record.state = "unknown".into();
+            }
             let event_id = (self.next_id)();
             // KubeEdge sends this content as JSON inside a string.
             let report = StateReport { event_id: &event_id, timestamp: now_ms, device: state_of(device) };

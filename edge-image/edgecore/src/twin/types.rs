@@ -1,6 +1,6 @@
 //! KubeEdge's payloads of device twins, on MQTT and to the cloud (kubeedge-wire.md sections 4.1 and 5).
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -162,7 +162,7 @@ pub struct DeviceState<'a> {
     #[serde(rename = "lastOnlineTime", skip_serializing_if = "str::is_empty")]
     pub last_online_time: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
-    pub reason: &'a str,
+    pub reason: Cow<'a, str>,
 }
 
 /// A device in a membership message.

@@ -1,3 +1,7 @@
+mod golden;
+mod load;
+mod wishes;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -525,7 +529,7 @@ async fn the_shell_carries_it_between_store_bus_and_cloud() {
     assert!(std::str::from_utf8(&record).unwrap().contains("\"actual\":{\"value\":\"true\""));
 }
 
-async fn until(mut condition: impl FnMut() -> bool) {
+pub(super) async fn until(mut condition: impl FnMut() -> bool) {
     for _ in 0..2000 {
         if condition() {
             return;
