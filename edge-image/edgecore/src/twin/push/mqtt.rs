@@ -46,6 +46,7 @@ async fn exchange(address: &str, client_id: &str, items: &[Item]) -> Result<(), 
         client_id: client_id.into(),
         username: None,
         password: None,
+        clean_session: true,
         keep_alive_s: 60,
         packet_bytes_max: ::mqtt::limits::PACKET_BYTES_MAX,
     });
