@@ -70,6 +70,16 @@ fn in_steps(suite: &str, tell: impl FnOnce(&Path, &mut Steps) -> Result<()>) -> 
     Ok(outcome)
 }
 
+/// A node that has no cloud, on this machine's containerd.
+pub fn alone(root: &Path, _: &Options) -> Result<Outcome> {
+    if let Some(why) = e2e::containerd::missing() {
+        return Ok(Outcome { not_run: vec![format!("a node alone: {why}")], ..Outcome::default() });
+    }
+    images::archives(root, std::env::consts::ARCH, &programs::host(root)?)?;
+    let programs = programs_for(root, PathBuf::new(), PathBuf::new());
+    in_steps("alone", |dir, steps| e2e::alone::run(&programs, dir, steps))
+}
+
 /// The table of pods on this machine's containerd: every row is a case.
 pub fn pods(root: &Path, options: &Options) -> Result<Outcome> {
     if let Some(why) = e2e::containerd::missing() {
@@ -113,8 +123,7 @@ pub fn interop(root: &Path, options: &Options) -> Result<Outcome> {
     let tools = prerequisites::tools(root, options.debian_mirror.as_deref())?;
     let busybox = prerequisites::busybox(root, options.debian_mirror.as_deref())?;
     let cloudcore = programs::cloudcore_unoptimised(root)?;
-    let (pause, hello) = programs::host(root)?;
-    images::archives(root, std::env::consts::ARCH, &pause, &hello)?;
+    images::archives(root, std::env::consts::ARCH, &programs::host(root)?)?;
     images::busybox(root, &busybox)?;
     let programs = programs_for(root, cloudcore, tools.program("kubectl"));
     let dir = scratch("interop")?;
@@ -140,8 +149,7 @@ fn host_programs(root: &Path, options: &Options) -> Result<(Programs, PathBuf)> 
 pub fn on_this_machine(root: &Path, options: &Options) -> Result<Programs> {
     let tools = prerequisites::tools(root, options.debian_mirror.as_deref())?;
     let cloudcore = programs::cloudcore(root, programs::host_target()?)?;
-    let (pause, hello) = programs::host(root)?;
-    images::archives(root, std::env::consts::ARCH, &pause, &hello)?;
+    images::archives(root, std::env::consts::ARCH, &programs::host(root)?)?;
     Ok(programs_for(root, cloudcore, tools.program("kubectl")))
 }
 

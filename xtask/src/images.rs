@@ -10,7 +10,7 @@ use mkimage::{
 
 use crate::{
     Options, prerequisites,
-    programs::{self, Device},
+    programs::{self, Device, PodPrograms},
     run::timed,
 };
 
@@ -39,23 +39,23 @@ pub fn build(root: &Path, board: &str, options: &Options) -> Result<(Image, Devi
 
 /// What a board's image is to be made of, given the device's programs.
 pub fn request(root: &Path, board: &str, device: &Device, options: &Options) -> Result<image::Options> {
-    let folder = archives(root, "aarch64", &device.pause, &device.hello)?;
+    let folder = archives(root, "aarch64", &device.pods)?;
     let programs = Programs {
         init: device.init.clone(),
         edgecore: Some(device.edgecore.clone()),
         mapper: Some(device.mapper.clone()),
     };
     let mut request = image::Options::new(board, root, &root.join("target"), programs);
-    request.pod_images = vec![folder.join("pause.tar"), folder.join("hello.tar")];
+    request.pod_images = ["pause", "hello", "rule"].map(|name| folder.join(format!("{name}.tar"))).to_vec();
     request.debian_mirror = options.debian_mirror.clone();
     Ok(request)
 }
 
 /// The preloaded pod images for an architecture, as OCI archives in target/images/ARCH. The folder.
-pub fn archives(root: &Path, arch: &str, pause: &Path, hello: &Path) -> Result<PathBuf> {
+pub fn archives(root: &Path, arch: &str, pods: &PodPrograms) -> Result<PathBuf> {
     let folder = root.join("target/images").join(arch);
     std::fs::create_dir_all(&folder)?;
-    for (name, program) in [("pause", pause), ("hello", hello)] {
+    for (name, program) in [("pause", &pods.pause), ("hello", &pods.hello), ("rule", &pods.rule)] {
         let spec = Spec {
             reference: format!("docker.io/kinglet/{name}:1"),
             arch: oci_arch(arch).into(),

@@ -14,8 +14,15 @@ pub struct Device {
     pub edgecore: PathBuf,
     pub mapper: PathBuf,
     pub init: PathBuf,
-    pub hello: PathBuf,
+    pub pods: PodPrograms,
+}
+
+/// What is in the preloaded pod images.
+#[derive(Clone, Debug)]
+pub struct PodPrograms {
     pub pause: PathBuf,
+    pub hello: PathBuf,
+    pub rule: PathBuf,
 }
 
 /// Builds the device's programs with fat LTO, for size.
@@ -24,7 +31,7 @@ pub fn device(root: &Path, debian_mirror: Option<&str>) -> Result<Device> {
     timed("build the device's programs", "about 6 minutes the first time", || {
         let mut command = cargo(root);
         command.args(["build", "--locked", "--profile", "device", "--target", DEVICE_TARGET]);
-        command.args(["-p", "edgecore", "-p", "mapper", "-p", "init", "-p", "hello"]);
+        command.args(["-p", "edgecore", "-p", "mapper", "-p", "init", "-p", "hello", "-p", "rule"]);
         run(&mut command)?;
         let pause = pause(root, DEVICE_TARGET)?;
         let folder = root.join("target").join(DEVICE_TARGET).join("device");
@@ -33,8 +40,7 @@ pub fn device(root: &Path, debian_mirror: Option<&str>) -> Result<Device> {
             edgecore: program("edgecore"),
             mapper: program("mapper"),
             init: program("init"),
-            hello: program("hello"),
-            pause,
+            pods: PodPrograms { pause, hello: program("hello"), rule: program("rule") },
         })
     })
     .map(|(device, _)| device)
@@ -96,15 +102,18 @@ pub fn cloudcore_unoptimised(root: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Builds what the host scenario runs: edgecore and mapper, unoptimised, and the programs of the pod images (pause, hello) for this
+/// Builds what the host scenario runs: edgecore and mapper, unoptimised, and the programs of the pod images (pause, hello, rule) for this
 /// machine, whose paths it gives.
-pub fn host(root: &Path) -> Result<(PathBuf, PathBuf)> {
+pub fn host(root: &Path) -> Result<PodPrograms> {
     timed("build edgecore, mapper and the pod images for this machine", "", || {
         run(cargo(root).args(["build", "--quiet", "--locked", "-p", "edgecore", "-p", "mapper"]))?;
         let target = host_target()?;
-        let release = ["build", "--quiet", "--locked", "--release", "-p", "hello", "--target", target];
+        let release =
+            ["build", "--quiet", "--locked", "--release", "-p", "hello", "-p", "rule", "--target", target];
         run(cargo(root).args(release))?;
-        Ok((pause(root, target)?, root.join("target").join(target).join("release/hello")))
+        let folder = root.join("target").join(target).join("release");
+        let pause = pause(root, target)?;
+        Ok(PodPrograms { pause, hello: folder.join("hello"), rule: folder.join("rule") })
     })
     .map(|(programs, _)| programs)
 }

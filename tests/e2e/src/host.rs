@@ -113,6 +113,16 @@ impl Node {
         self.configure(tunnel)
     }
 
+    /// `edgecore alone`: a node without a cloud, whose devices Home Assistant sees.
+    pub fn alone(&mut self, name: &str) -> Result<()> {
+        let mut command = self.edgecore_command();
+        command.arg("alone").arg("--root").arg(&self.root);
+        command.args(["--edgenode-name", name, "--discovery-prefix", "homeassistant"]);
+        command.arg("--remote-runtime-endpoint").arg(self.containerd.endpoint());
+        self.joined(command)?;
+        self.configure(None)
+    }
+
     /// Moves the node to another cloud, as an operator would: the agent stopped, `join --adopt`, the agent started.
     fn move_to(&mut self, cloud: &Cloud, token: &str) -> Result<()> {
         let (hub, join) = (cloud.hub_port(), cloud.join_port());
@@ -188,7 +198,7 @@ impl Node {
     }
 
     /// A program in the node's network, where pods and the runtime's streaming server are reached.
-    fn in_network(&self, program: &Path) -> Result<Command> {
+    pub fn in_network(&self, program: &Path) -> Result<Command> {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", self.containerd.inside()?)).arg(program);
         Ok(command)

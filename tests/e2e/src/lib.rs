@@ -6,6 +6,7 @@
 //! Start at [`guest`] (the release image in QEMU) and [`host`] (the same agent on this machine's containerd).
 //! [`rpi`] boots the other image. [`steps`] names, times and bounds every step; [`report`] is what `target/demo/report.json` holds.
 
+pub mod alone;
 pub mod bad_input;
 pub mod bench;
 pub mod bench_link;
@@ -39,7 +40,7 @@ pub struct Programs {
     pub edgecore: PathBuf,
     pub mapper: PathBuf,
     pub kubectl: PathBuf,
-    /// Folder of the OCI archives for this machine's architecture (pause, hello).
+    /// Folder of the OCI archives for this machine's architecture (pause, hello, rule).
     pub images: PathBuf,
     /// `cloud/deploy/samples`.
     pub samples: PathBuf,

@@ -37,6 +37,11 @@ pub const ALL: &[Suite] = &[
         run: demo::host,
     },
     Suite {
+        name: "alone",
+        about: "a node without a cloud: devices from a folder, a loop in a static pod, Home Assistant's discovery",
+        run: demo::alone,
+    },
+    Suite {
         name: "pods",
         about: "the table of pods (tests/pods) on this machine's containerd",
         run: demo::pods,
@@ -170,9 +175,15 @@ fn device(root: &Path, options: &Options) -> Result<Outcome> {
     let programs = programs::device(root, options.debian_mirror.as_deref())?;
     let cross = crate::cross_env::build(root)?;
     let mut outcome = Outcome::default();
-    for program in
-        [&programs.edgecore, &programs.mapper, &programs.init, &programs.hello, &programs.pause, &cross]
-    {
+    for program in [
+        &programs.edgecore,
+        &programs.mapper,
+        &programs.init,
+        &programs.pods.hello,
+        &programs.pods.rule,
+        &programs.pods.pause,
+        &cross,
+    ] {
         match crate::elf::check_static(program) {
             Ok(()) => outcome.passed += 1,
             Err(error) => outcome.failed.push(format!("{error:#}")),
