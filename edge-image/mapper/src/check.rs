@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::plan::{
     self, Access, Plan, Protocol,
+    chip::Chip,
     gpio::{Direction, Function, LineRef, LineSpec},
     serial::Framing,
     text::Template,
@@ -182,6 +183,13 @@ fn render(plan: &Plan, out: &mut String) {
                     register.length,
                     sent.join(" ")
                 )
+            }
+            Access::Chip(Chip::Bme280(quantity)) => {
+                write!(out, "  {}: measures {quantity:?} with a BME280", property.name)
+            }
+            Access::Chip(Chip::Ads1115(input)) => {
+                let (channel, volts) = (input.channel, input.range.volts);
+                write!(out, "  {}: measures input {channel} of an ADS1115, up to {volts} V", property.name)
             }
             Access::Channel(channel) => write!(out, "  {}: channel {channel}", property.name),
             Access::Register(register) => {

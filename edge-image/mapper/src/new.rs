@@ -10,18 +10,22 @@ macro_rules! models {
 
 /// By name. Each file is a DeviceModel and an example Device `<model>-1`; its first line says in a few words what it is.
 pub const MODELS: &[(&str, &str)] = models![
+    "ads1115",
     "arduino-lines",
+    "bme280",
     "button",
     "contact",
+    "ds18b20",
     "gps-nmea",
     "led",
+    "mcp3008",
     "modbus-relay-8",
     "pir",
     "relay-board-4",
     "s0-meter",
     "sdm120",
     "sdm630",
-    "servo",
+    "servo"
 ];
 
 /// `new --list`.

@@ -30,6 +30,7 @@ use crate::{
     plan::{Access, PROTOCOLS, Plan, Protocol},
     polled::{
         Bus, PolledDriver,
+        chip::Chips,
         onewire::{self, OneWire},
         registers::Registers,
     },
@@ -126,7 +127,22 @@ impl Opener for KernelOpener {
     }
 }
 
-fn registers(now_ms: u64, bus: Box<dyn Bus>, place: String, plan: &Plan) -> Result<Box<dyn Driver>, String> {
+/// The driver of a device on I2C or SPI.
+pub fn registers(
+    now_ms: u64,
+    bus: Box<dyn Bus>,
+    place: String,
+    plan: &Plan,
+) -> Result<Box<dyn Driver>, String> {
+    let chips = plan.properties.iter().filter_map(|property| match &property.access {
+        Access::Chip(chip) => Some(*chip),
+        _ => None,
+    });
+    let chips: Vec<_> = chips.collect();
+    if !chips.is_empty() {
+        let source = Chips::new(bus, chips, place);
+        return Ok(Box::new(PolledDriver::open(now_ms, &plan.properties, Box::new(source))?));
+    }
     let registers = plan.properties.iter().filter_map(|property| match &property.access {
         Access::Bytes(register) => Some(register.as_ref().clone()),
         _ => None,

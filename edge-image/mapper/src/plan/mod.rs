@@ -1,5 +1,6 @@
 //! What a Device's fields mean to us. Every error names the field and says what to put there.
 
+pub mod chip;
 pub mod fields;
 pub mod gpio;
 pub mod modbus;
@@ -157,6 +158,8 @@ pub enum Access {
     Thermometer(sensor::Thermometer),
     Bytes(Box<register::Register>),
     Text(Box<text::TextField>),
+    /// On I2C, with a decoder of ours.
+    Chip(chip::Chip),
     Channel(u8),
     Register(Box<modbus::Register>),
 }
@@ -198,6 +201,13 @@ fn plan(description: &Description) -> Result<Plan, String> {
     for (at, view) in spec.properties.iter().enumerate() {
         properties.push(property(at, view, model, &protocol, chip.as_deref())?);
     }
+    let chips = properties.iter().filter(|property| matches!(property.access, Access::Chip(_))).count();
+    if chips != 0 && chips != properties.len() {
+        return Err(
+            "spec.properties: some have configData.chip and some have registers; make two devices of it"
+                .into(),
+        );
+    }
     Ok(Plan { protocol, properties })
 }
 
@@ -223,7 +233,10 @@ fn property(
         Protocol::Gpio => Access::Line(gpio::line(&mut fields, chip)?),
         Protocol::Pwm => Access::Pwm(pwm::channel(&mut fields, chip)?),
         Protocol::OneWire => Access::Thermometer(sensor::thermometer(&mut fields)?),
-        Protocol::I2c(_) => Access::Bytes(Box::new(register::register(&mut fields, false)?)),
+        Protocol::I2c(_) => match chip::chip(&mut fields)? {
+            Some(chip) => Access::Chip(chip),
+            None => Access::Bytes(Box::new(register::register(&mut fields, false)?)),
+        },
         Protocol::Spi(_) => Access::Bytes(Box::new(register::register(&mut fields, true)?)),
         Protocol::Serial(port) if port.framing == serial::Framing::Frames => {
             Access::Channel(serial::channel(&mut fields)?)
@@ -289,7 +302,7 @@ fn wish_for(value: &str, domain: &Domain, access: &Access) -> Result<String, Str
         Access::Line(line) if line.direction == gpio::Direction::Input => {
             Some("set configData.direction to output")
         }
-        Access::Thermometer(_) => Some("use another device: this one only measures"),
+        Access::Thermometer(_) | Access::Chip(_) => Some("use another device: this one only measures"),
         Access::Bytes(register) if register.write.is_none() => Some("set configData.write to true"),
         Access::Text(text) if text.write.is_none() => {
             Some("set configData.write to the line to send, with {} for the value")

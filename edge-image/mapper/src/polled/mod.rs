@@ -3,6 +3,7 @@
 //!
 //! [`Source`] is what a kind of bus implements, [`PolledDriver`] is what the engine drives.
 
+pub mod chip;
 pub mod driver;
 #[cfg(not(feature = "rppal"))]
 pub mod kernel;

@@ -26,7 +26,7 @@ impl Registers {
     }
 }
 
-fn failure(place: &str, error: &std::io::Error) -> Failure {
+pub(super) fn failure(place: &str, error: &std::io::Error) -> Failure {
     match error.raw_os_error() {
         // What drivers of I2C answer when nobody acknowledged (Documentation/i2c/fault-codes.rst).
         Some(libc::ENXIO | libc::EREMOTEIO) => Failure::Passing(format!(

@@ -6,6 +6,7 @@ use std::{
     fs::File,
     io::{Read, Write},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
     rc::Rc,
 };
 
@@ -26,7 +27,9 @@ use crate::{
     },
     modbus::{Lines, ModbusDriver},
     new,
-    plan::{Plan, Protocol},
+    plan::{Access, Plan, Protocol},
+    polled::{Bus, PolledDriver, onewire::OneWire},
+    run,
     serial::{Ports, SerialDriver},
 };
 
@@ -38,6 +41,10 @@ struct SimulatedOpener {
     outputs: DirectOutputs,
     modbus: Lines,
     serial: Ports,
+    /// What is on the I2C or SPI bus; taken when the device is opened.
+    chip: Rc<RefCell<Option<Box<dyn Bus>>>>,
+    /// The kernel's folder of the 1-Wire bus.
+    one_wire: PathBuf,
 }
 
 impl Opener for SimulatedOpener {
@@ -53,6 +60,18 @@ impl Opener for SimulatedOpener {
                 let outputs = Rc::new(RefCell::new(self.outputs.clone()));
                 let properties = &plan.properties;
                 Box::new(GpioDriver::open(now_ms, device, properties, &mut self.world, outputs, readings)?)
+            }
+            Protocol::I2c(_) | Protocol::Spi(_) => {
+                let bus = self.chip.take().ok_or("nothing is on the bus")?;
+                run::registers(now_ms, bus, "the simulated chip".into(), plan)?
+            }
+            Protocol::OneWire => {
+                let sensors = plan.properties.iter().filter_map(|property| match &property.access {
+                    Access::Thermometer(sensor) => Some(sensor.clone()),
+                    _ => None,
+                });
+                let bus = OneWire::new(&self.one_wire, sensors.collect());
+                Box::new(PolledDriver::open(now_ms, &plan.properties, Box::new(bus))?)
             }
             Protocol::Modbus(slave) => {
                 Box::new(ModbusDriver::open(now_ms, device, slave, &plan.properties, &mut self.modbus)?)
@@ -80,6 +99,8 @@ pub struct Bench {
     outputs: DirectOutputs,
     /// The other end of the model's port. The slave side stays open, so that the port is there before and after the driver.
     port: Option<(File, OwnedFd)>,
+    chip: Rc<RefCell<Option<Box<dyn Bus>>>>,
+    pub one_wire: tempfile::TempDir,
     description: Value,
     protocol: String,
     /// The fake line of each line of the model.
@@ -116,11 +137,14 @@ impl Bench {
         });
         let world = World::default();
         let outputs = DirectOutputs::new(&world);
+        let (chip, one_wire) = (Rc::new(RefCell::new(None)), tempfile::tempdir().unwrap());
         let opener = SimulatedOpener {
             world: world.clone(),
             outputs: outputs.clone(),
             modbus: Lines::default(),
             serial: Ports::default(),
+            chip: chip.clone(),
+            one_wire: one_wire.path().into(),
         };
         let mut engine = Engine::new(Box::new(opener));
         engine.connected(0);
@@ -130,6 +154,8 @@ impl Bench {
             world,
             outputs,
             port,
+            chip,
+            one_wire,
             description,
             protocol,
             lines,
@@ -137,6 +163,12 @@ impl Bench {
             state: String::new(),
             now_ms: 0,
         }
+    }
+
+    /// Puts a chip on the bus.
+    pub fn with_chip(self, chip: impl Bus + 'static) -> Bench {
+        *self.chip.borrow_mut() = Some(Box::new(chip));
+        self
     }
 
     /// Describes the device to the mapper, as edgecore does.

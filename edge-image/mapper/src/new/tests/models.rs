@@ -1,6 +1,10 @@
 //! Each model of the library against its device.
 
 use super::bench::{Bench, RtuSlave, Silent, TextDevice};
+use crate::polled::{
+    Bus,
+    chip::tests::{FakeAds, FakeBme},
+};
 
 #[test]
 fn button() {
@@ -195,4 +199,91 @@ fn modbus_relay_8() {
     bench.expect("relay5", "true", &mut board);
     assert!(board.coils[&4]);
     assert_eq!(bench.values["input1"], "false");
+}
+
+#[test]
+fn bme280() {
+    let mut bench = Bench::new("bme280").with_chip(FakeBme::new(0x60)).start();
+    bench.expect("temperature", "25.08", &mut Silent);
+    bench.expect("pressure", "1006.53", &mut Silent);
+    bench.turn(&mut Silent);
+    for _ in 0..2_000 {
+        bench.turn(&mut Silent);
+        if let Some(humidity) = bench.values.get("humidity") {
+            assert!((20.0..95.0).contains(&humidity.parse::<f64>().unwrap()), "{humidity}");
+            return;
+        }
+    }
+    panic!("{:?}", bench.state);
+}
+
+#[test]
+fn ads1115() {
+    let mut chip = FakeAds::default();
+    chip.volts = [0.25, 1.5, 3.3, 0.0];
+    let mut bench = Bench::new("ads1115").with_chip(chip).start();
+    for (property, value) in [("a0", "0.25"), ("a1", "1.5"), ("a2", "3.3"), ("a3", "0")] {
+        bench.expect(property, value, &mut Silent);
+    }
+}
+
+/// Bit by bit, as the data sheet's figure 5-1 (DS21295) has it: after the start bit come SGL and three bits of the channel, one clock to
+/// sample, a null bit, and ten bits of the value.
+struct Mcp3008([u16; 8]);
+
+impl Bus for Mcp3008 {
+    fn exchange(&mut self, send: &[u8], receive: &mut [u8]) -> std::io::Result<()> {
+        let bytes: Vec<u8> = send.iter().copied().chain(receive.iter().map(|_| 0)).collect();
+        let (mut command, mut said): (Vec<bool>, Vec<bool>) = (Vec::new(), Vec::new());
+        let mut started = false;
+        let mut clocks_after = 0_u32;
+        for clock in 0..bytes.len() * 8 {
+            let bit = bytes[clock / 8] >> (7 - clock % 8) & 1 == 1;
+            // Before the value the output floats: a one here, so that a wrong mask is seen.
+            let mut out = true;
+            if command.len() == 4 {
+                let channel = command[1..].iter().fold(0, |number, bit| number << 1 | usize::from(*bit));
+                assert!(command[0], "single-ended");
+                out = match clocks_after {
+                    0 => true,
+                    1 => false,
+                    at @ 2..=11 => self.0[channel] >> (11 - at) & 1 == 1,
+                    _ => true,
+                };
+                clocks_after += 1;
+            } else if started {
+                command.push(bit);
+            } else {
+                started = bit;
+            }
+            said.push(out);
+        }
+        let all: Vec<u8> =
+            said.chunks(8).map(|bits| bits.iter().fold(0, |byte, bit| byte << 1 | u8::from(*bit))).collect();
+        receive.copy_from_slice(&all[send.len()..]);
+        Ok(())
+    }
+}
+
+#[test]
+fn mcp3008() {
+    let chip = Mcp3008([0, 1023, 512, 1, 2, 3, 4, 341]);
+    let mut bench = Bench::new("mcp3008").with_chip(chip).start();
+    for (property, value) in
+        [("ch0", "0"), ("ch1", "3.296781"), ("ch2", "1.650002"), ("ch3", "0.003223"), ("ch7", "1.098927")]
+    {
+        bench.expect(property, value, &mut Silent);
+    }
+}
+
+#[test]
+fn ds18b20() {
+    let bench = Bench::new("ds18b20");
+    let sensor = bench.one_wire.path().join("devices/28-0316a2795cff");
+    std::fs::create_dir_all(&sensor).unwrap();
+    // As the kernel's w1_therm writes it.
+    let text = "72 01 4b 46 7f ff 0e 10 57 : crc=57 YES\n72 01 4b 46 7f ff 0e 10 57 t=23125\n";
+    std::fs::write(sensor.join("w1_slave"), text).unwrap();
+    let mut bench = bench.start();
+    bench.expect("temperature", "23.125", &mut Silent);
 }
