@@ -28,7 +28,7 @@ pub const RIVAL_TIME: Duration = Duration::from_secs(600);
 /// Nodes of which replaced devices are remembered. More: the newest connection wins again.
 pub const RIVALS_MAX: usize = 256;
 /// What a link keeps to read into and to write from while it is idle; larger messages get more while they pass.
-pub const HUB_BUFFER_LEN: usize = 2 * 1024;
+pub const HUB_BUFFER_LEN: usize = 1024;
 /// How often a link at most looks whether its node was reset or joined again.
 pub const RECORD_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Requests of one node that wait for the API. Full: the session stops reading until one is answered.

@@ -304,7 +304,8 @@ pub(crate) fn put(at: store::Key, mut object: Value) -> Put {
     let uid = meta::text(&object, "metadata.uid").to_string();
     let render = move |revision: u64| -> Bytes {
         meta::metadata(&mut object).insert("resourceVersion".into(), revision.to_string().into());
-        object.to_string().into()
+        // Kept for as long as the object: without the room that the text grew into.
+        object.to_string().into_boxed_str().into_boxed_bytes().into()
     };
     Put { key: at, uid, upstream: None, key_id: 0, value: store::Value::Render(Box::new(render)) }
 }

@@ -123,7 +123,8 @@ pub struct Delivery {
     window: usize,
     inventory_due: bool,
     next_id: u128,
-    desired: Option<BTreeMap<String, Target>>,
+    /// Sorted by uid.
+    desired: Option<Box<[Target]>>,
     delivered: BTreeMap<String, Delivered>,
     /// Pushes of this link that wait for an acknowledgement, by uid. Only those `in_flight` are waited for.
     unacked: BTreeMap<String, Push>,
@@ -181,7 +182,9 @@ impl Delivery {
             }
             Input::Disconnected => self.unlink(),
             Input::Desired(targets) => {
-                self.desired = Some(targets.into_iter().map(|target| (target.uid.clone(), target)).collect());
+                let mut targets = targets.into_boxed_slice();
+                targets.sort_by(|a, b| a.uid.cmp(&b.uid));
+                self.desired = Some(targets);
                 self.enqueue_all();
             }
             Input::Acked { msg_id } => self.acked(now_ms, &msg_id, &mut actions),
@@ -200,7 +203,20 @@ impl Delivery {
             Input::Tick => self.resend(now_ms, &mut actions),
         }
         self.pump(now_ms, &mut actions);
+        self.give_back();
         actions
+    }
+
+    /// A map or queue that was emptied one by one keeps its last room; there is one `Delivery` per node, and most are idle.
+    fn give_back(&mut self) {
+        if self.unacked.is_empty() {
+            self.unacked.clear();
+            self.in_flight.clear();
+        }
+        if self.queue.is_empty() {
+            self.queue = VecDeque::new();
+            self.queued.clear();
+        }
     }
 
     fn unlink(&mut self) {
@@ -217,7 +233,7 @@ impl Delivery {
             let needed = self.inventory_due && self.desired.is_some();
             return needed.then(|| (Verb::Inventory, String::new(), String::new()));
         }
-        let desired = self.desired.as_ref()?.get(uid);
+        let desired = find(self.desired.as_ref()?, uid);
         match (desired, self.delivered.get(uid)) {
             (Some(target), Some(has)) if has.version == target.version => None,
             (Some(target), has) => {
@@ -233,8 +249,8 @@ impl Delivery {
     /// Deletes first: a name may have been taken over by an object with another uid.
     fn enqueue_all(&mut self) {
         let Some(desired) = &self.desired else { return };
-        let deletes = self.delivered.keys().filter(|uid| !desired.contains_key(*uid)).map(|uid| (0, uid));
-        let pushes = desired.values().map(|target| (u16::from(target.rank) + 1, &target.uid));
+        let deletes = self.delivered.keys().filter(|uid| find(desired, uid).is_none()).map(|uid| (0, uid));
+        let pushes = desired.iter().map(|target| (u16::from(target.rank) + 1, &target.uid));
         let mut lacking: Vec<(u16, String)> = deletes
             .chain(pushes)
             .filter(|(_, uid)| {
@@ -384,6 +400,10 @@ impl Delivery {
             self.in_flight.insert(uid, in_flight);
         }
     }
+}
+
+fn find<'a>(sorted: &'a [Target], uid: &str) -> Option<&'a Target> {
+    sorted.binary_search_by(|target| target.uid.as_str().cmp(uid)).ok().map(|at| &sorted[at])
 }
 
 fn message_id(nonce: u128, count: u128) -> String {

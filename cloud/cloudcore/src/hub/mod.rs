@@ -36,7 +36,7 @@ use wire::limits::MESSAGE_BYTES_MAX;
 
 use crate::accept::accept;
 use crate::authority::{Peer, PeerError, TlsPort, node_of_certificate};
-use crate::contract::{Carrier, Placements, Rank, Routes};
+use crate::contract::{Carrier, Placements, Rank, Route, Routes};
 use crate::join::now_s;
 use crate::limits::{
     HUB_BUFFER_LEN, HUB_FULL_RETRY_AFTER_S, HUB_HANDSHAKE_TIME_MAX, HUB_HANDSHAKES_MAX, HUB_RETRY_AFTER_S,
@@ -48,8 +48,8 @@ use crate::revoke::Revocations;
 use crate::upstream::Upstream;
 use pack::Packer;
 use session::{End, Session};
-use sessions::Origin;
 pub use sessions::Sessions;
+use sessions::{Origin, Place};
 
 pub struct Hub {
     pub tls: TlsPort,
@@ -109,8 +109,17 @@ struct Upgrade {
 struct Opened {
     peer: Peer,
     record: NodeRecord,
-    socket: Box<Link>,
+    socket: Link,
     upgrade: Upgrade,
+}
+
+/// A connection whose session can run.
+struct Begun {
+    peer: Peer,
+    record: NodeRecord,
+    session: Box<Session<TlsStream<Counted<TcpStream>>>>,
+    /// What others see of it, until it ends.
+    hold: (Option<Route>, Place),
 }
 
 impl Hub {
@@ -131,7 +140,8 @@ impl Hub {
                 hub.link(stream, address, permit, link_drain).await;
                 Ok::<(), std::convert::Infallible>(())
             };
-            if let Err(error) = group.spawn(link) {
+            // In a box: what a task is made of is moved through several futures, and each would keep room for it.
+            if let Err(error) = group.spawn(Box::pin(link)) {
                 tracing::warn!("connection of {address} refused: {error}");
             }
         }
@@ -145,10 +155,9 @@ impl Hub {
         handshake: tokio::sync::OwnedSemaphorePermit,
         drain: Drain,
     ) {
-        // Boxed, as the session below is: a link that is up keeps no room for what opening it took.
+        // Each part in a box of its own: a link that is up keeps no room for what opening it took.
         let opened = tokio::time::timeout(HUB_HANDSHAKE_TIME_MAX, Box::pin(self.open(stream)));
-        let Opened { peer, record, socket, mut upgrade } = match opened.await.unwrap_or(Err(Refusal::Timeout))
-        {
+        let opened = match opened.await.unwrap_or(Err(Refusal::Timeout)) {
             Ok(Some(opened)) => opened,
             Ok(None) => return,
             Err(refusal) => {
@@ -157,13 +166,22 @@ impl Hub {
                 return;
             }
         };
-        let node = peer.node.clone();
         drop(handshake);
+        let begun = Box::pin(self.begin(opened, address, drain)).await;
+        if let Some(begun) = begun {
+            Box::pin(self.keep(begun)).await;
+        }
+    }
+
+    /// Waits for the node's place and for what belongs on it. `None`: cloudcore stops.
+    async fn begin(&self, opened: Box<Opened>, address: SocketAddr, drain: Drain) -> Option<Begun> {
+        let Opened { peer, record, socket, mut upgrade } = *opened;
+        let node = peer.node.clone();
         let stop = drain.child();
         let origin = std::mem::take(&mut upgrade.origin);
         let link = origin.link;
-        let Some(place) = self.sessions.take_over(&node, origin, stop.clone()).await else { return };
-        let Some(desired) = self.placements.subscribe(&node).await else { return };
+        let place = self.sessions.take_over(&node, origin, stop.clone()).await?;
+        let desired = self.placements.subscribe(&node).await?;
         let streams = socket.streams().cloned();
         let way = streams.map(|streams| self.routes.add(&node, Rank::Link, Arc::new(streams)));
         let lane = if upgrade.compact {
@@ -181,9 +199,9 @@ impl Hub {
         let resumed = if parked.is_some() { ", resumed" } else { "" };
         tracing::info!("node {node} connected from {address} ({lane_name}{resumed})");
         let session = Box::new(Session {
-            node: node.clone(),
+            node,
             generation,
-            socket: *socket,
+            socket,
             lane,
             link,
             resume: parked.map(|parked| (parked, upgrade.resume.map(|(_, seqs)| seqs).unwrap_or_default())),
@@ -194,31 +212,37 @@ impl Hub {
             records: self.records.clone(),
             desired,
             keepalive: self.keepalive,
-            stop: stop.clone(),
+            stop,
             drain,
         });
-        let run = session.run();
-        tokio::pin!(run);
+        Some(Begun { peer, record, session, hold: (way, place) })
+    }
+
+    /// Runs the session until it ends or must.
+    async fn keep(&self, begun: Begun) {
+        let Begun { peer, record, session, hold } = begun;
+        let stop = session.stop.clone();
+        let mut run = Box::pin(session.run());
         let end = tokio::select! {
             end = &mut run => end,
-            () = self.records.superseded(&node, &record) => {
+            () = self.records.superseded(&peer.node, &record) => {
                 stop.start();
                 run.await
             }
             refusal = self.revocations.refused(&peer) => {
-                return tracing::warn!("link of node {node} ended: {refusal}");
+                return tracing::warn!("link of node {} ended: {refusal}", peer.node);
             }
         };
-        drop((way, place));
+        drop(hold);
         match end {
-            End::Records(_) => tracing::error!("link of node {node} ended: {}", rt::error_chain(&end)),
-            end => tracing::info!("link of node {node} ended: {}", rt::error_chain(&end)),
+            End::Records(_) => tracing::error!("link of node {} ended: {}", peer.node, rt::error_chain(&end)),
+            end => tracing::info!("link of node {} ended: {}", peer.node, rt::error_chain(&end)),
         }
     }
 
     /// `None`: refused with an HTTP answer that says why.
     #[expect(clippy::result_large_err, reason = "the signature of the check is tungstenite's")]
-    async fn open(&self, stream: TcpStream) -> Result<Option<Opened>, Refusal> {
+    async fn open(&self, stream: TcpStream) -> Result<Option<Box<Opened>>, Refusal> {
         // A failure costs latency only.
         drop(streams::tune(&stream));
         let (stream, progress) = Counted::new(stream);
@@ -256,7 +280,7 @@ impl Hub {
         let streams = upgrade.streams.then(Streams::opener);
         let socket = Socket::new(ws, progress, streams, self.write_timeout).with_lane(upgrade.compact);
         let record = record.map_err(Refusal::Records)?;
-        Ok(Some(Opened { peer, record, socket: Box::new(socket), upgrade }))
+        Ok(Some(Box::new(Opened { peer, record, socket, upgrade })))
     }
 
     #[expect(clippy::result_large_err, reason = "the signature is tungstenite's")]

@@ -109,7 +109,8 @@ impl Work {
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
     /// Runs the link to its end.
     pub async fn run(mut self: Box<Self>) -> End {
-        let file = match self.records.delivery(&self.node, self.generation).await {
+        // What is done once, here and at the end, is in boxes of its own, so that the link keeps no room for it.
+        let file = match Box::pin(self.records.delivery(&self.node, self.generation)).await {
             Ok(file) => file,
             Err(error) => return End::Records(error),
         };
@@ -148,7 +149,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         self.flush();
         if !matches!(end, End::Closed | End::Broken(_)) {
             // The peer may be gone; it has a second to read that it is over.
-            self.socket.close(&end.to_string(), Duration::from_secs(1)).await;
+            let reason = end.to_string();
+            Box::pin(self.socket.close(&reason, Duration::from_secs(1))).await;
         }
         end
     }
@@ -361,6 +363,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             return;
         }
         let Some(push) = work.to_fetch.pop_front() else { return };
+        give_back(&mut work.to_fetch);
         let (kept, api) = (work.file.kept(), self.upstream.api.clone());
         let (node, desired) = (self.node.clone(), self.desired.borrow().clone());
         work.fetching = Some(Box::pin(async move {
@@ -396,6 +399,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             return;
         }
         let Some((request, message)) = work.requests.pop_front() else { return };
+        give_back(&mut work.requests);
         let (upstream, node, desired) =
             (self.upstream.clone(), self.node.clone(), self.desired.borrow().clone());
         // Our own edge knows what it has said.
@@ -528,6 +532,13 @@ fn brief(answer: Message) -> Message {
         return answer;
     }
     answer.with_resource_version("").with_content(wire::message::ACK_CONTENT)
+}
+
+/// An idle link keeps no room for what went through it.
+fn give_back<T>(queue: &mut VecDeque<T>) {
+    if queue.is_empty() {
+        *queue = VecDeque::new();
+    }
 }
 
 /// The future's output, or for ever nothing when there is none.

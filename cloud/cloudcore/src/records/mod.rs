@@ -221,10 +221,10 @@ impl Records {
     }
 
     /// Over when the node has another link, at another replica, or was reset there.
-    pub async fn superseded(&self, name: &str, record: &NodeRecord) {
+    pub fn superseded<'a>(&'a self, name: &'a str, record: &'a NodeRecord) -> BoxFuture<'a, ()> {
         match self {
-            Records::Files(_) => std::future::pending().await,
-            Records::Objects(objects) => objects.superseded(name, record).await,
+            Records::Files(_) => Box::pin(std::future::pending()),
+            Records::Objects(objects) => Box::pin(objects.superseded(name, record)),
         }
     }
 
