@@ -47,6 +47,9 @@ pub struct Run {
     /// Address or name that nodes dial; repeat it for several
     #[arg(long, value_name = "IP|NAME", value_delimiter = ',', num_args = 1..)]
     pub advertise_address: Vec<String>,
+    /// Where the cluster's API server reaches this replica's stream port; stands in the status of its nodes (kubectl logs, exec)
+    #[arg(long, value_name = "IP|NAME")]
+    pub kubelet_address: Option<String>,
     /// Where all ports listen [default: the API on 127.0.0.1, the others on 0.0.0.0]
     #[arg(long, value_name = "IP")]
     pub bind_address: Option<IpAddr>,

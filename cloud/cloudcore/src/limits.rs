@@ -31,6 +31,8 @@ pub const RIVALS_MAX: usize = 256;
 pub const HUB_BUFFER_LEN: usize = 1024;
 /// How often a link at most looks whether its node was reset or joined again.
 pub const RECORD_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Wait before it is said again where a node's kubelet is found, when that failed.
+pub const PLACE_RETRY: Duration = Duration::from_secs(5);
 /// Requests of one node that wait for the API. Full: the session stops reading until one is answered.
 pub const SESSION_REQUESTS_MAX: usize = 64;
 

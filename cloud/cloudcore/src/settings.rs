@@ -7,7 +7,7 @@ use std::time::Duration;
 use pki::Names;
 
 use crate::cli::Run;
-use crate::config::{CloudHub, CloudStream, Config, Kinglet, Listener};
+use crate::config::{CloudHub, CloudStream, Config, Kinglet, KubeletAddressType, Listener};
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -35,6 +35,9 @@ pub struct Settings {
     pub device_write_every_ms: u32,
     /// `None`: switched off.
     pub stream: Option<Stream>,
+    /// What nodes' status says of where their kubelets are; empty: nothing of ours.
+    pub kubelet_address: String,
+    pub kubelet_address_type: KubeletAddressType,
 }
 
 /// The Kubernetes API that is worked on.
@@ -100,6 +103,8 @@ pub fn settings(config: Config, run: &Run) -> Settings {
         nodes_max: hub.node_limit,
         device_write_every_ms: config.kinglet.device_write_every_ms,
         stream: stream(&config.modules.cloud_stream, run.bind_address.unwrap_or(any)),
+        kubelet_address: run.kubelet_address.clone().unwrap_or(config.kinglet.kubelet_address),
+        kubelet_address_type: config.kinglet.kubelet_address_type,
     };
     let names =
         names(&settings, run.advertise_address.iter().chain(&hub.advertise_address).chain(&hub.dns_names));

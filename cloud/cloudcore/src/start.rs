@@ -30,7 +30,7 @@ use crate::settings::{Settings, Source};
 use crate::shared;
 use crate::takeover::{crds, missing};
 use crate::tunnel::{OpenTunnels, StreamServer, StreamServerError, TunnelServer, stream_tls};
-use crate::upstream::Upstream;
+use crate::upstream::{KubeletPlace, Upstream};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -203,6 +203,7 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
             Ok(())
         });
     }
+    let kubelet = kubelet_place(&settings, stream.stream.as_ref().map(|(listener, _)| listener));
     if let Some((listener, tls)) = stream.stream {
         let server = Arc::new(StreamServer { tls, api: api.clone(), routes: routes.clone() });
         essential(&mut supervisor, "stream", (server, listener), |(server, listener), drain| async move {
@@ -215,7 +216,12 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
         revocations,
         refusals: RefusalLog::default(),
         cloud_id: identity.header(),
-        upstream: Upstream { api, cluster_ca, device_write_every_ms: settings.device_write_every_ms },
+        upstream: Upstream {
+            api,
+            cluster_ca,
+            device_write_every_ms: settings.device_write_every_ms,
+            kubelet,
+        },
         placements,
         records,
         keepalive: settings.keepalive,
@@ -236,6 +242,22 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     rt::atomic_write(&endpoints_path, &text).map_err(StartError::Endpoints)?;
     announce(&settings, &endpoints, &dir);
     Ok(Running { endpoints, routes, drain, supervisor, endpoints_path, _lock: lock })
+}
+
+/// `stream`: the open stream port.
+fn kubelet_place(settings: &Settings, stream: Option<&TcpListener>) -> Option<Arc<KubeletPlace>> {
+    let address = Some(settings.kubelet_address.clone()).filter(|address| !address.is_empty())?;
+    let Some(listener) = stream else {
+        tracing::warn!(
+            "the stream port is closed, so the kubelet address {address} is not told; see modules.cloudStream in docs/kubernetes.md"
+        );
+        return None;
+    };
+    Some(Arc::new(KubeletPlace {
+        address,
+        kind: settings.kubelet_address_type,
+        port: reachable(listener).port(),
+    }))
 }
 
 /// What is kept of this cloud and its nodes: in the data directory, or in the cluster, for all replicas.

@@ -104,6 +104,7 @@ fn story(cloud: &mut Cloud, node: &Node, story: &Story<'_>, steps: &mut Steps) -
             story.slow_reader(websocket, cloud, node)
         })?;
     }
+    steps.step("pods/proxy: a server in a pod, and one that is not there", || story.proxy())?;
     steps.step("debug: a container beside the others", || story.debug())?;
     steps.step("the log of the time without a cloud", || {
         same(&story.text(true, &["exec", "streams", "-c", "main", "--", "sh", "-c", SPEAK_LATER], "")?, "")?;
@@ -332,6 +333,23 @@ impl Story<'_> {
             }
             Ok(Some(()))
         })
+    }
+
+    fn proxy(&self) -> Result<()> {
+        let get = |place: &str| {
+            let path = format!("/api/v1/namespaces/default/pods/{place}");
+            self.kubectl.command(&["get", "--raw", &path]).output()
+        };
+        let page = get("streams:8080/proxy/index.html")?;
+        ensure!(page.stdout == b"page\n", "{page:?}");
+        let missing = get("streams:8080/proxy/none")?;
+        ensure!(String::from_utf8_lossy(&missing.stderr).contains("could not find"), "{missing:?}");
+        let refused = get("streams:8081/proxy/")?;
+        ensure!(
+            String::from_utf8_lossy(&refused.stderr).contains("error trying to reach service"),
+            "{refused:?}"
+        );
+        Ok(())
     }
 
     fn debug(&self) -> Result<()> {

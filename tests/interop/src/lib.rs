@@ -13,6 +13,7 @@ pub mod control_plane;
 pub mod kubernetes;
 pub mod peers;
 pub mod ports;
+pub mod running;
 pub mod stock_cloud;
 pub mod stock_edge;
 
@@ -23,6 +24,7 @@ use e2e::{Programs, steps::Steps};
 
 pub use control_plane::ControlPlane;
 pub use peers::{Peer, Peers, peers};
+pub use running::Running;
 
 /// All flows, module by module.
 const ALL: &[&[Flow]] = &[

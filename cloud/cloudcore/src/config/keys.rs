@@ -19,6 +19,8 @@ pub const HONOURED: &[&str] = &[
     "kinglet.edgeCertSeconds",
     "kinglet.embeddedApi",
     "kinglet.expiredGraceSeconds",
+    "kinglet.kubeletAddress",
+    "kinglet.kubeletAddressType",
     "kinglet.leaseGraceSeconds",
     "kubeAPIConfig.kubeConfig",
     "modules.cloudHub.advertiseAddress",

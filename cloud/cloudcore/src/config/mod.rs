@@ -122,6 +122,27 @@ pub struct Kinglet {
     pub expired_grace_seconds: u32,
     /// DeviceStatus objects of a node are written once in this time on average.
     pub device_write_every_ms: u32,
+    /// Where an API server reaches the stream port of this replica; empty: nodes' kubelets are where the nodes say.
+    pub kubelet_address: String,
+    pub kubelet_address_type: KubeletAddressType,
+}
+
+/// Under which type of address `kubeletAddress` stands in a Node: one that the API server prefers
+/// (`--kubelet-preferred-address-types`; its default begins with Hostname, kubeadm's with InternalIP).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum KubeletAddressType {
+    #[default]
+    Hostname,
+    InternalIP,
+}
+
+impl KubeletAddressType {
+    pub fn name(self) -> &'static str {
+        match self {
+            KubeletAddressType::Hostname => "Hostname",
+            KubeletAddressType::InternalIP => "InternalIP",
+        }
+    }
 }
 
 impl Default for CloudHub {
@@ -152,6 +173,8 @@ impl Default for Kinglet {
             edge_cert_seconds: 0,
             expired_grace_seconds: 30 * 86_400,
             device_write_every_ms: DEVICE_WRITE_EVERY_MS,
+            kubelet_address: String::new(),
+            kubelet_address_type: KubeletAddressType::Hostname,
         }
     }
 }

@@ -229,6 +229,7 @@ impl Hub {
                 stop.start();
                 run.await
             }
+            () = self.upstream.place_kubelet(&peer.node) => unreachable!("it never resolves"),
             refusal = self.revocations.refused(&peer) => {
                 return tracing::warn!("link of node {} ended: {refusal}", peer.node);
             }

@@ -6,11 +6,13 @@
 mod answer;
 pub mod book;
 pub mod devices;
+mod kubelet;
 mod objects;
 pub mod request;
 
 use std::sync::Arc;
 
+use rt::BoxFuture;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use wire::Message;
@@ -18,12 +20,14 @@ use wire::Message;
 use crate::api::{Api, ApiError, STRATEGIC_PATCH};
 use crate::cluster::views::Kind;
 use crate::contract::NodeDesired;
+use crate::limits::PLACE_RETRY;
 use answer::{Answer, Failure, at_api, log_failure, object, reply, reply_failure, shape_of, text};
 use book::{DeviceId, Outcome, Pending, Said};
 use objects::{for_node, registered};
 use request::{LEASE_NAMESPACE, Request};
 
 pub use answer::refuse;
+pub use kubelet::KubeletPlace;
 pub use objects::{for_push, resource_version_of, tombstone, uid_of};
 
 /// Characters of a task's report that are logged.
@@ -36,6 +40,8 @@ pub struct Upstream {
     pub cluster_ca: Arc<str>,
     /// The pace at which a node's DeviceStatus objects are written.
     pub device_write_every_ms: u32,
+    /// `None`: nodes are where they say.
+    pub kubelet: Option<Arc<KubeletPlace>>,
 }
 
 impl Upstream {
@@ -71,7 +77,14 @@ impl Upstream {
             Request::NodeInsert => self.register(node, message).await,
             Request::NodeQuery => Ok(Answer::Content(self.get(Kind::Node, "", node).await?)),
             Request::NodeUpdate => self.label(node, message).await,
-            Request::NodePatch => self.patch_status(&Kind::Node.path("", node), message).await,
+            Request::NodePatch => {
+                let mut patch =
+                    objects::status_patch(message).map_err(|e| Failure::Content("a status patch", e))?;
+                if let Some(kubelet) = &self.kubelet {
+                    kubelet.put(&mut patch["status"]);
+                }
+                self.patch_status(&Kind::Node.path("", node), patch).await
+            }
             Request::LeaseQuery => Ok(Answer::Object(self.get(Kind::Lease, LEASE_NAMESPACE, node).await?)),
             Request::LeaseInsert => self.create_lease(message).await,
             Request::LeaseUpdate => {
@@ -102,7 +115,9 @@ impl Upstream {
             Request::PodPatch(pod) => {
                 let path = Kind::Pod.path(&pod.namespace, &pod.name);
                 self.check_pod(node, &path, None).await?;
-                self.patch_status(&path, message).await
+                let patch =
+                    objects::status_patch(message).map_err(|e| Failure::Content("a status patch", e))?;
+                self.patch_status(&path, patch).await
             }
             Request::PodInsert(pod) => {
                 let body: Value = message.content_as().map_err(|e| Failure::Content("a mirror pod", e))?;
@@ -193,7 +208,10 @@ impl Upstream {
     /// Registers a node. A Node object that is there already (made by hand, or from before) is taken over: labels and
     /// annotations that it lacks are added, and it is the answer; to a stock edge the answer is "exists already", as it expects.
     async fn register(&self, node: &str, message: &Message) -> Result<Answer, Failure> {
-        let body = registered(node, message).map_err(|e| Failure::Content("a node", e))?;
+        let mut body = registered(node, message).map_err(|e| Failure::Content("a node", e))?;
+        if let Some(kubelet) = &self.kubelet {
+            kubelet.put(&mut body["status"]);
+        }
         match self.api.post("/api/v1/nodes", body.to_string()).await {
             Ok(created) => {
                 tracing::info!("node {node} has registered");
@@ -229,9 +247,25 @@ impl Upstream {
         Ok(Answer::Ok)
     }
 
-    async fn patch_status(&self, path: &str, message: &Message) -> Result<Answer, Failure> {
-        let patch = objects::status_patch(message).map_err(|e| Failure::Content("a status patch", e))?;
-        object(self.api.patch(&format!("{path}/status"), STRATEGIC_PATCH, patch).await)
+    async fn patch_status(&self, path: &str, patch: Value) -> Result<Answer, Failure> {
+        object(self.api.patch(&format!("{path}/status"), STRATEGIC_PATCH, patch.to_string()).await)
+    }
+
+    /// Says of a node that has connected that its kubelet is found here. Never resolves; a node that is not registered yet says it
+    /// when it registers.
+    pub fn place_kubelet<'a>(&'a self, node: &'a str) -> BoxFuture<'a, ()> {
+        let Some(kubelet) = &self.kubelet else { return Box::pin(std::future::pending()) };
+        Box::pin(async move {
+            let path = format!("{}/status", Kind::Node.path("", node));
+            while let Err(error) = self.api.patch(&path, STRATEGIC_PATCH, kubelet.patch()).await {
+                if error.is_not_found() {
+                    break;
+                }
+                tracing::warn!("where the kubelet of node {node} is found cannot be told: {}", error.line());
+                tokio::time::sleep(PLACE_RETRY).await;
+            }
+            std::future::pending().await
+        })
     }
 
     async fn create_lease(&self, message: &Message) -> Result<Answer, Failure> {

@@ -3,8 +3,10 @@
 //!
 //! The same on the embedded API, where it takes seconds: `cloud/cloudcore/tests/cluster.rs`.
 
+mod preflight;
 mod replicas;
 mod rights;
+mod streams;
 mod takeover;
 
 use std::{path::Path, time::Duration};
@@ -17,9 +19,8 @@ use e2e::{
     process::tail,
     steps::{Steps, wait_for},
 };
-use serde_json::Value;
 
-use crate::{Bench, ControlPlane, Flow, Peer};
+use crate::{Bench, ControlPlane, Flow, Peer, Running};
 
 pub const FLOWS: &[Flow] = &[
     Flow {
@@ -27,6 +28,7 @@ pub const FLOWS: &[Flow] = &[
         needs: NEEDS,
         run: on_kubernetes,
     },
+    Flow { name: "preflight of a cluster with DaemonSets and webhooks", needs: NEEDS, run: preflight::run },
     Flow { name: "cloudcore in the place of KubeEdge's and back", needs: STOCK, run: takeover::run },
 ];
 
@@ -99,31 +101,12 @@ spec:
   containers: [{ name: main, image: "docker.io/kinglet/busybox:1", command: [sleep, "100000"] }]
 "#;
 
-/// What must not change when a cloud comes or goes.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Running {
-    container: String,
-    restarts: i64,
-    started_at: String,
-}
-
-fn running(kubectl: &Kubectl) -> Result<Running> {
-    let pod = kubectl.json(&["get", "pod", "web"])?;
-    let status = &pod["status"]["containerStatuses"][0];
-    let text = |value: &Value| value.as_str().map(str::to_owned).context("the container does not run");
-    Ok(Running {
-        container: text(&status["containerID"])?,
-        restarts: status["restartCount"].as_i64().unwrap_or(-1),
-        started_at: text(&status["state"]["running"]["startedAt"])?,
-    })
-}
-
 /// Makes the pod and waits until it runs.
 fn pod_runs(kubectl: &Kubectl, dir: &Path) -> Result<Running> {
     let data = dir.join("data");
     kubectl.apply_text(dir, &OBJECTS.replace("NODE", NODE).replace("DATA", &data.display().to_string()))?;
     kubectl.run(&["wait", "--for=condition=Ready", "pod/web", "--timeout=90s"])?;
-    running(kubectl)
+    Running::seen(kubectl)
 }
 
 /// ObjectSyncs say that the node has each of these.
@@ -163,7 +146,12 @@ fn on_kubernetes(bench: &Bench, steps: &mut Steps) -> Result<()> {
     })?;
     let kubeconfig = plane.kubeconfig_of("kubeedge", rights::ACCOUNT)?;
     let new = |name: &str| Cloud::new(&bench.programs.cloudcore, &bench.dir.join(name), &["127.0.0.1"]);
-    let mut cloud = new("a")?.on_cluster(&kubeconfig);
+    let (certificate, key) = plane.certificate("stream", "/CN=cloudcore")?;
+    let mut cloud = new("a")?
+        .on_cluster(&kubeconfig)
+        .with_tunnel()
+        .with_stream([plane.ca(), certificate, key])
+        .with_flags(&["--kubelet-address", "127.0.0.1"]);
     steps.step("cloudcore starts with the service account's rights", || cloud.start())?;
     let mut node = Node::new(&bench.programs, &bench.dir)?;
     let told: Result<()> = (|| {
@@ -178,6 +166,9 @@ fn on_kubernetes(bench: &Bench, steps: &mut Steps) -> Result<()> {
         })?;
         let (before, _) = steps
             .step("a pod with config map, secret, claim and token runs", || pod_runs(&kubectl, &bench.dir))?;
+        steps.step("the API server reaches the kubelet: logs, exec, port-forward, summary", || {
+            streams::through_the_api_server(&kubectl, &cloud)
+        })?;
         steps.step("what the node has is in ObjectSyncs", || {
             recorded(&kubectl, &[("Pod", "web"), ("ConfigMap", "settings"), ("Secret", "password")])
         })?;
@@ -194,11 +185,4 @@ fn on_kubernetes(bench: &Bench, steps: &mut Steps) -> Result<()> {
     told.with_context(|| {
         format!("edgecore's log:\n{}\ncloudcore's log:\n{}", tail(&node.log(), 20), tail(&cloud.log(), 20))
     })
-}
-
-/// The pod is the same as before.
-fn unchanged(kubectl: &Kubectl, before: &Running) -> Result<()> {
-    let now = wait_for(SOON, "the pod's status", || running(kubectl).map(Some))?;
-    ensure!(now == *before, "before {before:?}, now {now:?}");
-    Ok(())
 }

@@ -10,8 +10,8 @@ use e2e::{
     steps::{Steps, wait_for, wait_until},
 };
 
-use super::{LATE, READY, Running, SOON, recorded, unchanged};
-use crate::{Bench, ControlPlane, ports};
+use super::{LATE, READY, SOON, recorded};
+use crate::{Bench, ControlPlane, Running, ports};
 
 pub fn tell(
     bench: &Bench,
@@ -54,7 +54,7 @@ pub fn tell(
         cloud.kill();
         let other = InPod::start(bench, plane, "c", hub, join)?;
         kubectl.fresh_lease(NODE, READY)?;
-        unchanged(&kubectl, before)?;
+        before.goes_on(&kubectl)?;
         kubectl.apply_text(&bench.dir, &LATE.replace("NODE", NODE))?;
         kubectl.run(&["wait", "--for=condition=Ready", "pod/late", "--timeout=60s"])?;
         recorded(&kubectl, &[("Pod", "late")])?;

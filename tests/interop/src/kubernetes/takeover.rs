@@ -9,7 +9,7 @@ use e2e::{
     steps::{Steps, wait_for},
 };
 
-use super::{LATE, READY, SOON, pod_runs, recorded, unchanged};
+use super::{LATE, READY, SOON, pod_runs, recorded};
 use crate::{Bench, ControlPlane, Peer, stock_cloud::cloudcore::StockCloud};
 
 const RULE: &str = r#"
@@ -68,7 +68,7 @@ fn tell(
         || {
             ours.start()?;
             kubectl.fresh_lease(NODE, READY)?;
-            unchanged(kubectl, &before)?;
+            before.goes_on(kubectl)?;
             nothing_sent_again(ours)
         },
     )?;
@@ -82,11 +82,11 @@ fn tell(
     steps.step("KubeEdge's is back: the node too, the pods untouched", || {
         stock.start()?;
         kubectl.fresh_lease(NODE, READY)?;
-        unchanged(kubectl, &before)
+        before.goes_on(kubectl)
     })?;
     steps.step("KubeEdge's deletes what ours had delivered", || {
         kubectl.run(&["delete", "pod", "late", "--timeout=90s"])?;
-        unchanged(kubectl, &before)
+        before.goes_on(kubectl)
     })?;
     works(bench, kubectl, steps, "KubeEdge's")?;
     steps.step("and ours once more", || {
@@ -94,7 +94,7 @@ fn tell(
         stock.kill();
         ours.start()?;
         kubectl.fresh_lease(NODE, READY)?;
-        unchanged(kubectl, &before)
+        before.goes_on(kubectl)
     })?;
     Ok(())
 }

@@ -11,8 +11,8 @@ use e2e::{
 use super::{
     READY, SOON, Story,
     devices::{publish, twin},
-    pods::{Running, running},
 };
+use crate::Running;
 
 const LATE: &str = r#"
 apiVersion: v1
@@ -26,32 +26,28 @@ spec:
 
 pub fn tell(story: &mut Story<'_>, before: &Running, steps: &mut Steps) -> Result<()> {
     let kubectl = story.kubectl.clone();
-    let same = |story: &Story<'_>| -> Result<()> {
-        let now = wait_for(SOON, "the pod's status", || running(story).map(Some))?;
-        ensure!(now == *before, "before {before:?}, now {now:?}");
-        Ok(())
-    };
+    let same = || before.goes_on(&kubectl);
     steps.step("edgecore killed and started: pods adopted, what changed meanwhile arrives", || {
         story.node.edgecore.take().context("edgecore runs")?.kill();
         kubectl.run(&["patch", "configmap", "settings", "-p", r#"{"data":{"mode":"while away"}}"#])?;
         story.node.start()?;
         kubectl.fresh_lease(NODE, READY)?;
         mode_is(story, "while away")?;
-        same(story)
+        same()
     })?;
     steps.step("cloudcore killed and started: pods untouched, a pod made meanwhile runs", || {
         story.cloud.kill();
         kubectl.apply_text(story.dir, &LATE.replace("NODE", NODE))?;
         story.cloud.start()?;
         kubectl.run(&["wait", "--for=condition=Ready", "pod/late", "--timeout=90s"])?;
-        same(story)
+        same()
     })?;
     steps.step("a pod deleted while the node was away is gone when it is back", || {
         story.node.edgecore.take().context("edgecore runs")?.stop(Duration::from_secs(10))?;
         kubectl.run(&["delete", "pod", "late", "--wait=false"])?;
         story.node.start()?;
         kubectl.run(&["wait", "--for=delete", "pod/late", "--timeout=60s"])?;
-        same(story)
+        same()
     })?;
     steps.step("a certificate near its end is exchanged for a new one, and the old is left", || {
         rotation(story)

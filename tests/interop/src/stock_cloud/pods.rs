@@ -11,6 +11,7 @@ use e2e::{
 use serde_json::{Value, json};
 
 use super::{SOON, Story};
+use crate::Running;
 
 const OBJECTS: &str = r#"
 apiVersion: v1
@@ -70,25 +71,6 @@ spec:
   containers:
     - { name: main, image: "docker.io/kinglet/busybox:1", command: [sleep, "1000"], envFrom: [{ configMapRef: { name: later } }] }
 "#;
-
-/// What must not change when an end comes back.
-#[derive(Debug, PartialEq)]
-pub struct Running {
-    container: String,
-    restarts: i64,
-    started_at: String,
-}
-
-pub fn running(story: &Story<'_>) -> Result<Running> {
-    let pod = story.kubectl.json(&["get", "pod", "web"])?;
-    let status = &pod["status"]["containerStatuses"][0];
-    let text = |value: &Value| value.as_str().map(str::to_owned).context("the container does not run");
-    Ok(Running {
-        container: text(&status["containerID"])?,
-        restarts: status["restartCount"].as_i64().unwrap_or(-1),
-        started_at: text(&status["state"]["running"]["startedAt"])?,
-    })
-}
 
 pub fn tell(story: &mut Story<'_>, steps: &mut Steps) -> Result<Running> {
     let kubectl = story.kubectl.clone();
@@ -173,7 +155,7 @@ pub fn tell(story: &mut Story<'_>, steps: &mut Steps) -> Result<Running> {
             Ok((!names.contains(&uid)).then_some(()))
         })
     })?;
-    running(story)
+    Running::seen(&story.kubectl)
 }
 
 fn streams(story: &Story<'_>) -> Result<()> {
