@@ -67,7 +67,7 @@ fn link(root: &Path, options: &Options) -> Result<()> {
     let mut programs = demo::programs_for(root, root.join("target/debug/cloudcore"), kubectl);
     programs.edgecore = root.join("target/debug/edgecore");
     let dir = demo::scratch("bench-link")?;
-    let lines = e2e::bench_link::link(&programs, &dir, &mut e2e::steps::Steps::default())?;
+    let lines = e2e::bench::link::link(&programs, &dir, &mut e2e::steps::Steps::default())?;
     tell(root, "link", &lines)?;
     std::fs::remove_dir_all(&dir).context("remove the scratch folder")
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use mkimage::oci::{File, Spec, oci_arch, write_archive};
 
 use crate::{Options, programs, run::timed};
@@ -11,14 +11,7 @@ use crate::{Options, programs, run::timed};
 pub const REFERENCE: &str = "docker.io/kinglet/cloudcore:1";
 
 pub fn run(root: &Path, options: &Options) -> Result<()> {
-    let all = ["amd64".to_owned(), "arm64".to_owned()];
-    let archs = if options.arch.is_empty() { &all[..] } else { &options.arch[..] };
-    for arch in archs {
-        let target = match arch.as_str() {
-            "amd64" => "x86_64-unknown-linux-musl",
-            "arm64" => programs::DEVICE_TARGET,
-            other => bail!("no architecture {other:?}; there are amd64 and arm64"),
-        };
+    for (_, target) in programs::asked(options)? {
         crate::prerequisites::device_compiler(root, options.debian_mirror.as_deref())?;
         let program = programs::cloudcore(root, target)?;
         build(root, target, &program, options)?;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use mkimage::{
     deb,
     oci::{self, oci_arch},
@@ -17,14 +17,7 @@ use crate::{
 const PAUSE: &str = "docker.io/kinglet/pause:1";
 
 pub fn run(root: &Path, options: &Options) -> Result<()> {
-    let all = ["amd64".to_owned(), "arm64".to_owned()];
-    let archs = if options.arch.is_empty() { &all[..] } else { &options.arch[..] };
-    for arch in archs {
-        let target = match arch.as_str() {
-            "amd64" => "x86_64-unknown-linux-musl",
-            "arm64" => programs::DEVICE_TARGET,
-            other => bail!("no architecture {other:?}; there are amd64 and arm64"),
-        };
+    for (arch, target) in programs::asked(options)? {
         build(root, arch, target, options)?;
     }
     Ok(())

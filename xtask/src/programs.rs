@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use crate::run::{cargo, run, timed};
+use crate::{
+    Options,
+    run::{cargo, run, timed},
+};
 
 pub const DEVICE_TARGET: &str = "aarch64-unknown-linux-musl";
 
@@ -68,6 +71,16 @@ pub fn sensor(root: &Path) -> Result<PathBuf> {
     build.args(["build", "--quiet", "--locked", "--release"]);
     run(&mut build)?;
     Ok(folder.join("target/thumbv6m-none-eabi/release/sensor"))
+}
+
+/// The architectures that were asked for (`--arch`; else all), as Debian and OCI name them, with their targets.
+pub fn asked(options: &Options) -> Result<Vec<(&'static str, &'static str)>> {
+    const ALL: [(&str, &str); 2] = [("amd64", "x86_64-unknown-linux-musl"), ("arm64", DEVICE_TARGET)];
+    let find = |asked: &String| match ALL.iter().find(|(arch, _)| arch == asked) {
+        Some(found) => Ok(*found),
+        None => bail!("no architecture {asked:?}; there are amd64 and arm64"),
+    };
+    if options.arch.is_empty() { Ok(ALL.to_vec()) } else { options.arch.iter().map(find).collect() }
 }
 
 /// This machine's musl target.

@@ -1,12 +1,14 @@
 //! Certificates, tokens, bundles and TLS through the public API.
 
-use std::{os::unix::fs::PermissionsExt, sync::Arc};
+mod common;
 
+use std::os::unix::fs::PermissionsExt;
+
+use common::handshake;
 use pki::{
     Bundle, BundleError, Ca, CertInfo, Csr, Fit, Identity, JoinToken, Key, Names, PkiError, TokenError,
     issue_token, new_csr, tls, verify_bearer,
 };
-use rustls::{ClientConnection, ServerConnection, pki_types::ServerName};
 
 const DAY: u64 = 86_400;
 
@@ -24,28 +26,6 @@ fn join(ca: &Ca, node: &str) -> Bundle {
     let csr = Csr::parse(&new_csr(&key, &Identity::node(node)).expect("a request")).expect("a good request");
     let cert_der = ca.issue_node(&csr, node, now()).expect("a certificate");
     Bundle::new(cert_der, key, ca.cert_der().to_vec())
-}
-
-/// A handshake in memory: whom the server sees, or the first error.
-fn handshake(
-    server: rustls::ServerConfig,
-    client: rustls::ClientConfig,
-    name: &str,
-) -> Result<Option<Identity>, rustls::Error> {
-    let name = ServerName::try_from(name.to_owned()).expect("a name");
-    let mut server = ServerConnection::new(Arc::new(server))?;
-    let mut client = ClientConnection::new(Arc::new(client), name)?;
-    while server.is_handshaking() || client.is_handshaking() || client.wants_write() || server.wants_write() {
-        let mut wire = Vec::new();
-        client.write_tls(&mut wire).expect("memory");
-        server.read_tls(&mut &wire[..]).expect("memory");
-        server.process_new_packets()?;
-        wire.clear();
-        server.write_tls(&mut wire).expect("memory");
-        client.read_tls(&mut &wire[..]).expect("memory");
-        client.process_new_packets()?;
-    }
-    Ok(tls::peer_identity(server.peer_certificates()).expect("a readable certificate"))
 }
 
 #[test]

@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::Arc;
+mod common;
 
 use pki::{
     Bundle, Ca, CertInfo, Csr, Identity, Key, Names, PkiError, Validity, cas_from_pem,
     certificate_from_secret, new_csr, pem_encode, tls,
 };
-use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, pki_types::ServerName};
+use rustls::{ClientConfig, ServerConfig};
 
 const DAY: u64 = 86_400;
 
@@ -16,22 +16,8 @@ fn now() -> u64 {
     std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs()
 }
 
-/// What the first end that is not content says.
 fn handshake(server: &ServerConfig, client: ClientConfig) -> Result<Option<Identity>, rustls::Error> {
-    let mut server = ServerConnection::new(Arc::new(server.clone()))?;
-    let name = ServerName::try_from("127.0.0.1").expect("a name");
-    let mut client = ClientConnection::new(Arc::new(client), name)?;
-    while server.is_handshaking() || client.is_handshaking() || client.wants_write() || server.wants_write() {
-        let mut wire = Vec::new();
-        client.write_tls(&mut wire).expect("memory");
-        server.read_tls(&mut &wire[..]).expect("memory");
-        server.process_new_packets()?;
-        wire.clear();
-        server.write_tls(&mut wire).expect("memory");
-        client.read_tls(&mut &wire[..]).expect("memory");
-        client.process_new_packets()?;
-    }
-    Ok(tls::peer_identity(server.peer_certificates()).expect("readable"))
+    common::handshake(server.clone(), client, "127.0.0.1")
 }
 
 fn node(ca: &Ca, validity: Validity) -> (Vec<u8>, Key) {

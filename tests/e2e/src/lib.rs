@@ -9,7 +9,6 @@
 pub mod alone;
 pub mod bad_input;
 pub mod bench;
-pub mod bench_link;
 pub mod cloud;
 pub mod cloud_image;
 pub mod containerd;

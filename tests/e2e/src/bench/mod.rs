@@ -4,6 +4,7 @@
 //! are taken away (`kubelet_runtime_operations_duration_seconds` of the agent's own /metrics). Machines are noisy: look at ratios.
 
 pub mod hub;
+pub mod link;
 pub mod load;
 
 use std::{fs, net::SocketAddr, path::Path, time::Duration};

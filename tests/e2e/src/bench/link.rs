@@ -20,9 +20,9 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
+use super::{Line, beside};
 use crate::{
     Programs,
-    bench::{Line, beside},
     cloud::Cloud,
     host::free_port,
     process::{Process, tail},
