@@ -28,6 +28,10 @@ impl Broker {
         if connect.properties.has(property::AUTHENTICATION_METHOD) {
             return self.refuse(id, reason::BAD_AUTHENTICATION_METHOD);
         }
+        // Section 3.1.2.11.10.
+        if connect.properties.has(property::AUTHENTICATION_DATA) {
+            return self.refuse(id, reason::PROTOCOL);
+        }
         let user = match self.auth.admit(&connection.origin, connect, checked) {
             Verdict::Allow { rights, user } => {
                 connection.rights = rights;

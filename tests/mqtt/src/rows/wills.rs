@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Result, ensure};
 
 use super::{Case, Row, each, pause, same};
-use crate::wire::{self, Connect, Packet, Prop, Will};
+use crate::{
+    peer::Peer,
+    wire::{self, Connect, Packet, Prop, Will},
+};
 
 pub const ROWS: &[Row] = &[
     Row {
@@ -151,7 +154,7 @@ pub const ROWS: &[Row] = &[
         run: |case| {
             let (topic, connect) = delayed(case, 2);
             let mut reader = case.reader("r", &topic, 1)?;
-            case.gone(case.open(&connect)?);
+            case.gone(known(case, &connect)?);
             let back = Connect { will: None, clean: false, ..connect };
             let _held = case.open(&back)?;
             pause(3200);
@@ -169,7 +172,7 @@ pub const ROWS: &[Row] = &[
                 connect.id.extend(delay.to_string().bytes());
                 let mut reader = case.reader("r", &topic, 1)?;
                 let begun = Instant::now();
-                case.open(&connect)?.cut();
+                known(case, &connect)?.cut();
                 reader.expect(&topic, "will")?;
                 ensure!(begun.elapsed() > Duration::from_millis(850), "after {:?}", begun.elapsed());
                 Ok(())
@@ -205,6 +208,13 @@ fn willing(case: &Case<'_>) -> (String, Connect) {
     let topic = case.topic("will");
     let will = Will { topic: topic.clone().into(), payload: b"will".to_vec(), qos: 1, ..Will::default() };
     (topic, Connect { will: Some(will), ..case.clean("mortal") })
+}
+
+/// Connected, and the broker knows that its client knows: ours ends a new session whose client has never said anything.
+fn known(case: &Case<'_>, connect: &Connect) -> Result<Peer> {
+    let mut peer = case.open(connect)?;
+    peer.alive()?;
+    Ok(peer)
 }
 
 fn delayed(case: &Case<'_>, seconds: u32) -> (String, Connect) {
