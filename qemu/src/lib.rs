@@ -14,6 +14,6 @@ mod raspi;
 
 pub use console::Console;
 pub use gpio::Gpio;
-pub use machine::{Config, Machine, Programs};
+pub use machine::{Config, Machine, Programs, USB_SERIAL_NUMBER};
 pub use qmp::Qmp;
 pub use raspi::RaspberryPi3;

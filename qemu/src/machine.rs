@@ -15,6 +15,9 @@ use crate::console::Console;
 use crate::gpio::Gpio;
 use crate::qmp::{Qmp, connect};
 
+/// Of the USB serial adapter; part of its name in /dev/serial/by-id.
+pub const USB_SERIAL_NUMBER: &str = "KINGLET1";
+
 /// QEMU needs a while for its sockets when the host is busy.
 const SOCKETS_WITHIN: Duration = Duration::from_secs(30);
 
@@ -52,6 +55,8 @@ pub struct Config {
     pub forward: Vec<u16>,
     /// Serial ports of the guest, /dev/ttyS0 onwards, each at the other end of a [`Machine::serial`].
     pub serial_ports: u8,
+    /// A USB serial adapter at [`Machine::usb_serial`], plugged in while that is connected.
+    pub usb_serial: bool,
     /// For the console log and the sockets. Socket paths are limited to 107 bytes: keep it short.
     pub dir: PathBuf,
     /// End QEMU instead of rebooting.
@@ -68,6 +73,7 @@ impl Config {
             cpus: 2,
             forward: Vec::new(),
             serial_ports: 0,
+            usb_serial: false,
             dir: dir.into(),
             no_reboot: false,
         }
@@ -159,6 +165,11 @@ impl Machine {
     /// The far end of a serial cable: port 0 is the guest's /dev/ttyS0. One connection at a time.
     pub fn serial(&self, port: u8) -> Result<UnixStream> {
         connect(&self.dir.join(format!("serial{port}.sock")), SOCKETS_WITHIN)
+    }
+
+    /// Plugs the USB serial adapter in; dropping what is returned unplugs it.
+    pub fn usb_serial(&self) -> Result<UnixStream> {
+        connect(&self.dir.join("usb0.sock"), SOCKETS_WITHIN)
     }
 
     /// Pulls the plug. What the guest had not written to its disk is lost.
@@ -262,6 +273,12 @@ fn arguments(config: &Config, dir: &Path, disk: &str) -> Vec<String> {
         ]);
         add(&["-device", &format!("pci-serial,chardev=serial{port}")]);
     }
+    if config.usb_serial {
+        let socket = format!("socket,id=usb0,path={},server=on,wait=off", path("usb0.sock"));
+        add(&["-device", "qemu-xhci", "-chardev", &socket]);
+        // Not always-plugged: the guest sees it come and go with the connection.
+        add(&["-device", &format!("usb-serial,chardev=usb0,serial={USB_SERIAL_NUMBER}")]);
+    }
     add(&["-qmp", &format!("unix:{},server=on,wait=off", path("qmp.sock"))]);
     add(&["-qtest", &format!("unix:{},server=on,wait=off", path("qtest.sock")), "-qtest-log", "/dev/null"]);
     if config.no_reboot {
@@ -326,10 +343,11 @@ mod tests {
         let programs = Programs::in_tools(Path::new("/tools"));
         let mut config = Config::new(programs, "/image", "/dir");
         config.serial_ports = 2;
+        config.usb_serial = true;
         config.forward = vec![8080];
         let args = arguments(&config, Path::new("/dir"), "file=/image").join(" ");
         assert!(args.contains("hostfwd=tcp:127.0.0.1:0-:8080"), "{args}");
-        for socket in ["console", "qmp", "qtest", "serial0", "serial1"] {
+        for socket in ["console", "qmp", "qtest", "serial0", "serial1", "usb0"] {
             assert!(args.contains(&format!("/dir/{socket}.sock")), "{args}");
         }
     }

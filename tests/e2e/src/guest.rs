@@ -116,6 +116,7 @@ impl Story {
         config.memory_mb = self.setup.memory_mb;
         config.forward = vec![POD_PORT];
         config.serial_ports = 1;
+        config.usb_serial = true;
         self.machine = Some(Machine::start(&config)?);
         Ok(())
     }
@@ -280,6 +281,60 @@ impl Story {
     }
 }
 
+/// A scale on a USB adapter, which nobody has plugged in yet; then somebody does, trips over the cable, and plugs it in again.
+fn usb_scale(kubectl: &Kubectl, machine: &mut Machine, steps: &mut Steps) -> Result<()> {
+    let state_is = |wanted: &str| {
+        wait_for(STEP, wanted, || {
+            let status = kubectl.json(&["get", "devicestatus", "scale"])?;
+            Ok((status["status"]["state"] == wanted).then_some(()))
+        })
+    };
+    let weighs = |adapter: &mut dyn Write, value: &str| {
+        wait_for(STEP, "device status", || {
+            // What is said before the port was opened is lost.
+            writeln!(adapter, "ST,GS,+ {value}kg")?;
+            Ok(kubectl.reported("scale", "weight")?.filter(|seen| seen == value))
+        })
+    };
+    steps.step("a scale on a USB adapter that is not there is offline", || {
+        kubectl.apply_text(tempfile::tempdir()?.path(), &SCALE.replace("NUMBER", qemu::USB_SERIAL_NUMBER))?;
+        state_is("offline")
+    })?;
+    steps.step("adapter plugged in, unplugged and plugged in again, seen in the cloud", || {
+        let mut adapter = machine.usb_serial()?;
+        weighs(&mut adapter, "1.5")?;
+        drop(adapter);
+        state_is("offline")?;
+        weighs(&mut machine.usb_serial()?, "2.5")
+    })?;
+    Ok(())
+}
+
+/// The path is udev's name for the adapter, on an image without udev.
+const SCALE: &str = "\
+apiVersion: devices.kubeedge.io/v1beta1
+kind: DeviceModel
+metadata: {name: scale}
+spec:
+  protocol: serial
+  properties:
+  - {name: weight, type: FLOAT, accessMode: ReadOnly, unit: kg}
+---
+apiVersion: devices.kubeedge.io/v1beta1
+kind: Device
+metadata: {name: scale}
+spec:
+  deviceModelRef: {name: scale}
+  nodeName: demo-node
+  protocol:
+    protocolName: serial
+    configData: {path: /dev/serial/by-id/usb-QEMU_QEMU_USB_SERIAL_NUMBER-if00-port0, baudRate: 9600}
+  properties:
+  - name: weight
+    reportToCloud: true
+    visitors: {protocolName: serial, configData: {pattern: \"ST,GS,+*kg\"}}
+";
+
 fn device_steps(
     kubectl: &Kubectl,
     sample: &Path,
@@ -319,6 +374,7 @@ fn device_steps(
         Ok(took)
     })?;
     report.set("serial_reported_ms", ms);
+    usb_scale(kubectl, machine, steps)?;
     // Last, since the power may be cut right after it: what was seen on the line must be there again.
     let (ms, _) = steps.step("lamp switched with kubectl, seen on the line", || {
         let begun = Instant::now();

@@ -233,3 +233,22 @@ impl Template {
         Ok(line)
     }
 }
+
+/// Total on any line: each way to pick finds something within the line, or nothing; a sentence with a spoilt byte is no sentence.
+pub fn fuzz_text(data: &[u8]) {
+    let line = String::from_utf8_lossy(data);
+    let within = |part: Option<&str>| assert!(part.is_none_or(|part| line.contains(part)));
+    for field in [-63, -1, 0, 1, 63] {
+        within(nmea_field(&line, "GGA", field));
+    }
+    for pattern in ["*", "*,*", "$*", "a*b*c", "**"] {
+        within(Pattern::new(pattern).part(&line, 0));
+        within(Pattern::new(pattern).part(&line, 1));
+    }
+    let _ = json_text(&line, "/a/0/b");
+    let body: String = line.chars().filter(|letter| !"$!*\r\n".contains(*letter)).collect();
+    let sentence = format!("$GPGGA,{body}*{:02X}", nmea_checksum(&format!("GPGGA,{body}")));
+    assert_eq!(nmea_field(&sentence, "GGA", 0), Some("GPGGA"), "{sentence:?}");
+    let spoilt = sentence.replacen("GPGGA", "GPGGB", 1);
+    assert_eq!(nmea_field(&spoilt, "GGB", 0), None);
+}

@@ -353,6 +353,7 @@ fn any_bytes() {
         let len = random.below(400);
         let data: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
         fuzz_lines(&data);
+        plan::text::fuzz_text(&data);
     }
     let mut lines = Lines::default();
     let mut got = Vec::new();
