@@ -25,17 +25,14 @@ use std::{
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use mqtt::{
-    broker::{Auth, Limits},
-    client::Options,
-};
+use mqtt::client::Options;
 use rt::{Drain, TaskGroup, TooManyTasks};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     config::{BridgeDirection, BridgeRule, Config, EventBus},
     contract::{BoxFuture, Bus, Publish},
-    limits::{BUS_CONNECTIONS_MAX, BUS_TASKS_MAX},
+    limits::BUS_TASKS_MAX,
 };
 use endpoint::Endpoint;
 use publisher::Command;
@@ -54,8 +51,7 @@ pub fn start(cfg: &Config, drain: Drain) -> anyhow::Result<Arc<dyn Bus>> {
         let Some(listen) = listen else {
             bail!("modules.eventBus.mqttServerInternal: {address} is no local address")
         };
-        let limits = Limits { connections_max: BUS_CONNECTIONS_MAX, ..Limits::default() };
-        let handle = broker::start(listen, auth(bus, listen), limits, drain);
+        let handle = broker::start_with(broker::from_config(cfg, listen)?, drain);
         // Port 0 is for tests: the clients go where the broker really is.
         peers.push(Peer::internal(handle.address(), bus));
     }
@@ -200,19 +196,6 @@ impl Bus for MqttBus {
     fn subscribe(&self, filter: &str) -> mpsc::Receiver<Publish> {
         self.subscriptions.add(filter)
     }
-}
-
-fn auth(bus: &EventBus, listen: SocketAddr) -> Auth {
-    if !bus.mqtt_username.is_empty() {
-        let users = [(bus.mqtt_username.clone(), bus.mqtt_password.clone())].into();
-        return Auth { users, ..Auth::default() };
-    }
-    if !listen.ip().is_loopback() {
-        tracing::warn!(
-            "the MQTT broker listens on {listen} without a password: set modules.eventBus.mqttUsername and mqttPassword, or listen on 127.0.0.1"
-        );
-    }
-    Auth::default()
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::{
     time::Duration,
 };
 
+use mqtt::broker::{Auth, Limits};
+
 use super::*;
 use crate::limits::BUS_QUEUE_LEN;
 
@@ -11,6 +13,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 fn config(mode: u8, internal: &str, external: &str) -> Config {
     let mut cfg = Config::default();
+    cfg.kinglet.mqtt.persistence = false;
     cfg.modules.event_bus.mqtt_mode = mode;
     cfg.modules.event_bus.mqtt_server_internal = internal.into();
     cfg.modules.event_bus.mqtt_server_external = external.into();
@@ -199,8 +202,9 @@ async fn both_brokers_at_once_and_passwords() {
     let mut cfg = config(1, "tcp://127.0.0.1:0", "");
     cfg.modules.event_bus.mqtt_username = "edge".into();
     cfg.modules.event_bus.mqtt_password = "secret".into();
-    let other =
-        broker::start(any_port(), auth(&cfg.modules.event_bus, any_port()), Limits::default(), drain.clone());
+    let users = [("edge".to_owned(), "secret".to_owned())].into();
+    let auth = Auth { users, ..Auth::default() };
+    let other = broker::start(any_port(), auth, Limits::default(), drain.clone());
     cfg.modules.event_bus.mqtt_server_external = format!("tcp://{}", other.address());
     let bus = start(&cfg, drain.clone()).unwrap();
     let mut messages = bus.subscribe("a/+");

@@ -7,6 +7,7 @@
 mod duration;
 mod keys;
 mod labels;
+mod mqtt;
 mod render;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use std::{
 use serde::Deserialize;
 
 pub use self::keys::Unknown;
+pub use self::mqtt::Mqtt;
 pub use duration::GoDuration;
 pub use labels::{architecture, node_labels};
 pub use render::render;
@@ -294,6 +296,7 @@ pub struct Kinglet {
     /// How often it is looked whether the node's certificate is due; every twelfth time the cloud is asked for its CAs.
     pub certificate_check_seconds: u32,
     pub devices: Devices,
+    pub mqtt: Mqtt,
 }
 
 /// What becomes of the values of devices.
@@ -472,6 +475,7 @@ impl Default for Kinglet {
             link_streams: true,
             certificate_check_seconds: 1800,
             devices: Devices::default(),
+            mqtt: Mqtt::default(),
         }
     }
 }
@@ -543,6 +547,9 @@ impl Config {
         }
         if let Err(error) = crate::bus::bridge::check(&self.modules.event_bus.bridge) {
             return bad("modules.eventBus.bridge", format!("{error:#}"));
+        }
+        if let Some((key, problem)) = self.kinglet.mqtt.problem() {
+            return bad(key, problem);
         }
         let prefix = &self.modules.device_twin.discovery_prefix;
         if prefix.contains(['+', '#', '$']) || prefix.starts_with('/') || prefix.ends_with('/') {

@@ -326,6 +326,10 @@ impl Broker {
 
     /// Notes the session and its subscriptions for the disk; the change to wait for.
     pub(super) fn write_session(&mut self, at: SessionAt) -> u64 {
+        self.note_session(at, true)
+    }
+
+    fn note_session(&mut self, at: SessionAt, sync: bool) -> u64 {
         let Some(session) = self.sessions.get(at as usize).and_then(Option::as_ref) else { return 0 };
         if !session.is_kept() || !session.is_confirmed || !self.pending.enabled {
             return 0;
@@ -335,7 +339,7 @@ impl Broker {
                 .and_then(|(group, filter)| self.routes.get(filter, group, at))
                 .cloned()
         });
-        self.pending.note(Key::Session(session.client_id.to_string()), Some(value), true)
+        self.pending.note(Key::Session(session.client_id.to_string()), Some(value), sync)
     }
 
     /// Stalls, expiry and delayed wills of one session.
@@ -346,7 +350,7 @@ impl Broker {
         let Some(session) = self.session(at) else { return };
         session.relax();
         if session.is_kept() && session.needs_ids() {
-            self.write_session(at);
+            self.note_session(at, false);
         }
         let Some(session) = self.session(at) else { return };
         let full = session.queue_bytes >= queue_max || (crowded && session.queue_bytes >= queue_max / 8);

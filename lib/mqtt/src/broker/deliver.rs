@@ -259,6 +259,7 @@ impl Broker {
             }
             if qos != Qos::AtMostOnce {
                 let waiting = is_kept.then(|| waiting(passing.keep(), qos, retain, target));
+                session.uses_qos2 |= qos == Qos::ExactlyOnce;
                 session.in_flight.push_back(InFlight { id, released: false, qos, waiting, number: 0 });
                 session.sent += 1;
             }
@@ -354,6 +355,7 @@ impl Broker {
             if next.qos != Qos::AtMostOnce {
                 let (qos, number) = (next.qos, next.number);
                 let waiting = session.is_kept().then_some(next);
+                session.uses_qos2 |= qos == Qos::ExactlyOnce;
                 session.in_flight.push_back(InFlight { id, released: false, qos, waiting, number });
                 session.sent += 1;
             }

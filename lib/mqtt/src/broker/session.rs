@@ -41,6 +41,8 @@ pub(super) struct Session {
     /// Packet ids up to here may have been used before a power cut: after one they go on behind it. Else the client could take a
     /// new message of QoS 2 for one that it has, and whose id the broker has forgotten.
     pub ids_until: u16,
+    /// It was sent something of QoS 2: its ids are worth writing.
+    pub uses_qos2: bool,
     /// Queued messages that have their id already.
     ids_reserved: usize,
     /// Of the next record on the disk.
@@ -118,6 +120,7 @@ impl Session {
             incoming: BTreeMap::new(),
             last_id: 0,
             ids_until: IDS_BLOCK,
+            uses_qos2: false,
             ids_reserved: 0,
             next_number: 1,
             moved_ms: now_ms,
@@ -134,7 +137,8 @@ impl Session {
 
     /// True when the ids on the disk are soon used up; then there are more, to be written.
     pub fn needs_ids(&mut self) -> bool {
-        let needs = self.ids_until.wrapping_sub(self.last_id) < IDS_BLOCK / 2;
+        let left = self.ids_until.wrapping_sub(self.last_id);
+        let needs = self.uses_qos2 && !(IDS_BLOCK / 2..=IDS_BLOCK).contains(&left);
         if needs {
             self.ids_until = self.last_id.wrapping_add(IDS_BLOCK);
         }

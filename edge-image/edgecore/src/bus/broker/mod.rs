@@ -8,6 +8,7 @@
 
 mod disk;
 mod exchange;
+mod settings;
 mod users;
 
 use std::{
@@ -22,14 +23,16 @@ use std::{
 
 use mqtt::broker::{Auth, Broker, ConnectionId, DurableTopics, Limits, Origin, Stats, slot};
 use rt::{Drain, TaskGroup};
+use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::Notify,
 };
-use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
+use tokio_rustls::TlsAcceptor;
 
 use crate::limits::{BUS_RETRY_DELAY_MAX, BUS_RETRY_DELAY_MIN, BUS_STOP_TIMEOUT};
 use exchange::{Exchange, Socket};
+pub use settings::from_config;
 pub use users::{Users, UsersError, password_line};
 
 /// How often silent and stuck connections are looked for.
