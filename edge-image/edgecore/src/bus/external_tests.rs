@@ -90,6 +90,7 @@ impl Drop for Mosquitto {
 fn config(mode: u8, external: &str, node: &str) -> Config {
     let mut cfg = Config::default();
     cfg.modules.edged.hostname_override = node.into();
+    cfg.kinglet.mqtt.persistence = false;
     cfg.modules.event_bus.mqtt_mode = mode;
     cfg.modules.event_bus.mqtt_server_internal = "tcp://127.0.0.1:0".into();
     cfg.modules.event_bus.mqtt_server_external = external.into();

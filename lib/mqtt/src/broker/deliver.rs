@@ -302,6 +302,10 @@ impl Broker {
     pub(super) fn pump(&mut self, now_ms: u64, at: SessionAt) {
         let Some(session) = self.sessions.get_mut(at as usize).and_then(Option::as_mut) else { return };
         let Some(id) = session.connection else { return };
+        // With each acknowledgement this is asked, and mostly there is nothing.
+        if session.queue.is_empty() && session.sent == session.in_flight.len() {
+            return;
+        }
         let Some(connection) = self.connections[super::slot(id)].as_mut() else { return };
         let done = self.pending.done;
         let before = connection.output.len();

@@ -647,6 +647,12 @@ impl Broker {
         }
     }
 
+    /// Messages that wait for a client, sent or not.
+    pub fn queued(&self, client_id: &str) -> usize {
+        let session = self.names.get(client_id).and_then(|at| self.sessions[*at as usize].as_ref());
+        session.map_or(0, |session| session.queue.len() + session.in_flight.len())
+    }
+
     pub fn stats(&self) -> Stats {
         Stats {
             connections: self.connections_count,
@@ -697,3 +703,5 @@ pub fn fuzz_broker(data: &[u8]) {
 mod sim;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod v5_tests;

@@ -33,6 +33,7 @@ impl Bench {
         let id = self.broker.accept(self.now_ms, Origin::Local).expect("room");
         let options = Options {
             client_id: name.into(),
+            clean_session: true,
             username: None,
             password: None,
             keep_alive_s: 60,
