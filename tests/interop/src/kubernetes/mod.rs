@@ -166,7 +166,7 @@ fn on_kubernetes(bench: &Bench, steps: &mut Steps) -> Result<()> {
         })?;
         let (before, _) = steps
             .step("a pod with config map, secret, claim and token runs", || pod_runs(&kubectl, &bench.dir))?;
-        steps.step("the API server reaches the kubelet: logs, exec, port-forward, summary", || {
+        steps.step("the API server reaches the kubelet: logs, exec, port-forward", || {
             streams::through_the_api_server(&kubectl, &cloud)
         })?;
         steps.step("what the node has is in ObjectSyncs", || {

@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use e2e::{cloud::Cloud, host::NODE, kubectl::Kubectl, steps::wait_for};
-use serde_json::Value;
 
 use super::SOON;
 
@@ -35,9 +34,7 @@ pub fn through_the_api_server(kubectl: &Kubectl, cloud: &Cloud) -> Result<()> {
     echo.stdin.take().context("piped")?.write_all(&bytes)?;
     let back = echo.wait_with_output()?;
     ensure!(back.stdout == bytes, "{} of {} bytes came back", back.stdout.len(), bytes.len());
-    let summary = format!("/api/v1/nodes/{NODE}/proxy/stats/summary");
-    let summary: Value = serde_json::from_str(&kubectl.run(&["get", "--raw", &summary])?)?;
-    ensure!(summary["node"]["nodeName"] == NODE, "the summary is of {}", summary["node"]["nodeName"]);
+    // Not `nodes/proxy`: an API server proxies to no loopback address, where this flow's replica is.
     port_forward(kubectl)
 }
 
