@@ -3,8 +3,9 @@
 //!
 //! Is not: a judge of what the guest does; tests are. It knows no Kinglet program.
 //! Invariants: a [`Machine`] that is dropped has no process left; no fixed port and no fixed path is used.
-//! Start at [`Machine::start`] ([`RaspberryPi3::start`] for the other machine); [`disk::provision`] prepares the image first.
+//! Start at [`Machine::start`] ([`RaspberryPi3::start`] for the other machine, [`Bare::start`] for a kernel with one program); [`disk::provision`] prepares the image first.
 
+mod bare;
 mod console;
 pub mod disk;
 mod gpio;
@@ -12,6 +13,7 @@ mod machine;
 mod qmp;
 mod raspi;
 
+pub use bare::{Bare, InitFile};
 pub use console::Console;
 pub use gpio::Gpio;
 pub use machine::{Config, Machine, Programs, USB_SERIAL_NUMBER};

@@ -18,8 +18,9 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         Some("hub") => hub(root, options),
         Some("mqtt") => mqtt(root),
         Some("load") => load(root, options),
-        Some(other) => bail!("no benchmark {other:?}; there are: pods, link, hub, mqtt, load"),
-        None => bail!("which benchmark? cargo xtask bench pods, link, hub, mqtt or load"),
+        Some("pins") => pins(root),
+        Some(other) => bail!("no benchmark {other:?}; there are: pods, link, hub, mqtt, load, pins"),
+        None => bail!("which benchmark? cargo xtask bench pods, link, hub, mqtt, load or pins"),
     }
 }
 
@@ -114,6 +115,42 @@ fn mqtt(root: &Path) -> Result<()> {
     let lines = mqtt_peers::bench::run(&programs, &dir)?;
     tell(root, "mqtt", &lines)?;
     std::fs::remove_dir_all(&dir).context("remove the scratch folder")
+}
+
+/// From a message to a pin and back: broker, mapper and line-holder as the device has them, but for this machine.
+fn pins(root: &Path) -> Result<()> {
+    let target = host_target()?;
+    timed("build our broker and the mapper for size", "about 5 minutes the first time", || {
+        let build = ["build", "--locked", "--profile", "device", "--target", target];
+        run_command(cargo(root).args(build).args(["-p", "edgecore", "--example", "broker"]))?;
+        run_command(cargo(root).args(build).args(["-p", "lines"]))
+    })?;
+    let programs = root.join("target").join(target).join("device");
+    let mut command = std::process::Command::new(programs.join("lines"));
+    command.arg("bench").arg(programs.join("examples/broker")).stderr(std::process::Stdio::inherit());
+    let output = command.output();
+    let output = output.context("start the benchmark of pins")?;
+    let text = String::from_utf8(output.stdout)?;
+    if !output.status.success() {
+        bail!("the benchmark of pins failed: {text}");
+    }
+    let figure = |line: &str| -> Option<Line> {
+        let value: serde_json::Value = serde_json::from_str(line).ok()?;
+        let metric = value["metric"].as_str()?.to_owned();
+        Some(Line {
+            metric,
+            unit: "us",
+            ours: value["ours"].as_f64()?,
+            peer: None,
+            peer_name: None,
+            ratio: None,
+        })
+    };
+    let lines: Vec<Line> = text.lines().filter_map(figure).collect();
+    if lines.is_empty() {
+        bail!("the benchmark of pins said nothing: {text}");
+    }
+    tell(root, "pins", &lines)
 }
 
 fn tell(root: &Path, name: &str, lines: &[Line]) -> Result<()> {

@@ -14,7 +14,11 @@ use e2e::{
 };
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::{Options, images, prerequisites, programs, test::Outcome};
+use crate::{
+    Options, images, prerequisites, programs,
+    run::{cargo, run as run_command, timed},
+    test::Outcome,
+};
 
 const MEMORY_MB: u32 = 512;
 /// What the second boot of the story has: the smallest guest that must work.
@@ -165,6 +169,21 @@ fn cloud_from_image(root: &Path, options: &Options, steps: &mut Steps) -> Result
     std::fs::remove_dir_all(&dir).context("remove the scratch folder")
 }
 
+/// The kernel's own GPIO chip, with the image's kernel and modules.
+fn gpio_sim(root: &Path, options: &Options, image: &Path) -> Result<()> {
+    let tools = prerequisites::tools(root, options.debian_mirror.as_deref())?;
+    let (lines, _) = timed("build the suite of lines for the device", "about 20 seconds", || {
+        let build = ["build", "--locked", "--profile", "device", "--target", programs::DEVICE_TARGET];
+        run_command(cargo(root).args(build).args(["-p", "lines"]))?;
+        Ok(root.join("target").join(programs::DEVICE_TARGET).join("device/lines"))
+    })?;
+    let modules = root.join("target/image/work/qemu-virt/root/usr/lib/modules");
+    let (dir, mut steps) = (scratch("lines")?, Steps::default());
+    let programs = qemu::Programs::in_tools(tools.dir());
+    e2e::pins::conforms(image, &lines, &modules, &programs, &dir, &mut steps)?;
+    std::fs::remove_dir_all(&dir).context("remove the scratch folder")
+}
+
 /// The suite in QEMU: every step is a case.
 pub fn guest(root: &Path, options: &Options) -> Result<Outcome> {
     let mut story = begin(root, options)?;
@@ -179,6 +198,10 @@ pub fn guest(root: &Path, options: &Options) -> Result<Outcome> {
     match crate::budgets::run(root) {
         Ok(()) => outcome.passed += 1,
         Err(error) => outcome.failed.push(format!("budgets: {error:#}")),
+    }
+    match gpio_sim(root, options, story.image()) {
+        Ok(()) => outcome.passed += 1,
+        Err(error) => outcome.failed.push(format!("gpio-sim: {error:#}")),
     }
     Ok(outcome)
 }

@@ -7,6 +7,10 @@
 //!
 //! Start at [`run`] (the loop), [`engine`] (what happens to devices), [`plan`] (what a Device's fields mean).
 
+// The conformance suite of `tests/lines` is a unit test too.
+#[cfg(test)]
+extern crate self as mapper;
+
 pub mod board;
 pub mod check;
 pub mod cli;

@@ -121,6 +121,11 @@ impl Story {
         Ok(())
     }
 
+    /// The finished image, unprovisioned.
+    pub fn image(&self) -> &Path {
+        &self.setup.image
+    }
+
     pub fn machine(&mut self) -> Result<&mut Machine> {
         self.machine.as_mut().context("the machine is off")
     }

@@ -17,6 +17,7 @@ pub mod host;
 pub mod http;
 pub mod kubectl;
 pub mod mutations;
+pub mod pins;
 pub mod pods;
 pub mod process;
 pub mod registry;

@@ -13,6 +13,8 @@ const RULES: &[(&str, &[&str])] = &[
     ("tests/e2e", &["qemu"]),
     ("tests/interop", &["tests/e2e"]),
     ("tests/mqtt", &["tests/e2e"]),
+    // The suite of GPIO chips and the way from message to pin: the mapper's own parts, without its processes.
+    ("tests/lines", &["edge-image/mapper", "lib/"]),
     ("tests/nodes", &["lib/"]),
     ("edge-image/mkimage", &["board/", "lib/"]),
     ("edge-image/mapper", &["board/", "lib/"]),

@@ -1,7 +1,5 @@
 //! A GPIO or PWM device: input lines of our own; outputs and counted lines at the line-holder.
 
-use std::{cell::RefCell, rc::Rc};
-
 use super::{
     Chips, Line,
     input::{Input, Told},
@@ -9,15 +7,13 @@ use super::{
 };
 use crate::{
     driver::{Driver, Reading, Surroundings, Wait},
-    holder::{Outputs, State, Target},
+    holder::{Outputs, SharedOutputs, State, Target},
     limits::{EDGES_PER_TURN_MAX, INPUT_BUFFER_EDGES, STORM_PAUSE_MS},
     plan::{
         Access, Property, gpio,
         gpio::{Direction, Function, LineSpec, decimal_text},
     },
 };
-
-pub type SharedOutputs = Rc<RefCell<dyn Outputs>>;
 
 pub struct GpioDriver {
     slots: Vec<Slot>,

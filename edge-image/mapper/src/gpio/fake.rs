@@ -34,6 +34,9 @@ struct Wire {
     changes: u32,
     taken: bool,
     output: bool,
+    /// What is outside pulls it there; an open drain that lets go shows it.
+    pulled: bool,
+    open_drain: bool,
     edges: VecDeque<EdgeEvent>,
     /// Makes the line's descriptor readable.
     bell: Option<UnixStream>,
@@ -59,6 +62,7 @@ impl World {
     pub fn flip(&self, offset: u32, high: bool) {
         let mut wires = self.wires.borrow_mut();
         let wire = wires.entry(offset).or_default();
+        wire.pulled = high;
         if wire.high == high {
             return;
         }
@@ -102,6 +106,7 @@ impl Chips for World {
         }
         let (offset, name) = match &spec.line {
             LineRef::Offset(offset) => (Some(*offset).filter(|offset| *offset < LINES), offset.to_string()),
+            LineRef::Name(name) if name == "pump" => (Some(3), name.clone()),
             LineRef::Name(name) => {
                 (name.strip_prefix("LINE").and_then(|rest| rest.parse().ok()), name.clone())
             }
@@ -109,16 +114,19 @@ impl Chips for World {
         let offset = offset.ok_or_else(|| GpioError::NoLine {
             chip: label.clone(),
             line: name.clone(),
-            there: "0 to 7".into(),
+            there: "0 to 7, named pump".into(),
         })?;
         let mut wires = self.wires.borrow_mut();
         let wire = wires.entry(offset).or_default();
-        if wire.taken {
-            return Err(GpioError::Busy { chip: label, line: name, user: "fake".into() });
+        if wire.taken || offset == 7 {
+            let user = if offset == 7 { "camera" } else { "kinglet-mapper" };
+            return Err(GpioError::Busy { chip: label, line: name, user: user.into() });
         }
         wire.taken = true;
         wire.active_low = spec.active_low;
         wire.output = spec.direction == Direction::Output;
+        wire.open_drain = spec.drive == Drive::OpenDrain;
+        wire.sequence = 0;
         if let (true, Some(initial)) = (wire.output, spec.initial) {
             wire.high = (initial != 0) != spec.active_low;
         }
@@ -162,8 +170,10 @@ impl Line for FakeLine {
         }
         self.with(|wire| {
             if wire.output {
-                wire.changes += u32::from(wire.high != (active != wire.active_low));
-                wire.high = active != wire.active_low;
+                let driven = active != wire.active_low;
+                let high = if driven && wire.open_drain { wire.pulled } else { driven };
+                wire.changes += u32::from(wire.high != high);
+                wire.high = high;
                 return Ok(());
             }
             let error = std::io::ErrorKind::PermissionDenied.into();

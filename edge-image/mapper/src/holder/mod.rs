@@ -56,6 +56,8 @@ fn due_words(due: Option<(u64, Why)>) -> String {
 }
 
 /// The devices of a mapper share one connection.
+pub type SharedOutputs = std::rc::Rc<std::cell::RefCell<dyn Outputs>>;
+
 impl<T: Outputs + ?Sized> Outputs for std::rc::Rc<std::cell::RefCell<T>> {
     fn ask(&mut self, request: &str) -> Result<String, String> {
         self.borrow_mut().ask(request)
