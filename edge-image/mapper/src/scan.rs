@@ -29,6 +29,10 @@ pub fn report() -> String {
             let _ = writeln!(text, "       line: {offset:<3} {name} {direction}{user}");
         }
     }
+    for chip in crate::pwm::sysfs::SysfsPwm::default().chips() {
+        let _ =
+            writeln!(text, "pwm    chip: {} (channels 0 to {})", chip.label, chip.channels.saturating_sub(1));
+    }
     for path in ports() {
         let _ = writeln!(text, "serial path: {path}");
     }

@@ -129,6 +129,7 @@ impl Peer {
             username: None,
             password: None,
             keep_alive_s: 60,
+            clean_session: true,
             packet_bytes_max: DESCRIPTION_BYTES_MAX,
         });
         client.subscribe("$hw/events/device/default/pins/twin/update");

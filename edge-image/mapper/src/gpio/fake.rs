@@ -33,6 +33,7 @@ struct Wire {
     /// How often it changed.
     changes: u32,
     taken: bool,
+    plugged: u32,
     output: bool,
     /// What is outside pulls it there; an open drain that lets go shows it.
     pulled: bool,
@@ -51,6 +52,8 @@ pub struct World {
     wires: Rc<RefCell<BTreeMap<u32, Wire>>>,
     /// Without chips: as if the expander were unplugged.
     pub unplugged: Rc<RefCell<bool>>,
+    /// How often it was plugged in again: lines from before are dead.
+    plugged: Rc<RefCell<u32>>,
     /// The clock that stamps edges.
     pub now_ns: Rc<RefCell<u64>>,
     /// As if the chip could not debounce, or had no interrupts.
@@ -78,6 +81,11 @@ impl World {
             wire.edges.push_back(EdgeEvent { active, timestamp_ns, sequence: wire.sequence });
             let _ = bell.write(&[0]);
         }
+    }
+
+    /// Out and in again.
+    pub fn replug(&self) {
+        *self.plugged.borrow_mut() += 1;
     }
 
     /// How often an output was driven to another level.
@@ -118,11 +126,12 @@ impl Chips for World {
         })?;
         let mut wires = self.wires.borrow_mut();
         let wire = wires.entry(offset).or_default();
-        if wire.taken || offset == 7 {
+        if (wire.taken && wire.plugged == *self.plugged.borrow()) || offset == 7 {
             let user = if offset == 7 { "camera" } else { "kinglet-mapper" };
             return Err(GpioError::Busy { chip: label, line: name, user: user.into() });
         }
         wire.taken = true;
+        wire.plugged = *self.plugged.borrow();
         wire.active_low = spec.active_low;
         wire.output = spec.direction == Direction::Output;
         wire.open_drain = spec.drive == Drive::OpenDrain;
@@ -140,7 +149,7 @@ impl Chips for World {
             wire.bell = Some(bell);
             fd = Some(ear);
         }
-        Ok(Box::new(FakeLine { world: self.clone(), offset, ear: fd }))
+        Ok(Box::new(FakeLine { world: self.clone(), offset, ear: fd, plugged: *self.plugged.borrow() }))
     }
 }
 
@@ -148,9 +157,15 @@ struct FakeLine {
     world: World,
     offset: u32,
     ear: Option<UnixStream>,
+    plugged: u32,
 }
 
 impl FakeLine {
+    fn check(&self) -> Result<(), GpioError> {
+        let dead = *self.world.unplugged.borrow() || self.plugged != *self.world.plugged.borrow();
+        if dead { Err(unplugged()) } else { Ok(()) }
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut Wire) -> T) -> T {
         act(self.world.wires.borrow_mut().entry(self.offset).or_default())
     }
@@ -158,16 +173,12 @@ impl FakeLine {
 
 impl Line for FakeLine {
     fn get(&mut self) -> Result<bool, GpioError> {
-        if *self.world.unplugged.borrow() {
-            return Err(unplugged());
-        }
+        self.check()?;
         Ok(self.with(|wire| wire.high != wire.active_low))
     }
 
     fn set(&mut self, active: bool) -> Result<(), GpioError> {
-        if *self.world.unplugged.borrow() {
-            return Err(unplugged());
-        }
+        self.check()?;
         self.with(|wire| {
             if wire.output {
                 let driven = active != wire.active_low;
@@ -182,9 +193,7 @@ impl Line for FakeLine {
     }
 
     fn next_edge(&mut self) -> Result<Option<EdgeEvent>, GpioError> {
-        if *self.world.unplugged.borrow() {
-            return Err(unplugged());
-        }
+        self.check()?;
         let next = self.with(|wire| wire.edges.pop_front());
         if let (None, Some(ear)) = (next, &mut self.ear) {
             let mut bells = [0; 4096];
@@ -204,7 +213,11 @@ impl Line for FakeLine {
 
 impl Drop for FakeLine {
     fn drop(&mut self) {
+        let plugged = self.plugged;
         self.with(|wire| {
+            if wire.plugged != plugged {
+                return;
+            }
             wire.taken = false;
             wire.bell = None;
             wire.edges.clear();

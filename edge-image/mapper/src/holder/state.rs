@@ -200,7 +200,8 @@ impl Holder {
         }
         let target = Target::parse(words)?;
         if let Some(held) = self.things.get_mut(name) {
-            if held.target.holds_as(&target) {
+            // One that cannot be read is of no use any more: its chip was unplugged, and may be back.
+            if held.target.holds_as(&target) && held.answer(now_us).is_ok() {
                 // Another fail-safe value or deadline is no reason to let go of the line.
                 held.target = target;
                 if held.safe.is_none() {

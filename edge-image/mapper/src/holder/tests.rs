@@ -177,6 +177,23 @@ fn a_meter_is_counted_through_everything() {
 }
 
 #[test]
+fn a_chip_that_was_unplugged_is_taken_anew_when_it_is_back() {
+    let (mut holder, world) = holder();
+    let request = format!("request lamp chip={LABEL} line=2 initial=1");
+    assert_eq!(holder.handle(0, &request), "ok 1 held");
+    *world.unplugged.borrow_mut() = true;
+    assert!(holder.handle(0, "refresh lamp").starts_with("error there is no GPIO chip"));
+    assert!(holder.handle(0, &request).starts_with("error there is no GPIO chip"));
+    *world.unplugged.borrow_mut() = false;
+    world.replug();
+    assert_eq!(holder.handle(0, &request), "ok 1 held");
+    assert_eq!(holder.handle(0, "toggle lamp"), "ok 0 held");
+    world.replug();
+    assert!(holder.handle(0, "refresh lamp").starts_with("error "));
+    assert_eq!(holder.handle(0, &request), "ok 1 held", "out and in between two requests");
+}
+
+#[test]
 fn what_makes_no_sense_is_answered() {
     let (mut holder, _) = holder();
     for (request, expected) in [
