@@ -117,4 +117,24 @@ mod tests {
         assert_eq!(u32::from_be_bytes([image[24], image[25], image[26], image[27]]), crc32(&image[64..]));
         assert_eq!(&image[72..], b"echo hi\n");
     }
+
+    #[test]
+    fn a_pis_config_ends_with_the_block_that_the_node_rewrites() {
+        let boards = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../board");
+        let board = Board::load(&boards, "rpi").expect("valid");
+        let relay = std::fs::read(boards.join("../devices/relay-board-4.yaml")).expect("there");
+        let power_on = crate::extras::power_on(&[("devices/relay.yaml".to_owned(), relay)]).expect("valid");
+        let files = files(&board, 1, &power_on);
+        let (_, config) = files.iter().find(|(name, _)| name == "config.txt").expect("there");
+        let at = pins::find_block(config).expect("the block");
+        let (own, block) = config.split_at(at);
+        assert!(String::from_utf8_lossy(own).contains("\ninitramfs initrd followkernel\n"));
+        assert!(String::from_utf8_lossy(block).contains("\ngpio=5=op,dh\n"));
+        let sections = String::from_utf8_lossy(own)
+            .lines()
+            .filter(|line| line.starts_with('['))
+            .map(str::to_owned)
+            .collect::<Vec<_>>();
+        assert_eq!(sections.last().map(String::as_str), Some("[all]"), "the levels are for every board");
+    }
 }
