@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
 use lexopt::prelude::{Long, Short, Value, ValueExt};
 
-use crate::{adopt, config::CONFIG_PATH, join};
+use crate::{adopt, config::CONFIG_PATH, device_call::Call, join};
 
 pub const HELP: &str = "\
 edgecore: the agent of a Kinglet node (KubeEdge's edgecore, small)
@@ -57,6 +57,12 @@ edgecore: the agent of a Kinglet node (KubeEdge's edgecore, small)
             --undo                              give the node back to KubeEdge's edgecore
             --force                             leave pods alone that run and are in no database
 
+  edgecore device get|history|set|unset NAMESPACE/NAME [PROPERTY [VALUE]]
+      Asks the running agent about a device, or wishes something of it on this node, with or without a cloud. A wish stays until
+      it is unset or the cloud wishes anew.
+      Example: edgecore device set default/led-1 lit true
+        -c, --config FILE                       default: /etc/kubeedge/config/edgecore.yaml
+
   edgecore config check FILE
       Says which keys of a configuration are wrong or unknown; exit code 1 if there are any.
       Example: edgecore config check /etc/kubeedge/config/edgecore.yaml
@@ -81,6 +87,7 @@ pub enum Command {
     Pins { dir: PathBuf },
     Adopt(adopt::Options),
     Doctor { machine: join::Options, config: Option<PathBuf>, json: bool },
+    Device { config: PathBuf, device: String, call: Call },
     ConfigCheck { file: PathBuf },
     RuntimeCheck { root: PathBuf },
     RuntimeStart { root: PathBuf, command: Vec<OsString> },
@@ -99,7 +106,7 @@ pub enum UsageError {
     #[error("{0}")]
     Join(join::JoinError),
     #[error(
-        "edgecore has no command {0:?}; it has join, alone, pins, doctor, adopt, config check and runtime check, and runs without one"
+        "edgecore has no command {0:?}; it has join, alone, pins, doctor, adopt, device, config check and runtime check, and runs without one"
     )]
     Command(String),
     #[error("--cgroupdriver {0:?} is not known; use cgroupfs or systemd, as containerd is configured")]
@@ -132,6 +139,7 @@ pub fn parse(arguments: Vec<OsString>, token: Option<String>) -> Result<Command,
             Value(word) if word == "pins" => return parse_pins(parser),
             Value(word) if word == "doctor" => return parse_doctor(parser, root, config),
             Value(word) if word == "adopt" => return parse_adopt(parser, root, config),
+            Value(word) if word == "device" => return parse_device(parser, root, config),
             Value(word) if word == "config" => return parse_config(parser),
             Value(word) if word == "runtime" => return parse_runtime(parser),
             Value(word) => return Err(UsageError::Command(word.to_string_lossy().into_owned())),
@@ -139,6 +147,37 @@ pub fn parse(arguments: Vec<OsString>, token: Option<String>) -> Result<Command,
         }
     }
     Ok(Command::Run { config: config.unwrap_or_else(|| root.join(CONFIG_PATH)) })
+}
+
+fn parse_device(
+    mut parser: lexopt::Parser,
+    root: PathBuf,
+    mut config: Option<PathBuf>,
+) -> Result<Command, UsageError> {
+    let mut words = Vec::new();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("config") | Short('c') => config = Some(parser.value()?.into()),
+            Long("help") | Short('h') => return Ok(Command::Help),
+            Value(word) => words.push(word.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let (device, call) = match words[..] {
+        ["get", device] => (device, Call::Get),
+        ["history", device] => (device, Call::History { property: String::new() }),
+        ["history", device, property] => (device, Call::History { property: property.into() }),
+        ["set", device, property, value] => {
+            (device, Call::Set { property: property.into(), value: value.into() })
+        }
+        ["unset", device, property] => (device, Call::Unset { property: property.into() }),
+        _ => {
+            return Err(UsageError::Command("device without get, history, set or unset and a device".into()));
+        }
+    };
+    let config = config.unwrap_or_else(|| root.join(CONFIG_PATH));
+    Ok(Command::Device { config, device: device.into(), call })
 }
 
 fn parse_config(mut parser: lexopt::Parser) -> Result<Command, UsageError> {

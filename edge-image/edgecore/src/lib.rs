@@ -21,6 +21,7 @@ pub mod watched_folder;
 
 pub mod adopt;
 pub mod credentials;
+pub mod device_call;
 pub mod doctor;
 pub mod enrol;
 pub mod https;

@@ -147,3 +147,5 @@ pub const PUSH_RETRY_MS_FIRST: u64 = 1_000;
 pub const PUSH_RETRY_MS_MAX: u64 = 60_000;
 /// Answer of a place that values are pushed to; a longer one counts as failed.
 pub const PUSH_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// How long `edgecore device` waits for the running agent, connecting to its broker included.
+pub const DEVICE_CALL_TIMEOUT: Duration = Duration::from_secs(10);

@@ -4,7 +4,7 @@ use edgecore::{
     adopt,
     cli::{self, Command},
     config::Config,
-    doctor, join, runtime_guard,
+    device_call, doctor, join, runtime_guard,
     status::{State, Status},
 };
 use rt::Drain;
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Ok(Command::Alone(options)) => run_alone(&options),
         Ok(Command::Pins { dir }) => pins(&dir),
         Ok(Command::Adopt(options)) => run_adopt(&options),
+        Ok(Command::Device { config, device, call }) => ask_device(&config, &device, &call),
         Ok(Command::Doctor { machine, config, json }) => run_doctor(&machine, config.as_deref(), json),
         Ok(Command::Run { config }) => run(&config),
         Err(error) => {
@@ -64,6 +65,11 @@ fn check(file: &std::path::Path) -> Outcome {
         0 => print(&format!("{}: all keys are known", file.display())),
         count => Err(format!("{count} unknown keys in {}", file.display())),
     }
+}
+
+fn ask_device(config: &std::path::Path, device: &str, call: &device_call::Call) -> Outcome {
+    let cfg = Config::load(config).map_err(|error| rt::error_chain(&error))?.config;
+    print(&runtime()?.block_on(device_call::call(&cfg, device, call))?)
 }
 
 fn check_runtime(root: &std::path::Path) -> Outcome {

@@ -187,6 +187,31 @@ fn a_newer_report_does_not_wait_for_an_answer_that_does_not_come() {
     assert_eq!(last.as_deref(), Some("3"));
 }
 
+/// Many devices' values in one message: what is reported within a moment leaves together, and the lane makes one frame of it.
+#[test]
+fn on_the_compact_lane_reports_leave_together_in_one_message() {
+    let mut link = link();
+    link.handle(AT_0, Input::Tick);
+    link.handle(AT_0, Input::Connected { compact: true });
+    for device in 0..12 {
+        let resource = format!("device/default/m{device}/twin/edge_updated");
+        let message = Box::new(
+            Message::new(1, source::TWIN, "resource", Operation::UPDATE, &resource).with_content(&()),
+        );
+        let actions = link.handle(AT_0, Input::Report { key: format!("twin/default/m{device}"), message });
+        assert_eq!(render(&actions), [""; 0]);
+    }
+    let now = Now { mono_ms: link.next_deadline_ms().expect("they leave soon"), ..AT_0 };
+    let leaving = link.handle(now, Input::Tick);
+    let mut lane = crate::lane::Lane::compact(1, crate::lane::End::Edge);
+    for action in &leaving {
+        let Action::Transmit(message) = action else { panic!("{action:?}") };
+        lane.push(message);
+    }
+    assert_eq!(leaving.len(), 12);
+    assert!(lane.take().is_some() && lane.take().is_none(), "one WebSocket message");
+}
+
 #[test]
 fn a_full_outbox_refuses_new_keys_and_merges_known_ones() {
     let mut link = link();

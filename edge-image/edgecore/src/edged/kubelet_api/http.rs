@@ -10,9 +10,11 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rt::{BoxFuture, BoxIo};
 
+use crate::contract::HistoryQuery;
+
 use super::{
     Access, Node,
-    body::{Answer, text},
+    body::{Answer, answer, text},
     limits, logs, metrics, pods,
     route::{Query, Route},
     streaming, summary,
@@ -49,6 +51,21 @@ pub fn builder() -> http1::Builder {
     builder
 }
 
+fn device_history(node: &Node, id: &str, query: &Query) -> Answer {
+    let Some(read) = node.handles.history.borrow().clone() else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "modules.deviceTwin is off, or still starting\n");
+    };
+    let number = |key: &str| query.get(key).and_then(|text| text.parse().ok());
+    let asked = HistoryQuery {
+        event_id: String::new(),
+        property: query.get("property").unwrap_or_default().into(),
+        since: number("since"),
+        until: number("until"),
+        limit: query.get("limit").and_then(|text| text.parse().ok()),
+    };
+    answer(StatusCode::OK, "application/json", read(id, &asked).into())
+}
+
 async fn handle(
     node: Arc<Node>,
     request: Request<Incoming>,
@@ -81,6 +98,7 @@ async fn handle(
         Route::MetricsCadvisor => metrics::cadvisor(node).await,
         Route::MetricsProbes => metrics::probes(),
         Route::Summary => summary::summary(node).await,
+        Route::DeviceHistory(id) => device_history(&node, &id, &query),
         Route::Health => text(StatusCode::OK, "ok"),
     }
 }

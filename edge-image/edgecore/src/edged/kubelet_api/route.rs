@@ -22,6 +22,8 @@ pub enum Route {
     MetricsResource,
     MetricsProbes,
     Summary,
+    /// Ours: what a device (`<namespace>/<name>`) said lately.
+    DeviceHistory(String),
     Logs(Target),
     Exec(Target),
     Attach(Target),
@@ -52,6 +54,7 @@ impl Route {
             ["metrics", "resource"] => Route::MetricsResource,
             ["metrics", "probes"] => Route::MetricsProbes,
             ["stats", "summary"] => Route::Summary,
+            ["kinglet", "devices", ns, name, "history"] => Route::DeviceHistory(format!("{ns}/{name}")),
             ["containerLogs", ns, pod, container] => Route::Logs(target(ns, pod, container)),
             ["exec", ns, pod, container] | ["exec", ns, pod, _, container] => {
                 Route::Exec(target(ns, pod, container))
