@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use e2e::bench::Line;
 
 use crate::{
-    Options, demo, images, prerequisites,
+    Options, demo, images, mqtt, prerequisites,
     programs::host_target,
     run::{cargo, run as run_command, timed},
 };
@@ -16,7 +16,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         Some("pods") => pods(root, options),
         Some("link") => link(root, options),
         Some("hub") => hub(root, options),
-        Some("mqtt") => mqtt(root),
+        Some("mqtt") => tell(root, "mqtt", &mqtt::bench(root)?),
         Some("load") => load(root, options),
         Some("pins") => pins(root),
         Some(other) => bail!("no benchmark {other:?}; there are: pods, link, hub, mqtt, load, pins"),
@@ -85,35 +85,6 @@ fn hub(root: &Path, options: &Options) -> Result<()> {
     let mut steps = e2e::steps::Steps::default();
     let lines = e2e::bench::hub::hub(&programs, &nodes, options.nodes.unwrap_or(1000), &dir, &mut steps)?;
     tell(root, "hub", &lines)?;
-    std::fs::remove_dir_all(&dir).context("remove the scratch folder")
-}
-
-/// Our broker, built as the device has it, beside mosquitto and rumqttd.
-fn mqtt(root: &Path) -> Result<()> {
-    let target = host_target()?;
-    timed("build our broker for size, rumqttd for speed", "about 6 minutes the first time", || {
-        let ours = [
-            "build",
-            "--locked",
-            "--profile",
-            "device",
-            "--target",
-            target,
-            "-p",
-            "edgecore",
-            "--example",
-            "broker",
-        ];
-        run_command(cargo(root).args(ours))?;
-        run_command(cargo(root).args(mqtt_peers::brokers::BUILD_RUMQTTD).arg("--release"))
-    })?;
-    let programs = mqtt_peers::brokers::Programs {
-        ours: root.join("target").join(target).join("device/examples/broker"),
-        rumqttd: root.join("target/release/rumqttd-alone"),
-    };
-    let dir = demo::scratch("bench-mqtt")?;
-    let lines = mqtt_peers::bench::run(&programs, &dir)?;
-    tell(root, "mqtt", &lines)?;
     std::fs::remove_dir_all(&dir).context("remove the scratch folder")
 }
 

@@ -9,6 +9,7 @@ mod deb;
 mod demo;
 mod elf;
 mod images;
+mod mqtt;
 mod mutations;
 mod prerequisites;
 mod programs;

@@ -105,6 +105,11 @@ impl Broker {
         self.process.pid()
     }
 
+    /// What it said last.
+    pub fn said(&self) -> String {
+        tail(&self.process.log, 20)
+    }
+
     pub fn kill(self) {
         self.process.kill();
     }

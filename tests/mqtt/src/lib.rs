@@ -5,9 +5,11 @@
 
 pub mod bench;
 pub mod brokers;
+pub mod clients;
 pub mod conformance;
 pub mod load;
 mod notes;
 pub mod peer;
+pub mod rough;
 pub mod rows;
 pub mod wire;

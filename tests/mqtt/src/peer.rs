@@ -4,6 +4,8 @@ use std::{
     collections::VecDeque,
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -33,7 +35,11 @@ impl Peer {
     pub fn raw(address: SocketAddr, version: u8) -> Result<Peer> {
         let socket = TcpStream::connect_timeout(&address, ANSWER).context("connect")?;
         socket.set_nodelay(true)?;
-        Ok(Peer {
+        Ok(Peer::new(socket, version))
+    }
+
+    fn new(socket: TcpStream, version: u8) -> Peer {
+        Peer {
             socket,
             version,
             input: Vec::new(),
@@ -41,12 +47,23 @@ impl Peer {
             next_id: 0,
             props: Vec::new(),
             session_present: false,
-        })
+        }
     }
 
     /// Connects and is accepted.
     pub fn connect(address: SocketAddr, connect: &Connect) -> Result<Peer> {
-        let mut peer = Peer::raw(address, connect.version)?;
+        Peer::raw(address, connect.version)?.accepted(connect)
+    }
+
+    /// The same over a unix socket.
+    pub fn unix(path: &Path, connect: &Connect) -> Result<Peer> {
+        let socket = UnixStream::connect(path).with_context(|| format!("connect to {}", path.display()))?;
+        // Reading, writing and time limits are the same system calls for both kinds.
+        Peer::new(TcpStream::from(OwnedFd::from(socket)), connect.version).accepted(connect)
+    }
+
+    fn accepted(self, connect: &Connect) -> Result<Peer> {
+        let mut peer = self;
         peer.send(&connect.packet())?;
         let code = peer.connack()?;
         ensure!(code == 0, "CONNECT was refused with {code:#04x}");
@@ -251,6 +268,29 @@ impl Peer {
             _ => {}
         }
         Ok(())
+    }
+
+    /// QoS 1 with another bound for the answer: a broker may make a publisher wait.
+    pub fn publish_patiently(&mut self, topic: &str, payload: &str, within: Duration) -> Result<()> {
+        let publish = Publish {
+            topic: topic.into(),
+            payload: payload.into(),
+            qos: 1,
+            id: self.id(),
+            ..Publish::default()
+        };
+        self.send(&publish.packet(self.version))?;
+        let packet = self.read(within)?.context("no PUBACK")?;
+        ensure!(packet.kind == wire::PUBACK, "{packet:?} instead of PUBACK");
+        Ok(())
+    }
+
+    /// Whether somebody subscribes to the topic: MQTT 5 tells the publisher when nobody does (0x10).
+    pub fn has_reader(&mut self, topic: &str) -> Result<bool> {
+        let publish = Publish { topic: topic.into(), qos: 1, id: self.id(), ..Publish::default() };
+        self.send(&publish.packet(self.version))?;
+        let packet = self.wait_ack(wire::PUBACK, publish.id)?;
+        Ok(packet.body.get(2).copied().unwrap_or(0) == 0)
     }
 
     fn acked(&mut self, kind: u8, id: u16) -> Result<()> {

@@ -25,6 +25,11 @@ pub const ALL: &[Suite] = &[
         run: unit,
     },
     Suite {
+        name: "mqtt",
+        about: "our broker, mosquitto and rumqttd by the specifications' statements; mosquitto's and Paho's clients; bad behaviour",
+        run: crate::mqtt::suite,
+    },
+    Suite {
         name: "device",
         about: "the device's programs: build for aarch64 musl, static; the sensor's firmware in QEMU",
         run: device,
