@@ -278,12 +278,13 @@ impl Engine {
         let mut readings = Vec::new();
         match self.opener.open(now_ms, id, plan, &mut readings) {
             Ok(driver) => {
+                let complaint = driver.complaint();
                 device.driver = Some(driver);
                 device.open_at_ms = None;
                 device.retry_delay_ms = RETRY_DELAY_MS_MIN;
                 device.take(now_ms, self.up, readings);
                 device.retell_refusals(now_ms, self.up);
-                device.settle(id, None);
+                device.settle(id, complaint);
                 let around = self.around;
                 self.drive(now_ms, id, |driver, readings| driver.surroundings(now_ms, &around, readings));
             }

@@ -39,6 +39,8 @@ struct Wish {
     /// Its request is out.
     asked: bool,
     refused: Option<String>,
+    /// When what was refused is tried again: what the slave is not at fault for alone may pass.
+    again_at_ms: Option<u64>,
 }
 
 enum Work {
@@ -84,7 +86,7 @@ impl Device {
                 wish: planned.desired.clone().map(Wish::new),
             })
         };
-        Device {
+        let mut device = Device {
             slave: slave.clone(),
             place,
             points: properties.iter().enumerate().filter_map(point).collect(),
@@ -92,7 +94,14 @@ impl Device {
             probe_pause_ms: 0,
             probe_at_ms: 0,
             silence: None,
-        }
+        };
+        device.await_first_answer();
+        device
+    }
+
+    /// An open line says nothing about the slave: it is there when it has answered.
+    fn await_first_answer(&mut self) {
+        self.silence = (!self.points.is_empty()).then(|| format!("{} has not answered yet", self.place));
     }
 
     /// A new desired value; one that was not written yet is forgotten.
@@ -109,10 +118,8 @@ impl Device {
         if self.probe_pause_ms > 0 {
             return Some(self.probe_at_ms);
         }
-        if self.points.iter().any(|point| point.wish.as_ref().is_some_and(Wish::is_open)) {
-            return Some(0);
-        }
-        self.points.iter().map(|point| point.due_ms).min()
+        let wishes = self.points.iter().filter_map(|point| point.wish.as_ref()?.due_ms());
+        wishes.chain(self.points.iter().map(|point| point.due_ms)).min()
     }
 
     /// Asks for what is due.
@@ -122,7 +129,8 @@ impl Device {
         }
         // Writes go first, and between the reads of a long round.
         for at in 0..self.points.len() {
-            if self.points[at].wish.as_ref().is_some_and(Wish::is_open) {
+            let due_ms = self.points[at].wish.as_ref().and_then(Wish::due_ms);
+            if due_ms.is_some_and(|due_ms| due_ms <= now_ms) {
                 self.write(at, line, client);
                 if self.probe_pause_ms > 0 && !self.works.is_empty() {
                     return;
@@ -256,7 +264,9 @@ impl Device {
                 let span = self.points[point].register.span;
                 self.read(span, vec![point], line, client, true);
             }
-            (Work::Write { point } | Work::Before { point }, result) => self.not_written(point, result.err()),
+            (Work::Write { point } | Work::Before { point }, result) => {
+                self.not_written(now_ms, point, result.err());
+            }
         }
     }
 
@@ -283,14 +293,16 @@ impl Device {
         }
     }
 
-    fn not_written(&mut self, at: usize, failure: Option<Failure>) {
+    fn not_written(&mut self, now_ms: u64, at: usize, failure: Option<Failure>) {
         let place = &self.place;
         let point = &mut self.points[at];
         let Some(wish) = point.wish.as_mut().filter(|wish| wish.asked) else { return };
-        let reason = match failure {
-            Some(Failure::Exception(exception)) => exception.to_string(),
-            _ => "it answered something else".to_owned(),
+        let (reason, final_word) = match failure {
+            Some(Failure::Exception(exception)) => (exception.to_string(), exception.is_final()),
+            _ => ("it answered something else".to_owned(), false),
         };
+        wish.asked = false;
+        wish.again_at_ms = (!final_word).then_some(now_ms + MODBUS_REFUSED_MS);
         wish.refused = Some(format!("{place} did not take {} for {}: {reason}", wish.value, point.name));
     }
 
@@ -388,7 +400,7 @@ impl Device {
     /// The line is gone: nothing that was asked will be answered, and no value is known any more.
     pub fn lost(&mut self, now_ms: u64, readings: &mut Vec<Reading>) {
         self.works.clear();
-        self.silence = None;
+        self.await_first_answer();
         self.probe_pause_ms = 0;
         for point in &mut self.points {
             point.due_ms = now_ms;
@@ -413,12 +425,16 @@ impl Device {
 
 impl Wish {
     fn new(value: String) -> Wish {
-        Wish { value, asked: false, refused: None }
+        Wish { value, asked: false, refused: None, again_at_ms: None }
     }
 
-    /// To be written.
-    fn is_open(&self) -> bool {
-        !self.asked && self.refused.is_none()
+    /// When it is to be written.
+    fn due_ms(&self) -> Option<u64> {
+        match (self.asked, &self.refused) {
+            (true, _) => None,
+            (false, None) => Some(0),
+            (false, Some(_)) => self.again_at_ms,
+        }
     }
 }
 

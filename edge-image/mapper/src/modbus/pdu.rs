@@ -87,6 +87,11 @@ impl Exception {
     pub const ILLEGAL_ADDRESS: Exception = Exception(2);
     pub const ILLEGAL_VALUE: Exception = Exception(3);
 
+    /// The same request will be refused again: no such function, register or value.
+    pub fn is_final(self) -> bool {
+        matches!(self.0, 1..=3)
+    }
+
     /// It says: later.
     pub fn is_busy(self) -> bool {
         matches!(self.0, 5 | 6)

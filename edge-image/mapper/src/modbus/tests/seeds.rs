@@ -272,3 +272,29 @@ fn what_a_slave_refuses_is_named_and_the_rest_goes_on() {
         "{said}"
     );
 }
+
+/// A refusal that is about the moment passes; the value is written when it does.
+#[test]
+fn a_write_that_failed_for_the_moment_is_tried_again() {
+    let mut world = World::new(3, ModbusProto::TcpUdp, 1);
+    world.faults = false;
+    let mut refusals = 0;
+    let storage = world.sides[0].storage.clone();
+    let mut said = Vec::new();
+    while world.now_ms < 15_000 {
+        world.step(&mut |_, _, _| {});
+        // Every write until the tenth second is answered with "server device failure", and not done.
+        for (_, answer) in &mut world.coming {
+            if answer[7] == 6 && world.now_ms < 10_000 {
+                *answer = [&answer[..4], &[0, 3, answer[6], 0x86, 4]].concat();
+                storage.lock().unwrap().holdings[5] = 0;
+                refusals += 1;
+            }
+        }
+        said.extend(world.sides[0].device.complaint());
+    }
+    assert_eq!(refusals, 1, "it is not hammered");
+    assert!(said.last().unwrap().contains("did not take 7 for set: exception 4 (server device failure)"));
+    assert_eq!(storage.lock().unwrap().holdings[5], 7);
+    assert_eq!(world.sides[0].device.complaint(), None);
+}
