@@ -9,8 +9,10 @@ pub const TOPIC_BYTES_MAX: usize = 512;
 pub const TOPIC_LEVELS_MAX: usize = 32;
 
 /// Messages of QoS 1 and 2 that wait for their acknowledgement, per direction and connection. The client refuses more
-/// ([`crate::client::PublishError::Full`]); the broker keeps further ones in the connection's queue.
+/// ([`crate::client::PublishError::Full`]).
 pub const IN_FLIGHT_MAX: usize = 32;
+/// The same from the broker to one client, unless the client takes less (MQTT 5). Further messages wait in the session's queue.
+pub const BROKER_IN_FLIGHT_MAX: usize = 100;
 /// Bytes that the client holds for the socket. When full, publishing is refused.
 pub const CLIENT_OUTPUT_BYTES_MAX: usize = PACKET_BYTES_MAX + 64 * 1024;
 /// Filters of one client. The client refuses more; the broker answers failure (0x80) for more.

@@ -380,7 +380,8 @@ fn publish<'a>(version: Version, flags: u8, body: &mut Reader<'a>) -> Result<Pub
     if duplicate && qos == Qos::AtMostOnce {
         return Err(Malformed("a duplicate of quality of service 0"));
     }
-    let topic = body.text()?;
+    // The null character is found with what else a topic may not have.
+    let topic = body.utf8()?;
     let id = if qos == Qos::AtMostOnce { 0 } else { body.id()? };
     let properties = body.properties(version, property::IN_PUBLISH)?;
     let by_alias = topic.is_empty() && properties.has(property::TOPIC_ALIAS);
@@ -421,9 +422,13 @@ impl<'a> Reader<'a> {
     }
 
     pub fn text(&mut self) -> Result<&'a str, DecodeError> {
-        let text = std::str::from_utf8(self.bytes()?).map_err(|_| Malformed("text is not UTF-8"))?;
+        let text = self.utf8()?;
         // MQTT-1.5.3-2 (MQTT-1.5.4-2): never the null character.
         if text.as_bytes().contains(&0) { Err(Malformed("null character in a text")) } else { Ok(text) }
+    }
+
+    fn utf8(&mut self) -> Result<&'a str, DecodeError> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| Malformed("text is not UTF-8"))
     }
 
     pub fn four(&mut self) -> Result<u32, DecodeError> {

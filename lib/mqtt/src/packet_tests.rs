@@ -180,7 +180,7 @@ fn what_is_wrong_is_named() {
             Protocol("a property that this packet may not have"),
         ),
         (b"\x10\x11\x00\x04MQTT\x05\x02\x00\x3c\x04\x17\0\x17\0\x00\x01c", Protocol("a property twice")),
-        (b"\x30\x05\x00\x03a\0b", Malformed("null character in a text")),
+        (b"\x30\x05\x00\x03a\0b", Malformed("topic of PUBLISH")),
         (b"\x38\x03\x00\x01a", Malformed("a duplicate of quality of service 0")),
         (b"\x82\x06\x00\x0a\x00\x01#\x04", Malformed("options of a subscription")),
         (b"\x30\x03\x00\x01+", Malformed("topic of PUBLISH")),

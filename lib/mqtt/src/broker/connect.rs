@@ -117,7 +117,7 @@ impl Broker {
         if let Some(connection) = self.connection(id) {
             let number = |id| connect.properties.number(id).map(|number| number as usize);
             let receive_max = number(property::RECEIVE_MAXIMUM).unwrap_or(usize::MAX);
-            connection.receive_max = receive_max.min(IN_FLIGHT_MAX);
+            connection.receive_max = receive_max.min(BROKER_IN_FLIGHT_MAX);
             connection.packet_bytes_max = number(property::MAXIMUM_PACKET).unwrap_or(usize::MAX);
             connection.keep_alive_s = match connect.keep_alive_s {
                 0 => keep_alive_max,

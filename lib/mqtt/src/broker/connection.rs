@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     encode,
-    limits::IN_FLIGHT_MAX,
+    limits::BROKER_IN_FLIGHT_MAX,
     packet::{Packet, Version},
 };
 
@@ -79,7 +79,7 @@ impl Connection {
             heard_ms: now_ms,
             blocked_since_ms: None,
             keep_alive_s: 0,
-            receive_max: IN_FLIGHT_MAX,
+            receive_max: BROKER_IN_FLIGHT_MAX,
             packet_bytes_max: usize::MAX,
             aliases: Vec::new(),
             will: None,

@@ -43,8 +43,8 @@ pub(super) struct Session {
     pub ids_until: u16,
     /// It was sent something of QoS 2: its ids are worth writing.
     pub uses_qos2: bool,
-    /// Queued messages that have their id already.
-    ids_reserved: usize,
+    /// So many ids are certainly not in use.
+    ids_free: u16,
     /// Of the next record on the disk.
     pub next_number: u64,
     /// When the queue moved last.
@@ -121,7 +121,7 @@ impl Session {
             last_id: 0,
             ids_until: IDS_BLOCK,
             uses_qos2: false,
-            ids_reserved: 0,
+            ids_free: 0,
             next_number: 1,
             moved_ms: now_ms,
             full_since_ms: None,
@@ -152,24 +152,35 @@ impl Session {
 
     pub fn push(&mut self, waiting: Waiting) {
         self.queue_bytes += waiting.cost();
-        self.ids_reserved += usize::from(waiting.id != 0);
         self.queue.push_back(waiting);
     }
 
     pub fn pop(&mut self) -> Option<Waiting> {
         let waiting = self.queue.pop_front()?;
         self.queue_bytes -= waiting.cost();
-        self.ids_reserved -= usize::from(waiting.id != 0);
         Some(waiting)
     }
 
-    /// Ids go round, so a free one is found at once unless very old messages are still there.
+    /// Ids go round, so the next one is free unless a very old message is still there. That is looked for rarely: as long as the
+    /// oldest id in use cannot have been caught up with, nothing has to be compared.
     pub fn next_id(&mut self) -> u16 {
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
             let id = self.last_id;
-            let reserved = self.ids_reserved > 0 && self.queue.iter().any(|waiting| waiting.id == id);
-            if !reserved && !self.in_flight.iter().any(|sent| sent.id == id) {
+            if self.ids_free > 0 {
+                self.ids_free -= 1;
+                return id;
+            }
+            let reserved = self.queue.iter().map(|waiting| waiting.id).filter(|id| *id != 0);
+            let age = |used: u16| id.wrapping_sub(used);
+            let ages = self.in_flight.iter().map(|sent| sent.id).chain(reserved).map(age);
+            let (mut oldest, mut is_used) = (0, false);
+            for age in ages {
+                is_used |= age == 0;
+                oldest = oldest.max(age);
+            }
+            if !is_used {
+                self.ids_free = 60_000_u16.saturating_sub(oldest);
                 return id;
             }
         }

@@ -329,3 +329,19 @@ fn any_bytes_leave_the_broker_whole() {
         fuzz_broker(&data);
     }
 }
+
+#[test]
+fn any_bytes_on_the_disk_leave_the_broker_whole() {
+    let mut random = Random(11);
+    let session = [1, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 3, b'a', b'/', b'#', 1, 0, 0, 0, 0].to_vec();
+    let message = [1, 0, 1, 1, 0, 0, 0, 0, 0, 9, 1, 0, 0, 0, 7, 0, 1, b't', 0, 0, 0, 2, 1, 1, b'v'].to_vec();
+    for round in 0..30_000 {
+        let mut data = if round % 2 == 0 { session.clone() } else { message.clone() };
+        for _ in 0..random.below(4) {
+            let at = random.below(data.len());
+            data[at] = random.next() as u8;
+        }
+        data.truncate(random.below(data.len() + 8));
+        fuzz_records(&data);
+    }
+}
