@@ -30,8 +30,10 @@ impl Retained {
         Retained { messages, bytes: 0, count_max, bytes_max, due, written }
     }
 
+    /// Without the broker's own figures.
     pub fn len(&self) -> usize {
-        self.messages.len()
+        let figures = self.messages.range::<str, _>((Bound::Included("$SYS/"), Bound::Excluded("$SYS0")));
+        self.messages.len() - figures.count()
     }
 
     pub fn bytes(&self) -> usize {

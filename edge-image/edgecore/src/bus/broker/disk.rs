@@ -18,11 +18,14 @@ const MESSAGE: &str = "mqtt-message";
 const INCOMING: &str = "mqtt-incoming";
 const RETAINED: &str = "mqtt-retained";
 
+/// Nobody watches this store: history is only what the log needs.
+pub(super) fn options() -> Options {
+    Options { lazy_max: LAZY_MAX, history_len_max: 16 * 1024, ..Options::default() }
+}
+
 /// `None`, after a line in the log, when the folder cannot be used: a node without its memory is better than one without its bus.
 pub(super) fn open(dir: &Path) -> Option<Store> {
-    // Nobody watches this store: history is only what the log needs.
-    let options = Options { lazy_max: LAZY_MAX, history_len_max: 16 * 1024, ..Options::default() };
-    match Store::open(dir, options) {
+    match Store::open(dir, options()) {
         Ok(store) => Some(store),
         Err(error) => {
             tracing::error!(

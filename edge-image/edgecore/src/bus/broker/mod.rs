@@ -33,7 +33,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::limits::{BUS_RETRY_DELAY_MAX, BUS_RETRY_DELAY_MIN, BUS_STOP_TIMEOUT};
 use exchange::{Exchange, Socket};
 pub use settings::from_config;
-pub use users::{Users, UsersError, password_line};
+pub use users::{Users, UsersError};
 
 /// How often silent and stuck connections are looked for.
 const TICK: Duration = Duration::from_millis(500);
@@ -152,10 +152,14 @@ pub fn start(listen: SocketAddr, auth: Auth, limits: Limits, drain: Drain) -> Ha
 /// Starts a broker. When an address is in use it is tried again until it is free; the log names the remedy. When the disk cannot
 /// be read the broker runs without one, and the log says so.
 pub fn start_with(settings: Settings, drain: Drain) -> Handle {
+    let store = settings.store_dir.as_deref().and_then(disk::open);
+    start_on(settings, store, drain)
+}
+
+fn start_on(settings: Settings, store: Option<store::Store>, drain: Drain) -> Handle {
     // A few places more than connections: the listeners, the disk, the passwords, connections that are just being refused.
     let places = settings.limits.connections_max + settings.listen.len() + 8;
     let tasks = TaskGroup::new("mqtt-broker", places, drain);
-    let store = settings.store_dir.as_deref().and_then(disk::open);
     let has_disk = store.is_some();
     let auth = Auth { has_hashed: !settings.users.is_empty(), ..settings.auth };
     let mut broker = Broker::with_disk(settings.limits, auth, settings.durable, has_disk);
@@ -345,3 +349,6 @@ fn admit(shared: &Shared, origin: &Origin) -> Option<ConnectionId> {
     }
     admitted
 }
+
+#[cfg(test)]
+mod tests;

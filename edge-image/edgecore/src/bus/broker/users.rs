@@ -24,9 +24,7 @@ struct Hash {
 pub enum UsersError {
     #[error("cannot read {path}")]
     Read { path: PathBuf, source: io::Error },
-    #[error(
-        "{path}, line {line}: not NAME:$7$ITERATIONS$SALT$HASH; write it with mosquitto_passwd, or edgecore mqtt-password"
-    )]
+    #[error("{path}, line {line}: not NAME:$7$ITERATIONS$SALT$HASH; write it with mosquitto_passwd")]
     Line { path: PathBuf, line: usize },
     #[error("{path} has more than {MQTT_USERS_MAX} users")]
     TooMany { path: PathBuf },
@@ -81,8 +79,9 @@ fn parse(line: &str) -> Option<(&str, Hash)> {
     is_usable.then_some((name, Hash { iterations, salt, hash }))
 }
 
-/// A line for the file.
-pub fn password_line(user: &str, password: &str, salt: &[u8; 12], iterations: NonZeroU32) -> String {
+/// A line for the file, as mosquitto_passwd makes it.
+#[cfg(test)]
+fn password_line(user: &str, password: &str, salt: &[u8; 12], iterations: NonZeroU32) -> String {
     let mut hash = [0; digest::SHA512_OUTPUT_LEN];
     pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA512, iterations, salt, password.as_bytes(), &mut hash);
     format!("{user}:$7${iterations}${}${}", STANDARD.encode(salt), STANDARD.encode(hash))
