@@ -1,17 +1,12 @@
 //! A GPIO or PWM device: input lines of our own; outputs and counted lines at the line-holder.
 
-use super::{
-    Chips, Line,
-    input::{Input, Told},
-    output::Output,
-};
+use super::{Chips, count::Count, input::Told, output::Output, watched::Watched};
 use crate::{
     driver::{Driver, Reading, Surroundings, Wait},
-    holder::{Outputs, SharedOutputs, State, Target},
-    limits::{EDGES_PER_TURN_MAX, INPUT_BUFFER_EDGES, STORM_PAUSE_MS},
+    holder::{SharedOutputs, Target},
     plan::{
         Access, Property, gpio,
-        gpio::{Direction, Function, LineSpec, decimal_text},
+        gpio::{Direction, LineSpec},
     },
 };
 
@@ -27,25 +22,6 @@ enum Slot {
     Input(Watched),
     Output(Output),
     Count(Count),
-}
-
-/// An input line and what its edges mean.
-struct Watched {
-    line: Box<dyn Line>,
-    input: Input,
-    collect_ms: u64,
-    next_ms: u64,
-}
-
-/// A counted line; the line-holder has it.
-struct Count {
-    name: String,
-    spec: LineSpec,
-    collect_ms: u64,
-    next_ms: u64,
-    count: u64,
-    lost: u64,
-    told: String,
 }
 
 impl GpioDriver {
@@ -86,7 +62,7 @@ impl GpioDriver {
                 return self.count(now_ms, name, property, spec).map(Slot::Count);
             }
             Access::Line(spec) if spec.direction == Direction::Input => {
-                return watch(now_ms, spec, property.collect_cycle_ms, chips).map(Slot::Input);
+                return Watched::open(now_ms, spec, property.collect_cycle_ms, chips).map(Slot::Input);
             }
             Access::Line(spec) => Target::Line(spec.clone()),
             Access::Pwm(spec) => Target::Pwm(spec.clone()),
@@ -109,18 +85,8 @@ impl GpioDriver {
             Slot::Count(count) if count.spec.counts_as(spec) => Some(count.name.clone()),
             _ => None,
         });
-        let (spec, collect_ms) = (spec.clone(), property.collect_cycle_ms);
         let name = same.unwrap_or(name);
-        let answer = self.outputs.request(&name, &Target::Line(spec.clone()))?;
-        Ok(Count {
-            name,
-            spec,
-            collect_ms,
-            next_ms: now_ms,
-            count: answer.value,
-            lost: 0,
-            told: String::new(),
-        })
+        Count::open(now_ms, name, spec, property.collect_cycle_ms, &mut self.outputs)
     }
 
     /// The value that a slot has now.
@@ -169,14 +135,6 @@ impl GpioDriver {
     }
 }
 
-fn watch(now_ms: u64, spec: &LineSpec, collect_ms: u64, chips: &mut dyn Chips) -> Result<Watched, String> {
-    let mut line = chips.request(spec).map_err(|error| error.to_string())?;
-    let level = line.get().map_err(|error| error.to_string())?;
-    let debounce_ns = if line.debounces() { 0 } else { u64::from(spec.debounce_us) * 1000 };
-    let input = Input::new(now_ms * 1_000_000, spec.edge, debounce_ns, level);
-    Ok(Watched { line, input, collect_ms, next_ms: now_ms + collect_ms })
-}
-
 /// The wall clock's time of an edge, from both clocks now (nanoseconds since the start, milliseconds since 1970).
 fn wall_of(edge_ns: u64, (now_ns, wall_ms): (u64, u64)) -> i64 {
     wall_ms as i64 - (now_ns.saturating_sub(edge_ns) / 1_000_000) as i64
@@ -190,87 +148,11 @@ fn value_of(property: &Property, text: &str) -> Result<u32, String> {
     .map_err(|error| format!("{}: {error}", property.name))
 }
 
-impl Watched {
-    /// All edges that wait, at most a buffer full.
-    fn ready(&mut self, now_ms: u64, told: &mut Vec<Told>) -> Result<(), String> {
-        let now_ns = now_ms * 1_000_000;
-        let mut gap = false;
-        let edges_max =
-            if self.input.is_storming() { INPUT_BUFFER_EDGES as usize } else { EDGES_PER_TURN_MAX };
-        let mut emptied = false;
-        for _ in 0..edges_max {
-            let Some(event) = self.line.next_edge().map_err(|error| error.to_string())? else {
-                emptied = true;
-                break;
-            };
-            gap |= self.input.edge(now_ns, &event, told);
-        }
-        // The level is the truth where edges are missing.
-        if gap && emptied {
-            let level = self.line.get().map_err(|error| error.to_string())?;
-            self.input.read(now_ns, level, told);
-        }
-        Ok(())
-    }
-
-    fn tick(&mut self, now_ms: u64, told: &mut Vec<Told>) -> Result<(), String> {
-        let now_ns = now_ms * 1_000_000;
-        if self.line.fd().is_none() {
-            // Also when a level is to settle: it has to be the one that the line still has.
-            let level = self.line.get().map_err(|error| error.to_string())?;
-            self.input.read(now_ns, level, told);
-            self.next_ms = now_ms + self.collect_ms;
-        } else if now_ms >= self.next_ms && self.input.is_storming() {
-            self.ready(now_ms, told)?;
-            self.next_ms = now_ms + STORM_PAUSE_MS;
-        }
-        self.input.tick(now_ns, told);
-        Ok(())
-    }
-
-    fn deadline_ms(&self) -> Option<u64> {
-        let looked_at = self.line.fd().is_none() || self.input.is_storming();
-        let settles = self.input.deadline_ns().map(|at_ns| at_ns.div_ceil(1_000_000));
-        [looked_at.then_some(self.next_ms), settles].into_iter().flatten().min()
-    }
-}
-
-impl Count {
-    /// The value, when it is another one than before.
-    fn tick(&mut self, now_ms: u64, outputs: &mut dyn Outputs) -> Result<Option<String>, String> {
-        self.next_ms = now_ms + self.collect_ms;
-        let mut answer = outputs.about(&format!("get {}", self.name));
-        if answer.is_err() {
-            // A line-holder that was restarted knows the count of its last save at best; ours may be newer.
-            let found = outputs.request(&self.name, &Target::Line(self.spec.clone()))?;
-            answer = match found.value < self.count {
-                true => outputs.about(&format!("reset {} {}", self.name, self.count)),
-                false => Ok(found),
-            };
-        }
-        let answer = answer?;
-        let State::Count { lost, millihertz } = answer.state else {
-            return Err(format!("the line-holder counts nothing for {}", self.name));
-        };
-        (self.count, self.lost) = (answer.value, lost);
-        let value = match self.spec.function {
-            Function::Frequency { scale } => decimal_text(millihertz as f64 / 1000.0 * scale, 3),
-            Function::Count { scale: 1.0 } => answer.value.to_string(),
-            Function::Count { scale } => decimal_text(answer.value as f64 * scale, 6),
-            Function::Level | Function::Pwm { .. } => answer.value.to_string(),
-        };
-        let is_news = value != self.told;
-        self.told.clone_from(&value);
-        Ok(is_news.then_some(value))
-    }
-}
-
 impl Driver for GpioDriver {
     fn waits(&self, waits: &mut Vec<Wait>) {
         for slot in &self.slots {
             if let Slot::Input(watched) = slot
-                && !watched.input.is_storming()
-                && let Some(fd) = watched.line.fd()
+                && let Some(fd) = watched.fd()
             {
                 waits.push(Wait { fd, write: false });
             }
@@ -280,12 +162,11 @@ impl Driver for GpioDriver {
     fn ready(&mut self, now_ms: u64, readings: &mut Vec<Reading>) -> Result<(), String> {
         for at in 0..self.slots.len() {
             let Slot::Input(watched) = &mut self.slots[at] else { continue };
-            if watched.input.is_storming() || watched.line.fd().is_none() {
+            if watched.fd().is_none() {
                 continue;
             }
             let mut told = Vec::new();
             watched.ready(now_ms, &mut told)?;
-            watched.next_ms = now_ms + STORM_PAUSE_MS;
             self.tell_edges(at, told, readings);
         }
         Ok(())
@@ -364,7 +245,7 @@ impl Driver for GpioDriver {
                 let (at, numbers) = self.find(argument, |slot| matches!(slot, Slot::Count(_)))?;
                 let Slot::Count(count) = &mut self.slots[at] else { return Ok(()) };
                 let number = numbers.first().copied().unwrap_or("0");
-                count.count = self.outputs.about(&format!("reset {} {number}", count.name))?.value;
+                count.reset(number, &mut self.outputs)?;
                 let value = count.tick(now_ms, &mut self.outputs)?;
                 readings.extend(value.map(|value| Reading::good(at, value)));
             }

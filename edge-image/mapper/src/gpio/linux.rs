@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use super::{Chips, EdgeEvent, GpioError, Line, listed};
+use super::{Chips, EdgeEvent, GpioError, Line, listed, uapi::*};
 use crate::{
     limits::{COUNT_BUFFER_EDGES, INPUT_BUFFER_EDGES},
     plan::gpio::{Bias, Direction, Drive, Edge, Function, LineRef, LineSpec},
@@ -20,120 +20,6 @@ use crate::{
 /// The chips whose lines are on the Pi's header.
 const HEADER_LABELS: [&str; 3] = ["pinctrl-rp1", "pinctrl-bcm2711", "pinctrl-bcm2835"];
 const CONSUMER: &[u8] = b"kinglet-mapper";
-
-const FLAG_USED: u64 = 1;
-const FLAG_ACTIVE_LOW: u64 = 1 << 1;
-const FLAG_INPUT: u64 = 1 << 2;
-const FLAG_OUTPUT: u64 = 1 << 3;
-const FLAG_EDGE_RISING: u64 = 1 << 4;
-const FLAG_EDGE_FALLING: u64 = 1 << 5;
-const FLAG_OPEN_DRAIN: u64 = 1 << 6;
-const FLAG_OPEN_SOURCE: u64 = 1 << 7;
-const FLAG_BIAS_PULL_UP: u64 = 1 << 8;
-const FLAG_BIAS_PULL_DOWN: u64 = 1 << 9;
-const FLAG_BIAS_DISABLED: u64 = 1 << 10;
-const ATTRIBUTE_OUTPUT_VALUES: u32 = 2;
-const ATTRIBUTE_DEBOUNCE: u32 = 3;
-const EVENT_RISING_EDGE: u32 = 1;
-/// The kernel's own, which libc does not know: what drivers answer that cannot do something.
-const ENOTSUPP: i32 = 524;
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ChipInfo {
-    name: [u8; 32],
-    label: [u8; 32],
-    lines: u32,
-}
-
-/// `id` says what `value` is; a debounce period is in its first four bytes.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Attribute {
-    id: u32,
-    padding: u32,
-    value: u64,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct ConfigAttribute {
-    attribute: Attribute,
-    mask: u64,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct LineConfig {
-    flags: u64,
-    attributes_len: u32,
-    padding: [u32; 5],
-    attributes: [ConfigAttribute; 10],
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct LineRequest {
-    offsets: [u32; 64],
-    consumer: [u8; 32],
-    config: LineConfig,
-    lines_len: u32,
-    event_buffer_size: u32,
-    padding: [u32; 5],
-    fd: i32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct LineInfo {
-    name: [u8; 32],
-    consumer: [u8; 32],
-    offset: u32,
-    attributes_len: u32,
-    flags: u64,
-    attributes: [Attribute; 10],
-    padding: [u32; 4],
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct LineValues {
-    bits: u64,
-    mask: u64,
-}
-
-const EVENT_BYTES: usize = 48;
-
-// Sizes and places as a C compiler gives them for linux/gpio.h; the ioctl numbers contain the sizes.
-const _: () = {
-    use std::mem::{offset_of, size_of};
-    assert!(size_of::<ChipInfo>() == 68);
-    assert!(size_of::<Attribute>() == 16);
-    assert!(size_of::<ConfigAttribute>() == 24);
-    assert!(size_of::<LineConfig>() == 272 && offset_of!(LineConfig, attributes) == 0x20);
-    assert!(size_of::<LineRequest>() == 592);
-    assert!(offset_of!(LineRequest, config) == 0x120 && offset_of!(LineRequest, lines_len) == 0x230);
-    assert!(offset_of!(LineRequest, fd) == 0x24c);
-    assert!(
-        size_of::<LineInfo>() == 256
-            && offset_of!(LineInfo, offset) == 0x40
-            && offset_of!(LineInfo, flags) == 0x48
-    );
-    assert!(size_of::<LineValues>() == 16);
-    assert!(nix::request_code_read!(0xb4, 0x01, size_of::<ChipInfo>()) as u32 == 0x8044_b401);
-    assert!(nix::request_code_readwrite!(0xb4, 0x05, size_of::<LineInfo>()) as u32 == 0xc100_b405);
-    assert!(nix::request_code_readwrite!(0xb4, 0x07, size_of::<LineRequest>()) as u32 == 0xc250_b407);
-    assert!(nix::request_code_readwrite!(0xb4, 0x0d, size_of::<LineConfig>()) as u32 == 0xc110_b40d);
-    assert!(nix::request_code_readwrite!(0xb4, 0x0e, size_of::<LineValues>()) as u32 == 0xc010_b40e);
-    assert!(nix::request_code_readwrite!(0xb4, 0x0f, size_of::<LineValues>()) as u32 == 0xc010_b40f);
-};
-
-nix::ioctl_read!(get_chip_info, 0xb4, 0x01, ChipInfo);
-nix::ioctl_readwrite!(get_line_info, 0xb4, 0x05, LineInfo);
-nix::ioctl_readwrite!(get_line, 0xb4, 0x07, LineRequest);
-nix::ioctl_readwrite!(set_line_config, 0xb4, 0x0d, LineConfig);
-nix::ioctl_readwrite!(get_line_values, 0xb4, 0x0e, LineValues);
-nix::ioctl_readwrite!(set_line_values, 0xb4, 0x0f, LineValues);
 
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());

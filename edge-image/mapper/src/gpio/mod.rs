@@ -1,11 +1,14 @@
 //! GPIO lines: the trait that the kernel's character device and the fake implement, and the driver over it.
 
+mod count;
 mod driver;
 #[cfg(test)]
 pub mod fake;
 mod input;
 pub mod linux;
 mod output;
+mod uapi;
+mod watched;
 
 pub use driver::GpioDriver;
 

@@ -8,6 +8,7 @@ mod answer;
 mod client;
 mod counter;
 pub mod counts;
+mod held;
 mod request;
 mod server;
 mod state;
