@@ -8,6 +8,7 @@ use anyhow::Result;
 const UNSAFE_ALLOWED: &[&str] = &[
     "edge-image/init/",
     "edge-image/pause/",
+    "edge-image/examples/",
     "edge-image/mapper/",
     "edge-image/mkimage/src/elf",
     "lib/rt/src/sys",
