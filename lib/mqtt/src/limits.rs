@@ -20,6 +20,11 @@ pub const SUBSCRIPTIONS_MAX: usize = 64;
 
 /// Encoded bytes that the broker keeps ready for a socket. Beyond it messages stay in the queue.
 pub const BROKER_OUTPUT_BYTES_MAX: usize = 32 * 1024;
+/// A connection that has so much to read, answers included, is not read itself: one that only writes would fill the memory.
+pub const ANSWERS_BYTES_MAX: usize = 2 * BROKER_OUTPUT_BYTES_MAX;
+/// Wills above the first size are refused (quota exceeded) while all together have more than the second.
+pub const WILL_BYTES_FREE: usize = 1024;
+pub const WILLS_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes that wait in one session's queue. When full: QoS 0 is dropped for this session and counted; a publisher of QoS 1 or 2
 /// to this session is not read any more until there is room (see [`STALL_MS_MAX`]).
 pub const BROKER_QUEUE_BYTES_MAX: usize = 256 * 1024;
@@ -53,7 +58,7 @@ pub const RETAINED_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Message ids of QoS 2 publishes that wait for PUBREL. MQTT 5 clients are told so (receive maximum); more closes the connection.
 pub const QOS2_IDS_MAX: usize = 64;
 /// The same for MQTT 3.1.1, which has no way to tell it.
-pub const QOS2_IDS_V3_MAX: usize = 4096;
+pub const QOS2_IDS_V3_MAX: usize = 1024;
 /// Topic aliases that a client may set (MQTT 5). A higher one closes the connection.
 pub const TOPIC_ALIASES_MAX: usize = 16;
 /// Bytes that are kept of a connection that waits for a subscriber: so far it is read on, for its acknowledgements.

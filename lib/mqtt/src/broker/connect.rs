@@ -16,6 +16,9 @@ use crate::{
 
 impl Broker {
     pub(super) fn connect(&mut self, now_ms: u64, id: ConnectionId, connect: &Connect<'_>) -> Step {
+        if self.disk_is_behind() {
+            return Step::Wait;
+        }
         let Some(connection) = self.connections.get_mut(super::slot(id)).and_then(Option::as_mut) else {
             return Step::Leave;
         };
@@ -54,6 +57,12 @@ impl Broker {
         if needs_name || connect.client_id.len() > CLIENT_ID_BYTES_MAX {
             return self.refuse(id, reason::CLIENT_ID);
         }
+        if let Some(will) = &connect.will
+            && will.topic.len() + will.payload.len() > WILL_BYTES_FREE
+            && self.wills_bytes() > WILLS_BYTES_MAX
+        {
+            return self.refuse(id, reason::QUOTA);
+        }
         let assigned = is_nameless.then(|| format!("kinglet-{:x}-{id:x}", self.sys.epoch()));
         let name = assigned.as_deref().unwrap_or(connect.client_id);
         let wanted_s = match connect.version {
@@ -88,6 +97,15 @@ impl Broker {
         self.attach(now_ms, id, at, expiry_s, connect);
         self.greet(now_ms, id, at, before.is_some(), assigned.as_deref(), expiry_s != wanted_s);
         Step::Done
+    }
+
+    fn wills_bytes(&self) -> usize {
+        self.connections
+            .iter()
+            .flatten()
+            .filter_map(|found| found.will.as_ref())
+            .map(|will| will.message.len())
+            .sum()
     }
 
     fn refuse(&mut self, id: ConnectionId, code: u8) -> Step {

@@ -104,6 +104,11 @@ impl Connection {
         self.reply(packet);
     }
 
+    /// What the client is still to read, or will be.
+    pub fn unread_bytes(&self) -> usize {
+        self.output.len() + self.held.iter().map(|(_, bytes)| bytes.len() + 32).sum::<usize>()
+    }
+
     /// Moves the answers to the output whose changes are on the disk.
     pub fn release(&mut self, done: u64) {
         while let Some((_, bytes)) = self.held.pop_front_if(|(change, _)| *change <= done) {

@@ -155,7 +155,7 @@ impl Broker {
 
     /// True when a subscriber is behind whom this message must not miss.
     fn must_wait(&self, now_ms: u64, view: &View<'_>, route: &Route) -> bool {
-        if route.class != Class::Volatile && self.pending.bytes >= CHANGES_BYTES_MAX {
+        if route.class != Class::Volatile && self.disk_is_behind() {
             return true;
         }
         // Nobody can be full as long as all together have not as much.

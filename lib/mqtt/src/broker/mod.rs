@@ -349,7 +349,7 @@ impl Broker {
                 return self.subscribe(now_ms, id, session, *message, filters, *properties);
             }
             Packet::Unsubscribe { id: message, filters } => {
-                self.unsubscribe(id, session, *message, filters);
+                return self.unsubscribe(id, session, *message, filters);
             }
             Packet::PubAck(_) | Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => {
                 return self.acknowledge(now_ms, id, session, packet);
@@ -425,13 +425,21 @@ impl Broker {
         }
     }
 
-    /// True when the connection may be read: it exists and does not wait with as much as is kept of one that waits.
+    /// Too much waits for the disk: who asks for more of it waits.
+    fn disk_is_behind(&self) -> bool {
+        self.pending.bytes >= CHANGES_BYTES_MAX
+    }
+
+    /// True when the connection may be read: it exists, reads what it is answered, and does not wait with as much as is kept of
+    /// one that waits.
     pub fn wants_more(&self, id: ConnectionId) -> bool {
         let found = self.connections.get(slot(id)).and_then(Option::as_ref);
         found.filter(|connection| connection.id == id).is_some_and(|connection| {
             let held_max = HELD_BYTES_MAX.min(PARTIAL_BYTES_MAX / (1 + self.blocked.len()));
             let may_wait = connection.phase == Phase::Up && connection.input.len() < held_max;
-            connection.phase != Phase::Closing && (connection.blocked_since_ms.is_none() || may_wait)
+            connection.phase != Phase::Closing
+                && connection.unread_bytes() < ANSWERS_BYTES_MAX
+                && (connection.blocked_since_ms.is_none() || may_wait)
         })
     }
 

@@ -26,7 +26,8 @@ impl Broker {
     ) -> Step {
         let queue_max = self.limits.queue_bytes_max;
         // Retained messages are always taken, so a client that only subscribes and never reads is stopped here.
-        if self.session(at).is_none_or(|session| session.queue_bytes >= queue_max) {
+        let is_full = self.session(at).is_none_or(|session| session.queue_bytes >= queue_max);
+        if is_full || self.disk_is_behind() {
             return Step::Wait;
         }
         let subscription_id = properties.number(property::SUBSCRIPTION_ID).unwrap_or(0);
@@ -120,7 +121,16 @@ impl Broker {
         self.queued_bytes += session.queue_bytes - before;
     }
 
-    pub(super) fn unsubscribe(&mut self, id: ConnectionId, at: SessionAt, message: u16, filters: &[&str]) {
+    pub(super) fn unsubscribe(
+        &mut self,
+        id: ConnectionId,
+        at: SessionAt,
+        message: u16,
+        filters: &[&str],
+    ) -> Step {
+        if self.disk_is_behind() {
+            return Step::Wait;
+        }
         let mut codes = Codes::with_capacity(filters.len());
         for filter in filters {
             let was_there = self.remove_filter(at, filter);
@@ -128,11 +138,13 @@ impl Broker {
         }
         let after = self.write_session(at);
         let done = self.pending.done;
-        let Some(connection) = self.connection(id) else { return };
+        let Some(connection) = self.connection(id) else { return Step::Done };
         connection.reply_after(after, done, &Packet::UnsubAck { id: message, codes: &codes });
         if after > done {
             self.waiting_connections.push(id);
         }
+        self.touch(id);
+        Step::Done
     }
 
     /// True when there was such a subscription.

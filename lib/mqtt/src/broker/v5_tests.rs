@@ -522,3 +522,25 @@ fn parts_of_packets_are_bounded_together() {
     assert!(closed > 20, "{closed}");
     assert_eq!(table.broker.partial_bytes, (100 - closed) * 60_100);
 }
+
+#[test]
+fn who_only_writes_is_not_read_for_ever() {
+    let mut table = Table::new();
+    let writer = table.join("writer", 0);
+    let pings = [0xc0, 0].repeat(8 * 1024);
+    let mut sent = 0;
+    while table.broker.wants_more(writer) {
+        table.broker.receive(table.now_ms, writer, &pings);
+        sent += pings.len();
+        assert!(sent < 1 << 20, "it is read for ever");
+    }
+    assert_eq!(table.read(writer).len(), sent / 2);
+    assert!(table.broker.wants_more(writer), "it has read its answers");
+    // Wills are kept for as long as their clients are there.
+    let payload = [0; 60_000];
+    let will = Some(Will { topic: "w", payload: &payload, ..Will::default() });
+    let names: Vec<String> = (0..20).map(|at| format!("c{at}")).collect();
+    let connect = |name| Connect { version: Version::V5, client_id: name, will, ..Connect::default() };
+    let refused = names.iter().filter(|name| table.connect(connect(name.as_str())).1[0] == "connack 0 0x97");
+    assert_eq!(refused.count(), 2);
+}
