@@ -178,7 +178,7 @@ impl Machine {
         });
         properties
             // A name becomes one level of a topic.
-            .filter(|property| !property.name.contains('/') && property.name != "available")
+            .filter(|property| !property.name.contains(['/', '#', '+']) && property.name != "available")
             .map(|property| {
                 let entity = entity::entity(&place, property, &view.metadata.annotations);
                 (property.name.clone(), entity)
