@@ -16,8 +16,6 @@ use crate::plan::{
 pub struct Checked {
     /// `<namespace>/<name>`.
     pub id: String,
-    /// `spec.protocol.protocolName`.
-    pub protocol: String,
     pub plan: Plan,
 }
 
@@ -72,8 +70,6 @@ pub fn objects(text: &str) -> Result<Vec<Value>, String> {
 }
 
 fn describe(description: &Value, out: &mut String) -> Result<Checked, String> {
-    let protocol = &description["device"]["spec"]["protocol"]["protocolName"];
-    let protocol = protocol.as_str().unwrap_or_default().to_owned();
     let (description, plan) = plan::read(description.to_string().as_bytes())?;
     let metadata = &description.device.metadata;
     let namespace = if metadata.namespace.is_empty() { "default" } else { &metadata.namespace };
@@ -88,7 +84,7 @@ fn describe(description: &Value, out: &mut String) -> Result<Checked, String> {
         return Err(wrong(refused));
     }
     render(&plan, out);
-    Ok(Checked { id, protocol, plan })
+    Ok(Checked { id, plan })
 }
 
 #[cfg(feature = "yaml")]

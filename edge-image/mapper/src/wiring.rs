@@ -62,6 +62,18 @@ pub fn pin(line: &LineSpec) -> String {
 /// Warnings about the file as a whole, and the boot configuration that belongs to it.
 pub fn report(devices: &[Checked], objects: &[Value]) -> String {
     let mut out = String::new();
+    for (function, device) in functions(devices) {
+        for header in boards().iter().filter_map(|board| board.header.as_ref()) {
+            let uses = header.uses.iter().filter(|line_use| line_use.function == function);
+            let pins: Vec<String> = uses
+                .flat_map(|line_use| &line_use.lines)
+                .filter_map(|line| Some(format!("{line} (pin {})", header.pin(line)?)))
+                .collect();
+            if !pins.is_empty() {
+                let _ = writeln!(out, "{device} needs {function}: {}", pins.join(", "));
+            }
+        }
+    }
     for warning in warnings(devices) {
         let _ = writeln!(out, "warning: {warning}");
     }
@@ -116,11 +128,11 @@ fn is_header_chip(label: &str) -> bool {
 fn functions(devices: &[Checked]) -> BTreeMap<&'static str, &str> {
     let mut functions = BTreeMap::new();
     for device in devices {
-        let function = match (device.protocol.as_str(), &device.plan.protocol) {
-            (_, Protocol::Serial(port)) if HEADER_PORTS.contains(&port.path.as_str()) => "uart",
-            ("i2c", _) => "i2c-1",
-            ("spi", _) => "spi0",
-            ("onewire", _) => "1-wire",
+        let function = match &device.plan.protocol {
+            Protocol::Serial(port) if HEADER_PORTS.contains(&port.path.as_str()) => "uart",
+            Protocol::I2c(place) if place.bus == 1 => "i2c-1",
+            Protocol::Spi(place) if place.bus == 0 => "spi0",
+            Protocol::OneWire => "1-wire",
             _ => continue,
         };
         functions.insert(function, device.id.as_str());
@@ -199,6 +211,14 @@ mod tests {
         assert!(said.contains("warning: in of default/d: GPIO2 is i2c-1: has a 1.8 kOhm resistor"), "{said}");
         let said = check(&device("d", &line("in", "line: 5, chip: 9030000.pl061")), None).unwrap();
         assert!(!said.contains("pin ") && !said.contains("warning"), "{said}");
+    }
+
+    #[test]
+    fn a_bus_is_shown_with_its_pins() {
+        let said = check(&crate::new::new("bme280", None, None).unwrap(), None).unwrap();
+        assert!(said.contains("default/bme280-1 needs i2c-1: GPIO2 (pin 3), GPIO3 (pin 5)"), "{said}");
+        let said = check(&crate::new::new("mcp3008", None, None).unwrap(), None).unwrap();
+        assert!(said.contains("GPIO10 (pin 19)") && said.contains("GPIO8 (pin 24)"), "{said}");
     }
 
     #[test]
