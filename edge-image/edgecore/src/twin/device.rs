@@ -243,29 +243,31 @@ fn trimmed(object: &[u8]) -> Result<String, String> {
     Ok(value.to_string())
 }
 
-/// The body with the wishes that count in the place of what the Device desires, each with the time when it was made (the Device's
-/// own, if it says one): this is what a mapper carries out, and whose age its fail-safe values may depend on.
+/// The body with the wishes that count in the place of what the Device desires, each with the time when it was made: this is what a
+/// mapper carries out, and whose age its fail-safe values may depend on.
 pub fn with_wishes(body: &str, twins: &Twins) -> String {
     let Ok(mut value) = serde_json::from_str::<Value>(&format!("{{{body}}}")) else { return body.to_owned() };
     let properties = value.pointer_mut("/device/spec/properties").and_then(Value::as_array_mut);
     let mut changed = false;
     for property in properties.into_iter().flatten() {
         let twin = twins.get(property["name"].as_str().unwrap_or_default());
-        let counts = twin.and_then(|twin| twin.expected_value());
-        let expected = twin.and_then(|twin| twin.expected.as_ref()?.metadata.as_ref());
-        let made_at_ms = expected.map_or(0, |metadata| metadata.timestamp);
-        let says =
-            property.pointer("/desired/value").and_then(Value::as_str).filter(|value| !value.is_empty());
-        let says_when = property.pointer("/desired/metadata/timestamp").is_some();
-        if counts == says && (counts.is_none() || says_when || made_at_ms == 0) {
+        let expected = twin.and_then(|twin| twin.expected.as_ref());
+        let counts = expected.and_then(|expected| {
+            let made_at_ms = expected.metadata.as_ref().map_or(0, |metadata| metadata.timestamp);
+            let value = expected.value.as_deref()?;
+            Some(json!({"value": value, "metadata": {"timestamp": made_at_ms.to_string()}}))
+        });
+        let Some(property) = property.as_object_mut() else { continue };
+        let says = property
+            .get("desired")
+            .filter(|desired| !desired["value"].as_str().unwrap_or_default().is_empty());
+        if counts.as_ref() == says {
             continue;
         }
         changed = true;
-        let counts = counts.map(|value| json!({ "value": value, "metadata": { "timestamp": made_at_ms.to_string() } }));
-        match (counts, property.as_object_mut()) {
-            (Some(counts), Some(property)) => _ = property.insert("desired".into(), counts),
-            (None, Some(property)) => _ = property.remove("desired"),
-            (_, None) => {}
+        match counts {
+            Some(counts) => _ = property.insert("desired".into(), counts),
+            None => _ = property.remove("desired"),
         }
     }
     if !changed {

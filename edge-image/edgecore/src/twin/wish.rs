@@ -56,7 +56,14 @@ pub fn from_cloud(twin: &mut MsgTwin, wish: &mut Wish, said: Option<&Desired>, n
         return false;
     }
     wish.local_at_ms = None;
-    set(twin, value.cloned(), now_ms, |twin| twin.expected_version.get_or_insert_default().cloud += 1)
+    // When the cloud does not say when it wished, it is when we heard of it.
+    let made_at_ms = if at_ms > 0 { at_ms } else { now_ms };
+    if at_ms > 0 && twin.expected_value().is_some() && twin.expected_value() == value.map(String::as_str) {
+        // The same wish, made again.
+        twin.expected = value.cloned().map(|value| stamped(value, at_ms));
+        return true;
+    }
+    set(twin, value.cloned(), made_at_ms, |twin| twin.expected_version.get_or_insert_default().cloud += 1)
 }
 
 /// The node's own wish is withdrawn: the cloud's counts again, if it has one. True when that changes something.
@@ -65,11 +72,11 @@ pub fn withdraw(twin: &mut MsgTwin, wish: &mut Wish, now_ms: i64) -> bool {
     set(twin, wish.seen.clone(), now_ms, |twin| twin.expected_version.get_or_insert_default().edge += 1)
 }
 
-fn set(twin: &mut MsgTwin, value: Option<String>, now_ms: i64, bump: impl FnOnce(&mut MsgTwin)) -> bool {
+fn set(twin: &mut MsgTwin, value: Option<String>, made_at_ms: i64, bump: impl FnOnce(&mut MsgTwin)) -> bool {
     if twin.expected_value() == value.as_deref() {
         return false;
     }
-    twin.expected = value.map(|value| stamped(value, now_ms));
+    twin.expected = value.map(|value| stamped(value, made_at_ms));
     bump(twin);
     true
 }

@@ -30,7 +30,11 @@ fn a_wish_of_the_node_reaches_mapper_and_cloud_and_is_kept_before_it_is_answered
     let actions = wish(&mut machine, 5, "7");
     assert_eq!(actions[0], "persist default/d", "not lazily");
     assert!(actions[1].starts_with("retained publish $kinglet/mapper/gpio/device/default/d {\"version\":2,"));
-    assert!(actions[1].contains(r#""desired":{"value":"7"},"name":"level""#), "{}", actions[1]);
+    assert!(
+        actions[1].contains(r#""desired":{"metadata":{"timestamp":"5"},"value":"7"},"name":"level""#),
+        "{}",
+        actions[1]
+    );
     assert!(actions[2].contains("twin/update/result") && actions[4].contains(r#""delta":{"level":"7"}"#));
     let told = &actions[5];
     assert!(
@@ -76,6 +80,11 @@ fn a_wish_of_the_cloud_with_an_older_time_gives_way() {
     assert_eq!(expected(&mut machine, 2_001).as_deref(), Some("7"));
     machine.handle(3_000, objects(&[dated("2", 1_100)]));
     assert_eq!(expected(&mut machine, 3_001).as_deref(), Some("2"));
+    // The same wish made again, on either side: its age begins anew for whoever asks for it.
+    let actions = texts(&machine.handle(4_000, objects(&[dated("2", 3_900)])));
+    assert!(actions[1].contains(r#""desired":{"metadata":{"timestamp":"3900"},"value":"2"}"#), "{actions:?}");
+    let actions = wish(&mut machine, 5_000, "2");
+    assert!(actions[1].contains(r#""desired":{"metadata":{"timestamp":"5000"},"value":"2"}"#), "{actions:?}");
 }
 
 /// A cloud that keeps a Device and a DeviceStatus, a link that loses, repeats and delays, a store that loses what is lazy, and people
