@@ -3,7 +3,7 @@
 //! CPU is that of the broker's process alone. Rounds alternate between the brokers and the best round counts: another program
 //! on the machine makes a round worse, never better.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use anyhow::Result;
 use e2e::bench::{Line, beside};
@@ -73,7 +73,38 @@ pub fn run(programs: &Programs, dir: &Path) -> Result<Vec<Line>> {
         broker.kill();
         println!("    memory: {} done", kind.name());
     }
-    Ok(table.lines())
+    let mut lines = table.lines();
+    for class in ["volatile", "lazy", "sync"] {
+        durable(programs, &dir.join(class), class, &mut lines)?;
+    }
+    Ok(lines)
+}
+
+/// Ours alone, with a disk: what durable topics cost in throughput and in bytes written. The others have no such classes.
+fn durable(programs: &Programs, dir: &Path, class: &str, lines: &mut Vec<Line>) -> Result<()> {
+    let store = dir.join("store").display().to_string();
+    let mut ours = vec!["--store".to_owned(), store];
+    if class != "volatile" {
+        ours.extend(["--durable".to_owned(), format!("{class}:bench/#")]);
+    }
+    let broker = Broker::start(Kind::Ours, programs, dir, &Setup { bench: true, users: false, ours })?;
+    // A window wide enough that many messages share a group commit.
+    let load = Flood { qos: 1, messages: 20_000, window: 50, ..FLOOD };
+    let before = load::written_bytes(broker.pid())?;
+    let flooded = load::flood(broker.v4, broker.pid(), load)?;
+    // Lazy ones are written within 5 s.
+    std::thread::sleep(Duration::from_secs(if class == "lazy" { 7 } else { 1 }));
+    let written = load::written_bytes(broker.pid())? - before;
+    let mut line = |metric: &str, unit, ours| {
+        let metric = format!("{class} topics, with a disk: {metric}");
+        lines.push(Line { metric, unit, ours, peer: None, peer_name: None, ratio: None });
+    };
+    let delivered = flooded.received as f64;
+    line("QoS 1 delivered", "/s", delivered / flooded.seconds);
+    line("written per message of 64 bytes", "B", written / delivered);
+    line("lost or out of order", "lost", (flooded.lost + flooded.disorder) as f64);
+    broker.kill();
+    Ok(())
 }
 
 fn floods(broker: &Broker, table: &mut Table) -> Result<()> {

@@ -36,6 +36,13 @@ pub fn resident_kb(pid: u32) -> Result<f64> {
     e2e::process::proc_status_kb(pid, "VmRSS").map(|kb| kb as f64)
 }
 
+/// Bytes that the process has sent to the disk.
+pub fn written_bytes(pid: u32) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).context("the broker's process is gone")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    Ok(line.context("no write_bytes")?.trim().parse()?)
+}
+
 /// A batch of messages from `publishers` to `subscribers`, as fast as it goes.
 #[derive(Clone, Copy)]
 pub struct Flood {
