@@ -76,7 +76,7 @@ pub const ROUTES_TARGETS_MAX: usize = 16 * 1024;
 pub const SPARE_BUFFERS_MAX: usize = 8;
 /// A retained message on a topic that is not listed as durable is written so much later: the first one of a topic and its
 /// removal soon, further values of the same topic rarely, for the flash's sake.
-pub const RETAINED_FIRST_MS: u64 = 2_000;
+pub const RETAINED_FIRST_MS: u64 = 1_000;
 pub const RETAINED_AGAIN_MS: u64 = 60_000;
 /// How often `$SYS` figures are published.
 pub const SYS_INTERVAL_MS: u64 = 10_000;
