@@ -127,6 +127,7 @@ pub fn interop(root: &Path, options: &Options) -> Result<Outcome> {
     let tools = prerequisites::tools(root, options.debian_mirror.as_deref())?;
     let busybox = prerequisites::busybox(root, options.debian_mirror.as_deref())?;
     let cloudcore = programs::cloudcore_unoptimised(root)?;
+    programs::mapper_dmi(root)?;
     images::archives(root, std::env::consts::ARCH, &programs::host(root)?)?;
     images::busybox(root, &busybox)?;
     let programs = programs_for(root, cloudcore, tools.program("kubectl"));

@@ -115,6 +115,15 @@ pub fn cloudcore_unoptimised(root: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The mapper that speaks DMI, for this machine, unoptimised; beside the other one.
+pub fn mapper_dmi(root: &Path) -> Result<()> {
+    timed("build kinglet-mapper-dmi for this machine, unoptimised", "", || {
+        let what = ["-p", "mapper", "--features", "dmi", "--bin", "kinglet-mapper-dmi"];
+        run(cargo(root).args(["build", "--quiet", "--locked"]).args(what))
+    })
+    .map(drop)
+}
+
 /// Builds what the host scenario runs: edgecore and mapper, unoptimised, and the programs of the pod images (pause, hello, rule) for this
 /// machine, whose paths it gives.
 pub fn host(root: &Path) -> Result<PodPrograms> {

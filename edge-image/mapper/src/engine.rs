@@ -321,6 +321,7 @@ fn keep_accepted(before: &Plan, after: &mut Plan) {
         let old = before.properties.iter().find(|old| old.name == property.name);
         let kept = old.filter(|old| old.access == property.access && old.domain == property.domain);
         property.desired = kept.and_then(|old| old.desired.clone());
+        property.desired_at_ms = kept.and_then(|old| old.desired_at_ms);
     }
 }
 

@@ -10,6 +10,7 @@
 pub mod adopt;
 pub mod certificates;
 pub mod control_plane;
+pub mod dmi;
 pub mod kubernetes;
 pub mod peers;
 pub mod ports;
@@ -33,6 +34,7 @@ const ALL: &[&[Flow]] = &[
     kubernetes::FLOWS,
     stock_cloud::FLOWS,
     stock_edge::FLOWS,
+    dmi::FLOWS,
     adopt::FLOWS,
 ];
 

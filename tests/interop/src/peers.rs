@@ -21,6 +21,8 @@ pub enum Peer {
     Edgecore,
     /// KubeEdge's, v1.22.
     Edgecore122,
+    /// Made with KubeEdge's mapper framework (docs/dmi.md).
+    FrameworkMapper,
     K3s,
 }
 
@@ -37,6 +39,7 @@ impl Peer {
             Peer::Cloudcore120 => "cloudcore-1.20",
             Peer::Edgecore => "edgecore",
             Peer::Edgecore122 => "edgecore-1.22",
+            Peer::FrameworkMapper => "framework-mapper",
             Peer::K3s => "k3s",
         }
     }

@@ -176,7 +176,8 @@ fn plan(description: &Description) -> Result<Plan, String> {
     let empty = ModelSpec::default();
     let model = description.model.as_ref().map_or(&empty, |model| &model.spec);
     let spec = &description.device.spec;
-    let config = spec.protocol.config_data.as_ref().or(model.protocol_config_data.as_ref());
+    let config = laid_over(model.protocol_config_data.as_ref(), spec.protocol.config_data.as_ref());
+    let config = config.as_ref();
     let mut fields = Fields::new("spec.protocol.configData", config)?;
     let (protocol, chip) = match spec.protocol.protocol_name.as_str() {
         "gpio" => (Protocol::Gpio, gpio::chip(&mut fields)?),
@@ -224,11 +225,10 @@ fn property(
     }
     let declared = model.properties.iter().find(|declared| declared.name == view.name);
     let domain = declared.map(domain).transpose()?.unwrap_or_default();
-    let visitor = view.visitors.as_ref().or(declared.and_then(|declared| declared.visitors.as_ref()));
-    let mut fields = Fields::new(
-        &format!("{field}.visitors.configData"),
-        visitor.and_then(|visitor| visitor.config_data.as_ref()),
-    )?;
+    let of_model = declared.and_then(|declared| declared.visitors.as_ref()?.config_data.as_ref());
+    let own = view.visitors.as_ref().and_then(|visitor| visitor.config_data.as_ref());
+    let config = laid_over(of_model, own);
+    let mut fields = Fields::new(&format!("{field}.visitors.configData"), config.as_ref())?;
     let access = match protocol {
         Protocol::Gpio => Access::Line(gpio::line(&mut fields, chip)?),
         Protocol::Pwm => Access::Pwm(pwm::channel(&mut fields, chip)?),
@@ -267,6 +267,20 @@ fn property(
         reported: view.report_to_cloud != Some(false),
         access,
     })
+}
+
+/// A Device's own configuration over its model's, key by key, as KubeEdge does it (a Device of a library model needs only what
+/// is different about it).
+fn laid_over(model: Option<&Value>, own: Option<&Value>) -> Option<Value> {
+    match (model, own.filter(|own| !own.is_null())) {
+        (Some(Value::Object(model)), Some(Value::Object(own))) => {
+            let mut merged = model.clone();
+            merged.retain(|key, _| !own.keys().any(|own| own.eq_ignore_ascii_case(key)));
+            merged.extend(own.clone());
+            Some(Value::Object(merged))
+        }
+        (model, own) => own.or(model).cloned(),
+    }
 }
 
 /// What a model says about a property's values.

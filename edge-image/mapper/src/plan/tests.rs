@@ -150,6 +150,19 @@ fn what_is_wrong_is_named_with_its_remedy() {
     assert!(read(b"{").unwrap_err().contains("the description is not a Device"));
 }
 
+#[test]
+fn a_device_s_configuration_is_laid_over_its_model_s() {
+    let mut device = gpio_device();
+    device["device"]["spec"]["protocol"]["configData"] = json!(null);
+    device["model"]["spec"]["protocolConfigData"] = json!({"chip": "of-model"});
+    device["model"]["spec"]["properties"][0]["visitors"] =
+        json!({"configData": {"line": 9, "bias": "pull-down", "EDGE": "rising"}});
+    let plan = plan_of(&device).unwrap();
+    let Access::Line(button) = &plan.properties[0].access else { panic!() };
+    assert_eq!((button.chip.as_deref(), &button.line), (Some("of-model"), &LineRef::Offset(5)));
+    assert_eq!((button.bias, button.edge), (Bias::PullUp, Edge::Rising));
+}
+
 /// The verdict on a desired value, with the property's model merged into the sample's.
 fn verdict(device: &Value, property: usize, model: Value, desired: &str) -> (Option<String>, Option<String>) {
     let mut device = device.clone();
