@@ -12,7 +12,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::limits::{HEADER_BYTES_MAX, MESSAGE_BYTES_MAX, REFUSAL_BYTES_MAX, STREAMS_MAX};
+use crate::{
+    authority::AnyAuthority,
+    limits::{HEADER_BYTES_MAX, MESSAGE_BYTES_MAX, REFUSAL_BYTES_MAX, STREAMS_MAX},
+};
 
 /// gRPC's codes, those that we say.
 pub mod code {
@@ -107,7 +110,7 @@ where
     let handshake = h2::server::Builder::new()
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEADER_BYTES_MAX)
-        .handshake::<_, Bytes>(io);
+        .handshake::<_, Bytes>(AnyAuthority::new(io));
     let Ok(mut connection) = handshake.await else { return };
     let mut calls = FuturesUnordered::new();
     loop {

@@ -9,6 +9,7 @@
 //!
 //! Start at [`messages`]. Facts: kubeedge-wire.md section 6, and KubeEdge's `api/apis/dmi/v1beta1`.
 
+pub mod authority;
 pub mod convert;
 pub mod grpc;
 pub mod limits;
@@ -22,6 +23,7 @@ pub const MAPPER: &str = "/v1beta1.DeviceMapperService/";
 /// Entry for a fuzzer: every message that either side takes, and its meaning. Total.
 pub fn fuzz_dmi(data: &[u8]) {
     use prost::Message;
+    authority::fuzz_authority(data);
     let Ok(message) = grpc::unframe(data) else {
         let _ = grpc::unframe_all(data);
         return;

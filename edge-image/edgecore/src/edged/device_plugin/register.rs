@@ -5,6 +5,7 @@
 use std::{future::Future, sync::Arc};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use dmi::authority::AnyAuthority;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -77,7 +78,7 @@ where
     let handshake = h2::server::Builder::new()
         .max_concurrent_streams(8)
         .max_header_list_size(16 * 1024)
-        .handshake::<_, Bytes>(stream);
+        .handshake::<_, Bytes>(AnyAuthority::new(stream));
     let Ok(mut connection) = handshake.await else { return };
     let mut calls = FuturesUnordered::new();
     loop {
