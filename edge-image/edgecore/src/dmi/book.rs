@@ -12,7 +12,10 @@ use dmi::{
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use super::report;
+use super::{
+    report,
+    wish::{self, Refusals},
+};
 use crate::limits::{
     DEVICES_MAX, DMI_DOWN_TOLD_MS, DMI_MAPPERS_MAX, DMI_RETRY_DELAY_MS_MAX, DMI_RETRY_DELAY_MS_MIN,
 };
@@ -76,6 +79,8 @@ pub enum Action {
         topic: String,
         payload: String,
     },
+    /// All desired values that mappers are not sent: what they report is told with them.
+    Refusals(Refusals),
 }
 
 /// What a mapper is to be told.
@@ -105,6 +110,8 @@ struct Described {
     device: Device,
     digest: u64,
     model_id: String,
+    /// Desired values that the model does not allow: `device` has the accepted ones.
+    refused: BTreeMap<String, String>,
 }
 
 /// As the newest description of any of its devices has it.
@@ -170,6 +177,8 @@ struct Mapper {
 pub struct Book {
     world: World,
     mappers: BTreeMap<String, Mapper>,
+    /// As they were told last.
+    refusals: Refusals,
     generations: u64,
 }
 
@@ -224,6 +233,7 @@ impl Book {
             Input::Tick => {}
         }
         self.proceed(now_ms, &mut actions);
+        self.tell_refusals(&mut actions);
         actions
     }
 
@@ -256,7 +266,7 @@ impl Book {
         let read = serde_json::from_slice(payload)
             .map_err(|error| error.to_string())
             .and_then(|value| convert::from_description(&value));
-        let (device, model) = match read {
+        let (mut device, model) = match read {
             Ok(read) => read,
             Err(error) => {
                 tracing::warn!("device {id} is not given to its mapper: {error}");
@@ -265,9 +275,11 @@ impl Book {
         };
         let (protocol, model_id) = (protocol.to_owned(), model_id(&model));
         let model_digest = digest(&[&model.encode_to_vec()]);
-        world.models.insert(model_id.clone(), Model { model, digest: model_digest });
+        let before = world.devices.get(id).filter(|before| before.protocol == protocol);
+        let refused = wish::check(&mut device, &model, before.map(|before| &before.device));
         let digest = digest(&[&device.encode_to_vec()]);
-        world.devices.insert(id.into(), Described { protocol, device, digest, model_id });
+        world.models.insert(model_id.clone(), Model { model, digest: model_digest });
+        world.devices.insert(id.into(), Described { protocol, device, digest, model_id, refused });
         world.forget_unused_models();
     }
 
@@ -392,6 +404,27 @@ impl Book {
                 actions.push(Action::Save { protocol: protocol.clone(), record });
             }
         }
+    }
+
+    /// Only of devices whose mapper is here: others check for themselves.
+    fn tell_refusals(&mut self, actions: &mut Vec<Action>) {
+        let ours = |described: &&Described| self.mappers.contains_key(&described.protocol);
+        let devices = self.world.devices.iter().filter(|(_, described)| ours(described));
+        let refusing = devices.filter(|(_, described)| !described.refused.is_empty());
+        let refusals: Refusals =
+            refusing.map(|(id, described)| (id.clone(), described.refused.clone())).collect();
+        if refusals == self.refusals {
+            return;
+        }
+        for (id, refused) in &refusals {
+            if self.refusals.get(id) != Some(refused) {
+                actions.push(report::state(id, "unhealthy", &report::reason(refused)));
+            }
+        }
+        let over = self.refusals.keys().filter(|id| !refusals.contains_key(*id));
+        actions.extend(over.map(|id| report::state(id, "unknown", "")));
+        actions.push(Action::Refusals(refusals.clone()));
+        self.refusals = refusals;
     }
 
     /// The mapper is there again: what its devices are it says itself.

@@ -17,6 +17,7 @@ mod courier;
 pub mod report;
 mod server;
 mod shell;
+pub mod wish;
 
 pub use shell::{run, socket};
 

@@ -8,20 +8,21 @@ use dmi::{
 };
 use serde_json::{Value, json};
 
-use super::book::Action;
+use super::{book::Action, wish::Refusals};
 use crate::limits::TWINS_PER_DEVICE_MAX;
 
 const DEVICE_TOPIC: &str = "$hw/events/device/";
 
 /// All values of a report in one update. What the mapper saw as desired is not repeated to the twin: the wish is the cloud's or
 /// the node's, and a mapper that is behind must not turn it back (KubeEdge's edge lets it).
-pub fn values(request: &ReportDeviceStatusRequest) -> Result<Action, Refusal> {
+pub fn values(request: &ReportDeviceStatusRequest, refusals: &Refusals) -> Result<Action, Refusal> {
     let id = device_id(&request.device_namespace, &request.device_name)?;
     let twins = request.reported_device.as_ref().map(|device| device.twins.as_slice()).unwrap_or_default();
     if twins.is_empty() || twins.len() > TWINS_PER_DEVICE_MAX {
         let message = format!("a report has 1 to {TWINS_PER_DEVICE_MAX} twins, not {}", twins.len());
         return Err(Refusal::new(code::INVALID_ARGUMENT, message));
     }
+    let refused = refusals.get(&id);
     let mut update = BTreeMap::new();
     for twin in twins {
         let Some(reported) = &twin.reported else { continue };
@@ -35,6 +36,9 @@ pub fn values(request: &ReportDeviceStatusRequest) -> Result<Action, Refusal> {
                 value["metadata"][key] = json!(text);
             }
         }
+        if let Some(reason) = refused.and_then(|refused| refused.get(&twin.property_name)) {
+            value["metadata"]["refused"] = json!(reason);
+        }
         if reported.metadata.get("quality").is_some_and(|quality| quality == "disconnected")
             && let Some(value) = value.as_object_mut()
         {
@@ -45,12 +49,21 @@ pub fn values(request: &ReportDeviceStatusRequest) -> Result<Action, Refusal> {
     Ok(twin_update(&id, &json!(update)))
 }
 
-pub fn states(request: &ReportDeviceStatesRequest) -> Result<Action, Refusal> {
+pub fn states(request: &ReportDeviceStatesRequest, refusals: &Refusals) -> Result<Action, Refusal> {
     let id = device_id(&request.device_namespace, &request.device_name)?;
     if request.state.is_empty() {
         return Err(Refusal::new(code::INVALID_ARGUMENT, "the report has no state"));
     }
+    // What the mapper was not sent it cannot know.
+    if let (Some(refused), "ok" | "online") = (refusals.get(&id), request.state.as_str()) {
+        return Ok(state(&id, "unhealthy", &reason(refused)));
+    }
     Ok(state(&id, &request.state, &request.reason))
+}
+
+/// Of a device with desired values that are refused.
+pub fn reason(refused: &BTreeMap<String, String>) -> String {
+    refused.values().map(String::as_str).collect::<Vec<_>>().join("; ")
 }
 
 pub fn state(id: &str, state: &str, reason: &str) -> Action {

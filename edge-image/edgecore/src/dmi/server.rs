@@ -18,10 +18,10 @@ use dmi::{
 use rt::TaskGroup;
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
 };
 
-use super::{book::Action, report};
+use super::{book::Action, report, wish::Refusals};
 use crate::{
     contract::Bus,
     limits::{DMI_CALLS_BURST, DMI_CALLS_PER_S},
@@ -53,12 +53,17 @@ pub(super) struct Service {
     bus: Arc<dyn Bus>,
     registrations: mpsc::Sender<Registration>,
     bucket: Arc<Mutex<Bucket>>,
+    refusals: watch::Receiver<Refusals>,
 }
 
 impl Service {
-    pub fn new(bus: Arc<dyn Bus>, registrations: mpsc::Sender<Registration>) -> Service {
+    pub fn new(
+        bus: Arc<dyn Bus>,
+        registrations: mpsc::Sender<Registration>,
+        refusals: watch::Receiver<Refusals>,
+    ) -> Service {
         let bucket = Bucket { tokens: DMI_CALLS_BURST, at: Instant::now() };
-        Service { bus, registrations, bucket: Arc::new(Mutex::new(bucket)) }
+        Service { bus, registrations, bucket: Arc::new(Mutex::new(bucket)), refusals }
     }
 
     async fn call(self, path: String, message: Bytes) -> Result<Bytes, Refusal> {
@@ -69,8 +74,8 @@ impl Service {
         }
         let action = match path.strip_prefix(MANAGER) {
             Some("MapperRegister") => return self.register(decode(&message)?).await,
-            Some("ReportDeviceStatus") => report::values(&decode(&message)?)?,
-            Some("ReportDeviceStates") => report::states(&decode(&message)?)?,
+            Some("ReportDeviceStatus") => report::values(&decode(&message)?, &self.refusals.borrow())?,
+            Some("ReportDeviceStates") => report::states(&decode(&message)?, &self.refusals.borrow())?,
             _ => return Err(Refusal::new(code::UNIMPLEMENTED, format!("unknown method {path}"))),
         };
         if let Action::Publish { topic, payload } = action {

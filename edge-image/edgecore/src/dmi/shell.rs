@@ -12,13 +12,14 @@ use dmi::{grpc::Refusal, messages::MapperRegisterResponse};
 use rt::{Drain, TaskGroup};
 use tokio::{
     net::UnixListener,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
 };
 
 use super::{
     book::{Action, Book, Input, Order},
     courier::{Courier, News},
     server::{self, Registration, Service},
+    wish::Refusals,
 };
 use crate::{
     config::Config,
@@ -45,12 +46,13 @@ pub async fn run(handles: Handles, cfg: Arc<Config>, drain: Drain) -> anyhow::Re
     let path = socket(&cfg);
     let (registrations_tx, registrations) = rt::chan::waiting(DMI_QUEUE_LEN);
     let (news_tx, news) = rt::chan::waiting(DMI_QUEUE_LEN);
+    let refusals = watch::Sender::default();
     let book = Book::new(now_ms(), handles.meta.list_local(RECORD_KIND));
     // Couriers end with their orders, and at most one more per protocol is ending.
     let couriers = TaskGroup::new("dmi-mapper", 2 * DMI_MAPPERS_MAX, drain.child());
     let connections = TaskGroup::new("dmi", DMI_CONNECTIONS_MAX, drain.child());
-    let service = Service::new(handles.bus.clone(), registrations_tx);
-    let mut shell = Shell { book, handles, couriers, open: BTreeMap::new(), news_tx };
+    let service = Service::new(handles.bus.clone(), registrations_tx, refusals.subscribe());
+    let mut shell = Shell { book, handles, couriers, open: BTreeMap::new(), news_tx, refusals };
     let serving = serve(&path, &service, &connections, &drain);
     tokio::select! {
         () = serving => {}
@@ -94,6 +96,7 @@ struct Shell {
     /// By protocol: the generation, and where its orders go.
     open: BTreeMap<String, (u64, mpsc::Sender<Order>)>,
     news_tx: mpsc::Sender<(String, u64, News)>,
+    refusals: watch::Sender<Refusals>,
 }
 
 /// Of a clock that never steps: it only measures pauses.
@@ -205,6 +208,7 @@ impl Shell {
                     tracing::error!("mapper {protocol} stays in the store: {}", rt::error_chain(&error));
                 }
             }
+            Action::Refusals(refusals) => drop(self.refusals.send_replace(refusals)),
             Action::Publish { topic, payload } => {
                 if let Err(error) = self.handles.bus.publish(&topic, payload.into(), false).await {
                     tracing::debug!("not published to {topic}: {error:#}");

@@ -39,7 +39,7 @@ fn description(name: &str, desired: &str, unit: &str) -> String {
             "deviceModelRef": {"name": "meter"}, "protocol": {"protocolName": "modbus"},
             "properties": [{"name": "power", "desired": {"value": desired}}]}},
         "model": {"metadata": {"name": "meter", "namespace": "default"},
-            "spec": {"properties": [{"name": "power", "type": "INT", "unit": unit}]}}})
+            "spec": {"properties": [{"name": "power", "type": "INT", "unit": unit, "maximum": "50"}]}}})
     .to_string()
 }
 
@@ -236,6 +236,39 @@ fn what_a_mapper_refuses_is_the_device_s_state() {
         full += usize::from(matches!(actions.first(), Some(Action::Answer(Err(_)))));
     }
     assert_eq!(full, 100 + 1 - crate::limits::DMI_MAPPERS_MAX);
+}
+
+#[test]
+fn a_wish_beyond_the_model_is_not_sent_and_the_one_before_stands() {
+    let mut book = Book::default();
+    describe(&mut book, 0, "a", "1", "W");
+    let actions = describe(&mut book, 0, "a", "51", "W");
+    assert!(actions.is_empty(), "nobody's mapper is here");
+    let (answer, actions) = register(&mut book, 0);
+    let desired =
+        |device: &Device| device.spec.as_ref().unwrap().properties[0].desired.clone().unwrap().value;
+    assert_eq!(desired(&answer.device_list[0]), "1");
+    let reason = "desired value of power: 51 W is above the model's maximum 50 W";
+    assert_eq!(states(&actions), [json!({"event_id": "", "state": "unhealthy", "reason": reason})]);
+    let refusals = actions.iter().find_map(|action| match action {
+        Action::Refusals(refusals) => Some(refusals.clone()),
+        _ => None,
+    });
+    let refusals = refusals.unwrap();
+    let state = |state: &str| ReportDeviceStatesRequest {
+        device_name: "a".into(),
+        device_namespace: "default".into(),
+        state: state.into(),
+        ..ReportDeviceStatesRequest::default()
+    };
+    let told = |said: &str| states(&[report::states(&state(said), &refusals).unwrap()])[0].clone();
+    assert_eq!((&told("ok")["state"], &told("ok")["reason"]), (&json!("unhealthy"), &json!(reason)));
+    assert_eq!(told("offline")["state"], "offline");
+    play(&mut book, 1, actions, &Outcome::Done);
+    let actions = describe(&mut book, 2, "a", "50", "W");
+    let actions = play(&mut book, 2, actions, &Outcome::Done);
+    assert_eq!(orders(&actions), ["device a false"]);
+    assert_eq!(states(&actions).len(), 1, "the reason goes");
 }
 
 /// A mapper: what it was called for, as text.
