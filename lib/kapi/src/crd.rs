@@ -10,7 +10,7 @@ use crate::kinds::KINDS;
 use crate::schema::{Message, Shape, Type};
 
 /// Rises with every change of what [`definition`] gives. A definition of ours with a higher number is left as it is.
-pub const REVISION: u64 = 1;
+pub const REVISION: u64 = 2;
 /// The annotation that holds the revision, and by which a definition is known as ours.
 pub const REVISION_ANNOTATION: &str = "kinglet.dev/crd-revision";
 

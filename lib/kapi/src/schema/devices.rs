@@ -88,6 +88,7 @@ messages! {
     DEVICE_MODEL_SPEC = "DeviceModelSpec" {
         f("properties", List, Message(&MODEL_PROPERTY)),
         f("protocol", One, String),
+        f("protocolConfigData", One, Any),
     }
     MODEL_PROPERTY = "ModelProperty" {
         f("name", One, String),
@@ -97,6 +98,7 @@ messages! {
         f("minimum", One, String),
         f("maximum", One, String),
         f("unit", One, String),
+        f("visitors", One, Message(&PROTOCOL_CONFIG)),
     }
     DEVICE_STATUS = "DeviceStatus" {
         f("metadata", One, Message(&META_V1_OBJECT_META)),
