@@ -7,7 +7,10 @@ use dmi::{
     convert,
     grpc::{Refusal, code},
     limits::REGISTER_ANSWER_BYTES_MAX,
-    messages::{Device, DeviceModel, MapperRegisterRequest, MapperRegisterResponse, NamedRequest},
+    messages::{
+        DbMethod, Device, DeviceModel, MapperRegisterRequest, MapperRegisterResponse, NamedRequest,
+        PushMethod,
+    },
 };
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -273,6 +276,7 @@ impl Book {
                 return;
             }
         };
+        pushed_here(&mut device);
         let (protocol, model_id) = (protocol.to_owned(), model_id(&model));
         let model_digest = digest(&[&model.encode_to_vec()]);
         let before = world.devices.get(id).filter(|before| before.protocol == protocol);
@@ -521,6 +525,19 @@ fn next(protocol: &str, told: &Record, world: &World) -> Option<Order> {
     let used = |id: &&String| world.of(protocol).any(|(_, described)| described.model_id == **id);
     let unused = told.models.keys().find(|id| complete && !used(id))?;
     Some(Order::RemoveModel(named(unused)))
+}
+
+/// What edgecore pushes itself, for every mapper: the mapper must not do it a second time.
+fn pushed_here(device: &mut Device) {
+    for property in device.spec.iter_mut().flat_map(|spec| &mut spec.properties) {
+        let Some(push) = &mut property.push_method else { continue };
+        (push.http, push.mqtt, push.otel) = (None, None, None);
+        if let Some(database) = &mut push.db_method {
+            database.influxdb2 = None;
+        }
+        push.db_method = push.db_method.take().filter(|database| *database != DbMethod::default());
+        property.push_method = property.push_method.take().filter(|push| *push != PushMethod::default());
+    }
 }
 
 /// Where a mapper can be called, or what is wrong with what it said.

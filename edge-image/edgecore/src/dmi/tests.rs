@@ -271,6 +271,24 @@ fn a_wish_beyond_the_model_is_not_sent_and_the_one_before_stands() {
     assert_eq!(states(&actions).len(), 1, "the reason goes");
 }
 
+#[test]
+fn what_edgecore_pushes_itself_is_not_a_mapper_s_to_push() {
+    let mut book = Book::default();
+    let mut described: Value = serde_json::from_str(&description("a", "1", "W")).unwrap();
+    let push = json!({"mqtt": {"topic": "t"}, "http": {"port": 80}, "dbMethod": {"influxdb2": {}}});
+    described["device"]["spec"]["properties"][0]["pushMethod"] = push;
+    let second = json!({"name": "more", "pushMethod": {"otel": {}, "dbMethod": {"redis": {}}}});
+    described["device"]["spec"]["properties"].as_array_mut().unwrap().push(second);
+    let payload = described.to_string();
+    let input = Input::Description { protocol: "modbus", id: "default/a", payload: payload.as_bytes() };
+    book.handle(0, input);
+    let (answer, _) = register(&mut book, 0);
+    let properties = &answer.device_list[0].spec.as_ref().unwrap().properties;
+    assert_eq!(properties[0].push_method, None);
+    let left = properties[1].push_method.as_ref().unwrap();
+    assert!(left.otel.is_none() && left.db_method.as_ref().unwrap().redis.is_some());
+}
+
 /// A mapper: what it was called for, as text.
 struct Double {
     path: PathBuf,
