@@ -13,8 +13,15 @@ use crate::{
     load::{self, Flood},
 };
 
-const FLOOD: Flood =
-    Flood { qos: 0, messages: 200_000, publishers: 4, subscribers: 1, window: 500, topic: "bench" };
+const FLOOD: Flood = Flood {
+    qos: 0,
+    messages: 200_000,
+    publishers: 4,
+    subscribers: 1,
+    window: 500,
+    topic: "bench",
+    is_kept: false,
+};
 const ROUNDS: usize = 3;
 const IDLE: usize = 1000;
 const MILLION: u32 = 1_000_000;
@@ -89,7 +96,7 @@ fn durable(programs: &Programs, dir: &Path, class: &str, lines: &mut Vec<Line>) 
     }
     let broker = Broker::start(Kind::Ours, programs, dir, &Setup { bench: true, users: false, ours })?;
     // A window wide enough that many messages share a group commit.
-    let load = Flood { qos: 1, messages: 20_000, window: 50, ..FLOOD };
+    let load = Flood { qos: 1, messages: 20_000, window: 50, is_kept: true, ..FLOOD };
     let before = load::written_bytes(broker.pid())?;
     let flooded = load::flood(broker.v4, broker.pid(), load)?;
     // Lazy ones are written within 5 s.

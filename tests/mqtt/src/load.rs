@@ -54,6 +54,8 @@ pub struct Flood {
     /// A flood without bound would measure how brokers drop messages.
     pub window: u32,
     pub topic: &'static str,
+    /// Subscribers keep their sessions: only for those are durable messages written.
+    pub is_kept: bool,
 }
 
 #[derive(Debug, Default)]
@@ -69,7 +71,15 @@ pub struct Flooded {
 pub fn flood(address: SocketAddr, pid: u32, load: Flood) -> Result<Flooded> {
     let each = load.messages / load.publishers;
     let readers: Vec<Reader> = (0..load.subscribers)
-        .map(|at| Reader::subscribe(address, &format!("r{at}"), &format!("{}/#", load.topic), load.qos))
+        .map(|at| {
+            Reader::subscribe(
+                address,
+                &format!("r{at}"),
+                &format!("{}/#", load.topic),
+                load.qos,
+                load.is_kept,
+            )
+        })
         .collect::<Result<_>>()?;
     let writers: Vec<TcpStream> = (0..load.publishers)
         .map(|at| Ok(connect(address, &format!("w{at}"))?.into_socket()))
@@ -188,8 +198,9 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub fn subscribe(address: SocketAddr, id: &str, filter: &str, qos: u8) -> Result<Reader> {
-        let mut peer = connect(address, id)?;
+    pub fn subscribe(address: SocketAddr, id: &str, filter: &str, qos: u8, is_kept: bool) -> Result<Reader> {
+        let mut peer =
+            Peer::connect(address, &Connect { keep_alive: 600, clean: !is_kept, ..Connect::new(V4, id) })?;
         peer.subscribe(filter, qos)?;
         Ok(Reader { socket: peer.into_socket(), buffer: Vec::new(), qos })
     }
@@ -273,7 +284,7 @@ fn bounds(bytes: &[u8]) -> Option<(usize, usize, usize)> {
 /// that is late does not slow its own measurement down.
 pub fn paced(address: SocketAddr, topic: &'static str, per_second: u32, seconds: u32) -> Result<Vec<f64>> {
     let count = per_second * seconds;
-    let mut reader = Reader::subscribe(address, "paced-r", topic, 1)?;
+    let mut reader = Reader::subscribe(address, "paced-r", topic, 1, false)?;
     let mut socket = connect(address, "paced-w")?.into_socket();
     let mut acks = socket.try_clone()?;
     let begun = Instant::now();
