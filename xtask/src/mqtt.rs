@@ -68,13 +68,25 @@ fn page(root: &Path, seen: &str) -> Result<()> {
         return std::fs::write(&path, seen).context("write docs/mqtt-conformance.md");
     }
     let have = std::fs::read_to_string(&path).context("read docs/mqtt-conformance.md")?;
-    let differs = seen.lines().find(|line| !have.lines().any(|have| have == *line));
+    let (have, seen) = (without_rumqttd(&have), without_rumqttd(seen));
+    let differs = seen.iter().find(|line| !have.contains(line)).copied();
     ensure!(
         have == seen,
         "docs/mqtt-conformance.md is not what was seen (first: {:?}): UPDATE=1 cargo xtask test --suite mqtt",
         differs.unwrap_or("a line too many")
     );
     Ok(())
+}
+
+/// rumqttd answers some malformed packets before it closes, or not, as its threads run: its own column may differ.
+fn without_rumqttd(page: &str) -> Vec<&str> {
+    let lines = page.lines().filter(|line| !line.starts_with("| rumqttd |"));
+    lines
+        .map(|line| match line.trim_end_matches(" |").rsplit_once(" | ") {
+            Some((rest, _)) if line.matches(" | ").count() == 5 => rest,
+            _ => line,
+        })
+        .collect()
 }
 
 /// A Python with Paho's client, below target/tools.
