@@ -51,6 +51,7 @@ fn run(broker: &str, mut rules: Rules) -> ! {
         client_id: format!("rule-{}", std::process::id()),
         username: None,
         password: None,
+        clean_session: true,
         keep_alive_s: KEEP_ALIVE_S,
         packet_bytes_max: PACKET_BYTES_MAX,
     });
