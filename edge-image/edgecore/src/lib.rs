@@ -328,3 +328,10 @@ fn open_memory(cfg: &Config, conditions: &dyn Conditions) -> Result<Memory, RunE
         }
     }
 }
+
+/// Our broker on loopback, for tests of modules that are its clients.
+#[cfg(test)]
+fn test_broker(drain: &rt::Drain) -> bus::broker::Handle {
+    let listen = "127.0.0.1:0".parse().expect("an address");
+    bus::broker::start(listen, Default::default(), Default::default(), drain.clone())
+}

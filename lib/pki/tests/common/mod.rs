@@ -6,7 +6,11 @@ use pki::{Identity, tls};
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, pki_types::ServerName};
 
 /// A handshake in memory: whom the server sees, or what the first end says that is not content.
-pub fn handshake(server: ServerConfig, client: ClientConfig, name: &str) -> Result<Option<Identity>, rustls::Error> {
+pub fn handshake(
+    server: ServerConfig,
+    client: ClientConfig,
+    name: &str,
+) -> Result<Option<Identity>, rustls::Error> {
     let name = ServerName::try_from(name.to_owned()).expect("a name");
     let mut server = ServerConnection::new(Arc::new(server))?;
     let mut client = ClientConnection::new(Arc::new(client), name)?;

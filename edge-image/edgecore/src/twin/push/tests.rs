@@ -253,10 +253,9 @@ async fn otlp_decodes_to_gauges() {
 #[tokio::test]
 async fn mqtt_gets_messages_at_the_qos_and_retained_as_asked() {
     let drain = Drain::new();
-    let listen = "127.0.0.1:0".parse().unwrap();
-    let broker = crate::bus::broker::start(listen, Default::default(), Default::default(), drain.clone());
-    let mut pushers = pushers(&drain, "/nowhere".into());
+    let broker = crate::test_broker(&drain);
     let address = broker.address().to_string();
+    let mut pushers = pushers(&drain, "/nowhere".into());
     let method = |qos: u8| json!({"mqtt": {"address": format!("tcp://{address}"), "topic": format!("plant/{qos}"), "qos": qos, "retained": true}});
     for at in 0..200 {
         pushers.push(&sample(method(1), "float", &at.to_string(), AT_MS + at));
