@@ -4,7 +4,7 @@
 //! `upstream`; `join` admits nodes. All three keep what must survive a restart in `records`. Whoever has a way to a node's kubelet
 //! API (`hub`, `tunnel`) puts it into [`Routes`], where the API server's requests find it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kserve::{DialError, NodeDialer};
@@ -30,6 +30,8 @@ pub struct NodeDesired {
     pub references: BTreeSet<Reference>,
     /// Those of them that no pod of the node needs.
     pub optional: BTreeSet<Reference>,
+    /// The protocol of each device, by uid.
+    pub protocols: BTreeMap<String, String>,
     pub since: Since,
 }
 

@@ -332,7 +332,8 @@ async fn a_devices_reports_become_its_status_from_the_first_one_on() {
     stranger.receive("the answer to a report", |m| m.header.parent_msg_id == id).await;
     assert_eq!(cloud.get(&status).await.unwrap()["status"]["twins"][0]["reported"]["value"], "42");
     cloud.call("DELETE", &format!("{base}/devices/oven"), None).await.unwrap();
-    edge.pushed("delete", "default/device/oven").await;
+    let gone: Value = edge.pushed("delete", "default/device/oven").await.content_as().unwrap();
+    assert_eq!(gone["spec"]["protocol"]["protocolName"], "serial", "an edge finds the mapper by it");
     edge.pushed("delete", "default/devicemodel/thermometer").await;
     cloud.stop().await;
 }

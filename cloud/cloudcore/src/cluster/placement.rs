@@ -148,6 +148,9 @@ impl Placement {
             let Some(view) = self.objects.get(&member.0).and_then(|views| views.get(&member.1)) else {
                 continue;
             };
+            if let Detail::Device { protocol, .. } = &view.detail {
+                desired.protocols.insert(view.meta.uid.clone(), protocol.clone());
+            }
             for (kind, name) in references(view) {
                 let namespace = view.meta.namespace.clone();
                 if kind != Kind::DeviceModel {
@@ -314,8 +317,13 @@ mod tests {
     #[test]
     fn a_model_goes_to_the_nodes_of_its_devices_and_before_them() {
         let mut placement = listed();
-        let device =
-            |name: &str, node: &str| view(name, "1", Detail::Device { node: node.into(), model: "m".into() });
+        let device = |name: &str, node: &str| {
+            view(
+                name,
+                "1",
+                Detail::Device { node: node.into(), model: "m".into(), protocol: "modbus".into() },
+            )
+        };
         placement.apply(Change::Set(Kind::Device, device("d1", "n1")));
         placement.apply(Change::Set(Kind::Device, device("d2", "n2")));
         let affected = placement.apply(Change::Set(Kind::DeviceModel, view("m", "2", Detail::None)));

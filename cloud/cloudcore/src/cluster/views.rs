@@ -37,6 +37,7 @@ pub enum Detail {
     Device {
         node: String,
         model: String,
+        protocol: String,
     },
     Lease {
         renew_time: String,
@@ -111,7 +112,8 @@ pub fn parse(kind: Kind, object: &RawValue) -> Result<View, serde_json::Error> {
         }
         Kind::Device => {
             let spec: DeviceSpec = part(envelope.spec)?;
-            Detail::Device { node: spec.node_name, model: spec.device_model_ref.name }
+            let protocol = spec.protocol.protocol_name;
+            Detail::Device { node: spec.node_name, model: spec.device_model_ref.name, protocol }
         }
         Kind::Lease => {
             let spec: LeaseSpec = part(envelope.spec)?;
@@ -153,6 +155,13 @@ fn part<T: Default + serde::de::DeserializeOwned>(text: Option<&RawValue>) -> Re
 struct DeviceSpec {
     node_name: String,
     device_model_ref: NamedRef,
+    protocol: DeviceProtocol,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct DeviceProtocol {
+    protocol_name: String,
 }
 
 #[derive(Deserialize, Default)]

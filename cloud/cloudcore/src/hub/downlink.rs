@@ -36,12 +36,16 @@ pub fn inventory(node: &str, push: &Push, desired: &NodeDesired) -> Message {
     message
 }
 
-pub async fn fetch(api: Api, push: Push) -> Fetched {
+/// `protocol`: of a device, for its deletion: an edge of KubeEdge finds the device's mapper by it (DMI), and by nothing else.
+pub async fn fetch(api: Api, push: Push, protocol: Option<String>) -> Fetched {
     let Some((kind, resource)) = kind_of(&push.resource) else {
         return Fetched::Gone { msg_id: push.msg_id };
     };
     if push.verb == Verb::Delete {
-        let content = tombstone(kind, &resource.namespace, &resource.name, &push.uid);
+        let mut content = tombstone(kind, &resource.namespace, &resource.name, &push.uid);
+        if let Some(protocol) = protocol {
+            content["spec"] = json!({"protocol": {"protocolName": protocol}});
+        }
         let message = Box::new(message(kind, &push).with_content(&content));
         return Fetched::Ready { uid: push.uid, message };
     }

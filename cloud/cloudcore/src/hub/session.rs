@@ -1,7 +1,7 @@
 //! One node's link while it is up: a loop that feeds the delivery value and the upstream requests, and carries out what they
 //! say. The only owner of the node's delivery records.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +81,8 @@ struct Work {
     is_loaded: bool,
     started: Instant,
     members: BTreeSet<String>,
+    /// The protocol of each device on the node, by uid, until its deletion is acknowledged.
+    protocols: BTreeMap<String, String>,
     fetching: Option<BoxFuture<'static, Fetched>>,
     /// Pushes that wait to be read; no more than the window.
     to_fetch: VecDeque<Push>,
@@ -121,6 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             is_loaded: false,
             started: now,
             members: BTreeSet::new(),
+            protocols: BTreeMap::new(),
             fetching: None,
             to_fetch: VecDeque::new(),
             faults: 0,
@@ -366,6 +369,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         give_back(&mut work.to_fetch);
         let (kept, api) = (work.file.kept(), self.upstream.api.clone());
         let (node, desired) = (self.node.clone(), self.desired.borrow().clone());
+        let protocol = work.protocols.get(&push.uid).cloned();
         work.fetching = Some(Box::pin(async move {
             if let Some(kept) = kept {
                 kept.await;
@@ -376,7 +380,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
                     Fetched::Ready { uid: push.uid, message }
                 }
                 (Verb::Inventory, None) => Fetched::Gone { msg_id: push.msg_id },
-                _ => fetch(api, push).await,
+                _ => fetch(api, push, protocol).await,
             }
         }));
     }
@@ -479,6 +483,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             self.send(&message);
             work.members = members;
         }
+        work.protocols.retain(|uid, _| work.delivery.delivered().contains_key(uid));
+        work.protocols.extend(desired.protocols.clone());
         self.handle(work, Input::Desired(desired.targets.clone()))
     }
 
