@@ -153,6 +153,10 @@ fn our_mapper(
             line.say("temperature=23.5")?;
             Ok(kubectl.reported("stove-1", "temperature")?.filter(|value| value == "23.5").map(drop))
         })?;
+        kubectl.run(&["delete", "device", "stove-1"])?;
+        wait_for(SOON, "the device to go", || {
+            Ok(std::fs::read_to_string(log)?.contains("device default/stove-1 was removed").then_some(()))
+        })?;
         end(mapper)
     })?;
     Ok(())
