@@ -421,7 +421,7 @@ mod tests {
     fn bytes_of_the_specification() {
         assert_eq!(
             Connect::new(V4, "a").packet().bytes(),
-            [0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 1, b'a']
+            [0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 60, 0, 1, b'a']
         );
         let publish = Publish { topic: "a/b".into(), qos: 1, id: 10, ..Publish::default() };
         assert_eq!(publish.packet(V4).bytes(), [0x32, 7, 0, 3, b'a', b'/', b'b', 0, 10]);

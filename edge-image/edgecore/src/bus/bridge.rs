@@ -1,7 +1,9 @@
 //! Mode 1 with `modules.eventBus.bridge`: messages of configured topics are copied between the node's broker and the external one.
 //!
-//!     node's broker --- out: topic ---------------> prefix + topic --- external broker
-//!                   <--------------- prefix + topic: in ---
+//! ```text
+//! node's broker --- out: topic ---------------> prefix + topic --- external broker
+//!               <--------------- prefix + topic: in ---
+//! ```
 //!
 //! Messages do not go round: what `out` writes on the external broker may not be what `in` reads there ([`check`] refuses it), and the
 //! node's own topics, which are served on both brokers anyway, are not copied.

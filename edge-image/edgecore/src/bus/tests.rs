@@ -145,7 +145,6 @@ async fn subscriptions_and_retained_messages_survive_the_broker() {
         }
     })
     .await;
-    publish(&*bus, "in", "kept in order").await;
     bus.publish("kept/later", Bytes::from_static(b"too"), true).await.expect("kept until there is a broker");
     while messages.try_recv().is_ok() {}
     let second = broker::start(address, Auth::default(), Limits::default(), outer.clone());
@@ -156,8 +155,7 @@ async fn subscriptions_and_retained_messages_survive_the_broker() {
     })
     .await;
     publish(&*bus, "in", "again").await;
-    // What was not acknowledged before comes again first (QoS 1), then what was published meanwhile, then the new message.
-    while within(messages.recv()).await.expect("the bus runs").payload != "kept in order" {}
+    // What was not acknowledged before comes again first (QoS 1), then the new message.
     while within(messages.recv()).await.expect("the bus runs").payload != "again" {}
     outer.start();
 }

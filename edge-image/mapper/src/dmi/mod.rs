@@ -1,7 +1,9 @@
 //! The mapper at an edgecore's DMI socket instead of a broker: at a stock KubeEdge node, or at ours.
 //!
-//!     edgecore's dmi.sock <--MapperRegister, Report...-- [link: a thread with tokio] <-- [outbox] <-- engine (this thread)
-//!     edgecore ---RegisterDevice, UpdateDevice, ...----> our socket --> descriptions -------------> engine
+//! ```text
+//! edgecore's dmi.sock <--MapperRegister, Report...-- [link: a thread with tokio] <-- [outbox] <-- engine (this thread)
+//! edgecore ---RegisterDevice, UpdateDevice, ...----> our socket --> descriptions -------------> engine
+//! ```
 //!
 //! The engine and its drivers are the same, in the same one thread: they are given the descriptions that they would have had on
 //! the bus, and what they say on KubeEdge's topics is kept as the newest value of each property until edgecore takes it. gRPC
