@@ -1,6 +1,7 @@
 //! What a reviewer would otherwise have to remember: who may import whom, where dependencies and `unsafe` may stand.
 //! Source: docs/architecture.md and CONTRIBUTING.md.
 
+mod fuzz;
 mod imports;
 mod sources;
 mod supply;
@@ -14,6 +15,7 @@ pub fn run(root: &Path) -> Result<()> {
     let mut findings = imports::check(root)?;
     findings.extend(sources::check(root)?);
     findings.extend(supply::check(root)?);
+    findings.extend(fuzz::check(root)?);
     if findings.is_empty() {
         return Ok(());
     }
