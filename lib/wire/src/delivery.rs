@@ -230,7 +230,8 @@ impl Delivery {
     /// What the node lacks of this object, if anything.
     fn need(&self, uid: &str) -> Option<(Verb, String, String)> {
         if uid == INVENTORY_UID {
-            let needed = self.inventory_due && self.desired.is_some();
+            let needed =
+                self.inventory_due && self.desired.as_deref().is_some_and(crate::inventory::is_whole);
             return needed.then(|| (Verb::Inventory, String::new(), String::new()));
         }
         let desired = find(self.desired.as_ref()?, uid);

@@ -57,7 +57,7 @@ impl Inventory {
         if self.digest != digest(self.revision, &self.objects) {
             return Err(InventoryError::Digest);
         }
-        let own = Resource::new("null", "node", node).to_string();
+        let own = own(node);
         match self.objects.iter().any(|(resource, _)| *resource == own) {
             true => Ok(()),
             false => Err(InventoryError::NoNode(node.into())),
@@ -70,6 +70,16 @@ impl Inventory {
         KINDS.contains(&resource.kind.as_str())
             && !self.objects.iter().any(|(name, listed)| *name == text && listed == uid)
     }
+}
+
+/// Whether the targets are known well enough for an inventory that a node takes: while its Node is not there, as at its first join,
+/// there is nothing to tell.
+pub fn is_whole(targets: &[Target]) -> bool {
+    targets.iter().any(|target| target.resource.starts_with(&own("")))
+}
+
+fn own(node: &str) -> String {
+    format!("null/node/{node}")
 }
 
 fn digest(revision: u64, objects: &[(String, String)]) -> String {

@@ -393,16 +393,8 @@ fn kind_of(message: &Message) -> Kind {
         {
             Kind::Object
         }
-        Operation::RESPONSE if answers_with_an_object(message) => Kind::Object,
+        Operation::RESPONSE if message.is_kept_answer() => Kind::Object,
         Operation::RESPONSE | Operation::ERROR if !message.header.parent_msg_id.is_empty() => Kind::Answer,
         _ => Kind::Other,
     }
-}
-
-/// Answers to queries of these types carry the object, are kept and acknowledged. An error carries no resourceVersion.
-fn answers_with_an_object(message: &Message) -> bool {
-    const KEPT: [&str; 5] =
-        ["configmap", "secret", "persistentvolume", "persistentvolumeclaim", "volumeattachment"];
-    let kept = Resource::parse(&message.route.resource).is_some_and(|r| KEPT.contains(&r.kind.as_str()));
-    kept && message.route.source == source::EDGE_CONTROLLER && !message.header.resourceversion.is_empty()
 }

@@ -147,6 +147,17 @@ impl Message {
         self.content.get().trim() == "\"OK\""
     }
 
+    /// An answer to a node's query that carries an object which the node keeps, and so acknowledges: those of these types do. An error
+    /// carries no resourceVersion.
+    pub fn is_kept_answer(&self) -> bool {
+        const KEPT: [&str; 5] =
+            ["configmap", "secret", "persistentvolume", "persistentvolumeclaim", "volumeattachment"];
+        self.route.operation == Operation::RESPONSE
+            && self.route.source == crate::source::EDGE_CONTROLLER
+            && !self.header.resourceversion.is_empty()
+            && crate::Resource::parse(&self.route.resource).is_some_and(|r| KEPT.contains(&r.kind.as_str()))
+    }
+
     /// The content as a value of `T`. KubeEdge puts some JSON inside a JSON string (nodepatch, podpatch, device state):
     /// a string is unwrapped once when `T` is not a string itself.
     pub fn content_as<T: serde::de::DeserializeOwned>(&self) -> Result<T, serde_json::Error> {

@@ -276,6 +276,27 @@ fn unknown_desired_state_deletes_nothing_and_a_reset_sends_all() {
     );
 }
 
+/// At the first join the node's own Node is made a moment after the link is up.
+#[test]
+fn a_list_waits_for_the_node_itself() {
+    let mut delivery = Delivery::default();
+    delivery.handle(0, Input::Connected { nonce: 1, window: 8, inventory: true });
+    assert!(delivery.handle(0, Input::Desired(Vec::new())).is_empty() && delivery.inventory_is_due());
+    let pod = sent(delivery.handle(1, Input::Desired(vec![target("a", 1)])));
+    assert!(delivery.handle(2, Input::Acked { msg_id: pod.msg_id }).iter().all(is_no_push));
+    let node = Target { uid: "n".into(), resource: "null/node/pi".into(), version: "1".into(), rank: 0 };
+    let push = sent(delivery.handle(3, Input::Desired(vec![target("a", 1), node])));
+    assert_eq!(push.uid, "n");
+    let list = sent(delivery.handle(4, Input::Acked { msg_id: push.msg_id }));
+    assert_eq!(list.verb, Verb::Inventory);
+    delivery.handle(5, Input::Acked { msg_id: list.msg_id });
+    assert!(!delivery.inventory_is_due());
+}
+
+fn is_no_push(action: &Action) -> bool {
+    !matches!(action, Action::Send(_))
+}
+
 #[test]
 fn deletes_go_before_the_object_that_took_the_name() {
     let has = Delivered { resource: "default/pod/web".into(), version: "1".into() };

@@ -243,7 +243,9 @@ impl Compact {
         }
         let seq = self.next_seq;
         self.next_seq = self.next_seq.wrapping_add(1);
-        if parent.is_none() && message.route.operation != Operation::KEEPALIVE {
+        let is_answered =
+            message.is_kept_answer() || (parent.is_none() && message.route.operation != Operation::KEEPALIVE);
+        if is_answered {
             self.sent.insert(seq, message.header.msg_id.clone());
             if self.sent.len() > LANE_SENT_MAX {
                 self.sent.pop_first();

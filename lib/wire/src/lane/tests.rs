@@ -197,6 +197,29 @@ fn an_answer_to_another_link_is_not_sent_and_one_to_nothing_is_told() {
     assert!(matches!(received[1..], [Received::Unasked { parent: 9 }, Received::Unasked { parent: 55 }]));
 }
 
+/// What a node keeps of an answer it acknowledges as it does a push: that names a message which was sent.
+#[test]
+fn an_answer_that_is_kept_is_acknowledged() {
+    let (mut edge, mut cloud) = pair();
+    let answer_to = |edge: &mut Lane, cloud: &mut Lane, resource: &str, version: &str| {
+        edge.push(&Message::new(1, source::EDGED, "meta", Operation::QUERY, resource));
+        let asked = message(&carry(edge, cloud)[0]).clone();
+        let answer = asked.response(2, source::EDGE_CONTROLLER, "resource").with_content(&"x");
+        let answer = answer.with_resource_version(version);
+        cloud.push(&answer);
+        (answer.header.msg_id, message(&carry(cloud, edge)[0]).clone())
+    };
+    let (sent, got) = answer_to(&mut edge, &mut cloud, "default/configmap/settings", "7");
+    edge.push(&got.ack(3));
+    let acked = carry(&mut edge, &mut cloud);
+    assert_eq!(message(&acked[0]).header.parent_msg_id, sent);
+    // An error, and what is not kept: nobody waits for a word on them.
+    for (resource, version) in [("default/configmap/settings", ""), ("kube-node-lease/lease/pi", "7")] {
+        answer_to(&mut edge, &mut cloud, resource, version);
+        assert_eq!(cloud.unanswered().count(), 0);
+    }
+}
+
 #[test]
 fn kinds_of_a_later_version_are_skipped_and_reported_once() {
     let (mut edge, mut cloud) = pair();
