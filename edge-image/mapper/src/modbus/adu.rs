@@ -1,5 +1,5 @@
-//! Frames around requests and answers: RTU (Modbus over Serial Line V1.02, section 2.5.1) and TCP (Messaging Implementation Guide,
-//! section 3.1.3).
+//! Frames around requests and answers: RTU and ASCII (Modbus over Serial Line V1.02, sections 2.5.1 and 2.5.2) and TCP (Messaging
+//! Implementation Guide, section 3.1.3).
 
 use super::pdu::{PDU_BYTES_MAX, Request};
 
@@ -7,12 +7,32 @@ use super::pdu::{PDU_BYTES_MAX, Request};
 pub enum Framing {
     /// Address, PDU, checksum; on a serial line, or through a TCP gateway that passes bytes on.
     Rtu,
+    /// The same as hexadecimal digits between a colon and a line's end, for lines that cannot keep RTU's silences.
+    Ascii,
     /// Transaction, length, unit, PDU.
     Tcp,
 }
 
-/// Largest frame of both kinds (7 + 253; RTU has 256).
-pub const ADU_BYTES_MAX: usize = 7 + PDU_BYTES_MAX;
+impl Framing {
+    /// Answers carry nothing that says which request they belong to.
+    pub fn is_anonymous(self) -> bool {
+        self != Framing::Tcp
+    }
+
+    /// Bytes on the wire for a unit's address and a PDU of `len` bytes.
+    pub fn wire_len(self, len: usize) -> usize {
+        match self {
+            Framing::Rtu => 1 + len + 2,
+            Framing::Ascii => 1 + 2 * (1 + len + 1) + 2,
+            Framing::Tcp => 7 + len,
+        }
+    }
+}
+
+/// Largest frame: ASCII's; TCP has 260, RTU 256.
+pub const ADU_BYTES_MAX: usize = 1 + 2 * (PDU_BYTES_MAX + 2) + 2;
+/// Bytes that are looked at together.
+const PIECE_BYTES: usize = 64;
 pub type Adu = heapless::Vec<u8, ADU_BYTES_MAX>;
 
 /// CRC-16 with polynomial 0xA001, sent low byte first.
@@ -27,6 +47,15 @@ pub fn crc16(bytes: &[u8]) -> u16 {
     crc
 }
 
+/// What makes the sum of all bytes zero.
+fn lrc(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_sub(*byte))
+}
+
+fn digit(nibble: u8) -> u8 {
+    b"0123456789ABCDEF"[usize::from(nibble & 15)]
+}
+
 /// The frame of a request; `None` when the request is too long.
 pub fn encode(framing: Framing, transaction: u16, unit: u8, request: &Request) -> Option<Adu> {
     let pdu = request.encode()?;
@@ -37,6 +66,14 @@ pub fn encode(framing: Framing, transaction: u16, unit: u8, request: &Request) -
             out.extend_from_slice(&pdu).ok()?;
             let crc = crc16(&out).to_le_bytes();
             out.extend_from_slice(&crc).ok()?;
+        }
+        Framing::Ascii => {
+            let body = [&[unit][..], &pdu].concat();
+            out.push(b':').ok()?;
+            for byte in body.iter().chain(&[lrc(&body)]) {
+                out.extend_from_slice(&[digit(byte >> 4), digit(byte & 15)]).ok()?;
+            }
+            out.extend_from_slice(b"\r\n").ok()?;
         }
         Framing::Tcp => {
             out.extend_from_slice(&transaction.to_be_bytes()).ok()?;
@@ -63,7 +100,7 @@ pub enum Found {
 /// Bytes that came and belong to no frame yet. Bounded: the oldest go first.
 #[derive(Default)]
 pub struct Receiver {
-    buffer: heapless::Vec<u8, { 2 * ADU_BYTES_MAX }>,
+    buffer: heapless::Vec<u8, { ADU_BYTES_MAX + PIECE_BYTES }>,
     /// Bytes that belonged to no awaited answer: noise, late answers, other masters.
     pub strays: u64,
 }
@@ -88,13 +125,14 @@ impl Receiver {
         unit: u8,
         request: &Request,
     ) -> Found {
-        for piece in bytes.chunks(ADU_BYTES_MAX) {
+        for piece in bytes.chunks(PIECE_BYTES) {
             let over = (self.buffer.len() + piece.len()).saturating_sub(self.buffer.capacity());
             self.strays += over as u64;
             self.drop_front(over);
             self.buffer.extend_from_slice(piece).expect("room was made");
             let found = match framing {
                 Framing::Rtu => self.look_rtu(unit, request),
+                Framing::Ascii => self.look_ascii(unit, request),
                 Framing::Tcp => self.look_tcp(transaction, unit),
             };
             if found != Found::Nothing {
@@ -132,6 +170,36 @@ impl Receiver {
         Found::Nothing
     }
 
+    /// What is no frame for us is dropped up to the next colon.
+    fn look_ascii(&mut self, unit: u8, request: &Request) -> Found {
+        let function = request.function();
+        while let Some(begin) = self.buffer.iter().position(|byte| *byte == b':') {
+            self.strays += begin as u64;
+            self.drop_front(begin);
+            let Some(end) = self.buffer.iter().skip(1).position(|byte| [b':', b'\r', b'\n'].contains(byte))
+            else {
+                return Found::Nothing;
+            };
+            let body = hexadecimal(&self.buffer[1..=end]).unwrap_or_default();
+            // The length tells an answer from the echo of the request.
+            let fits = match body.get(1) {
+                Some(second) if *second == function => body.len() == 1 + request.answer_len() + 1,
+                Some(second) => *second == function | 0x80 && body.len() == 4,
+                None => false,
+            };
+            if fits && body[0] == unit && lrc(&body) == 0 {
+                self.drop_front(1 + end);
+                return Found::Answer(body[1..body.len() - 1].to_vec());
+            }
+            self.strays += 1 + end as u64;
+            self.drop_front(1 + end);
+        }
+        // Line ends, or noise without a colon.
+        self.strays += self.buffer.iter().filter(|byte| !byte.is_ascii_whitespace()).count() as u64;
+        self.buffer.clear();
+        Found::Nothing
+    }
+
     fn look_tcp(&mut self, transaction: u16, unit: u8) -> Found {
         loop {
             let Some((head, rest)) = self.buffer.split_first_chunk::<7>() else { return Found::Nothing };
@@ -150,4 +218,11 @@ impl Receiver {
             }
         }
     }
+}
+
+fn hexadecimal(text: &[u8]) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> =
+        text.iter().map(|letter| char::from(*letter).to_digit(16).map(|digit| digit as u8)).collect();
+    let (pairs, rest) = digits.as_deref()?.as_chunks::<2>();
+    rest.is_empty().then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
 }

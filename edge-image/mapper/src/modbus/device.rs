@@ -17,6 +17,9 @@ use crate::{
     },
 };
 
+/// Reading is due then when nobody would answer.
+const NEVER: u64 = u64::MAX;
+
 struct Point {
     property: usize,
     name: String,
@@ -78,7 +81,7 @@ impl Device {
                 name: planned.name.clone(),
                 register: register.as_ref().clone(),
                 cycle_ms: planned.collect_cycle_ms,
-                due_ms: now_ms,
+                due_ms: if slave.is_broadcast() { NEVER } else { now_ms },
                 alone: false,
                 last: None,
                 stale: false,
@@ -101,7 +104,8 @@ impl Device {
 
     /// An open line says nothing about the slave: it is there when it has answered.
     fn await_first_answer(&mut self) {
-        self.silence = (!self.points.is_empty()).then(|| format!("{} has not answered yet", self.place));
+        let awaited = !self.points.is_empty() && !self.slave.is_broadcast();
+        self.silence = awaited.then(|| format!("{} has not answered yet", self.place));
     }
 
     /// A new desired value; one that was not written yet is forgotten.
@@ -119,7 +123,8 @@ impl Device {
             return Some(self.probe_at_ms);
         }
         let wishes = self.points.iter().filter_map(|point| point.wish.as_ref()?.due_ms());
-        wishes.chain(self.points.iter().map(|point| point.due_ms)).min()
+        let reads = self.points.iter().map(|point| point.due_ms).filter(|due_ms| *due_ms != NEVER);
+        wishes.chain(reads).min()
     }
 
     /// Asks for what is due.
@@ -257,10 +262,15 @@ impl Device {
             }
             (Work::Write { point }, Ok(_)) => {
                 // What it then really has is read back; a newer wish is still open.
-                if self.points[point].wish.as_ref().is_some_and(|wish| wish.asked) {
-                    self.points[point].wish = None;
-                }
+                let written = self.points[point].wish.take_if(|wish| wish.asked);
                 self.points[point].last = None;
+                if self.slave.is_broadcast() {
+                    // Nobody says what he has: what was sent is all that is known.
+                    if let Some(wish) = written {
+                        self.points[point].tell(wish.value, readings);
+                    }
+                    return;
+                }
                 let span = self.points[point].register.span;
                 self.read(span, vec![point], line, client, true);
             }
@@ -403,7 +413,7 @@ impl Device {
         self.await_first_answer();
         self.probe_pause_ms = 0;
         for point in &mut self.points {
-            point.due_ms = now_ms;
+            point.due_ms = if self.slave.is_broadcast() { NEVER } else { now_ms };
             (point.alone, point.trouble) = (false, None);
             if let Some(wish) = &mut point.wish {
                 wish.asked = false;

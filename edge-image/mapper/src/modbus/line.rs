@@ -1,7 +1,7 @@
 //! One line and who may speak on it: requests of several devices, one at a time, each client in its turn.
 //!
 //! A plain value: bytes and times go in, bytes and results come out. A late answer is not taken for the next one: TCP has transaction
-//! numbers; on RTU, which has none, a unit that missed its time is not spoken to for as long again, what comes meanwhile is dropped,
+//! numbers; on RTU and ASCII, which have none, a unit that missed its time is not spoken to for as long again, what comes meanwhile is dropped,
 //! and others have their turn.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -114,8 +114,8 @@ impl Line {
         }
     }
 
-    pub fn is_rtu(&self) -> bool {
-        self.framing == Framing::Rtu
+    pub fn is_anonymous(&self) -> bool {
+        self.framing.is_anonymous()
     }
 
     pub fn join(&mut self) -> u32 {
@@ -200,7 +200,7 @@ impl Line {
     /// An error means that the connection is of no use any more.
     pub fn received(&mut self, now_ms: u64, bytes: &[u8]) -> Result<(), String> {
         let Some(current) = &self.current else {
-            if self.framing == Framing::Rtu {
+            if self.framing.is_anonymous() {
                 self.receiver.strays += bytes.len() as u64;
                 self.ready_at_ms = self.ready_at_ms.max(now_ms + self.timing.gap_ms);
                 return Ok(());
@@ -212,6 +212,11 @@ impl Line {
             };
         };
         let job = &current.waiting.job;
+        if job.unit == 0 && self.framing.is_anonymous() {
+            // Nobody may answer what is for all; who does it nevertheless speaks for himself.
+            self.receiver.strays += bytes.len() as u64;
+            return Ok(());
+        }
         let found = self.receiver.feed(bytes, self.framing, self.transaction, job.unit, &job.request);
         match found {
             Found::Nothing => Ok(()),
@@ -248,13 +253,11 @@ impl Line {
         let Some(mut current) = self.current.take() else { return };
         self.output.clear();
         self.ready_at_ms = self.ready_at_ms.max(now_ms + self.timing.gap_ms.max(self.timing.pause_ms));
-        if self.framing == Framing::Rtu {
+        if self.framing.is_anonymous() {
             if current.waiting.job.unit == 0 {
                 return self.finish(current, Ok(Answer::Written));
             }
             self.held.insert(current.waiting.job.unit, now_ms + current.waiting.job.timeout_ms);
-        }
-        if self.framing == Framing::Rtu {
             self.receiver.clear();
         }
         current.waiting.noise |= self.receiver.strays != current.strays_before;
@@ -312,12 +315,13 @@ impl Line {
             client.done.push_back(Done { ticket: waiting.ticket, result: Err(Failure::Wrong) });
             return;
         };
-        if self.framing == Framing::Rtu {
+        if self.framing.is_anonymous() {
             self.receiver.clear();
         }
         waiting.tries = waiting.tries.saturating_add(1);
-        let on_the_wire = (bytes.len() + waiting.job.request.answer_len() + 3) as u64 * self.timing.byte_us;
-        let broadcast = self.framing == Framing::Rtu && waiting.job.unit == 0;
+        let answer_len = self.framing.wire_len(waiting.job.request.answer_len());
+        let on_the_wire = (bytes.len() + answer_len) as u64 * self.timing.byte_us;
+        let broadcast = self.framing.is_anonymous() && waiting.job.unit == 0;
         let patience_ms = if broadcast { BROADCAST_MS } else { waiting.job.timeout_ms };
         self.current = Some(Current {
             client: id,

@@ -23,11 +23,21 @@ pub struct Merging {
     pub gap_max: u16,
     /// Most registers in one request, for devices that do less than the standard's 125.
     pub registers_max: u16,
+    /// Most coils or discrete inputs in one request.
+    pub bits_max: u16,
+    /// The first request for coils begins at coil 0, for devices that refuse another beginning.
+    pub coils_from_zero: bool,
+}
+
+impl Default for Merging {
+    fn default() -> Merging {
+        Merging { enabled: true, gap_max: 0, registers_max: 125, bits_max: 2000, coils_from_zero: false }
+    }
 }
 
 impl Merging {
-    fn count_max(self, table: Table) -> u32 {
-        let most = if table.is_bits() { table.read_max() } else { self.registers_max.min(table.read_max()) };
+    pub fn count_max(self, table: Table) -> u32 {
+        let most = if table.is_bits() { self.bits_max } else { self.registers_max }.min(table.read_max());
         u32::from(most)
     }
 }
@@ -55,6 +65,14 @@ pub fn merge(mut wanted: Vec<(usize, Span)>, merging: Merging) -> Vec<Read> {
                 last.serves.push(number);
                 continue;
             }
+        }
+        let mut span = span;
+        if merging.coils_from_zero
+            && span.table == Table::Coils
+            && span.end() <= merging.count_max(span.table)
+            && reads.iter().all(|read| read.span.table != Table::Coils)
+        {
+            (span.address, span.count) = (0, span.end() as u16);
         }
         reads.push(Read { span, serves: vec![number] });
     }

@@ -26,13 +26,14 @@ pub fn fuzz_modbus(data: &[u8]) {
     use line::{Job, Line, Timing};
     use pdu::{Request, Table};
     let [kind, count, data @ ..] = data else { return };
-    let framing = if kind & 1 == 0 { adu::Framing::Rtu } else { adu::Framing::Tcp };
+    let framings = [adu::Framing::Rtu, adu::Framing::Tcp, adu::Framing::Ascii];
+    let framing = framings[usize::from(kind >> 4) % 3];
     let timing = Timing { gap_ms: 2, pause_ms: 0, after_connect_ms: 0, byte_us: 100 };
     let mut line = Line::new(framing, timing);
     let client = line.join();
     let tables = [Table::Coils, Table::DiscreteInputs, Table::Holding, Table::Input];
     let count = u16::from(*count);
-    let request = match kind >> 1 & 7 {
+    let request = match kind & 7 {
         0 => Request::WriteCoils { address: count, values: vec![true; usize::from(count)] },
         1 => Request::WriteRegisters { address: count, values: vec![7; usize::from(count)], multiple: false },
         at => Request::Read { table: tables[usize::from(at) % 4], address: 0, count },

@@ -6,7 +6,6 @@ use std::{
 };
 
 use super::{
-    adu::Framing,
     line::{Line, Timing},
     link::Wire,
 };
@@ -126,14 +125,14 @@ fn timing(spec: &LineSpec) -> Timing {
 
 impl Shared {
     fn open(now_ms: u64, device: &str, spec: &LineSpec) -> Result<Shared, String> {
-        let (framing, port) = match &spec.link {
-            Link::Serial(_) => (Framing::Rtu, Some(Wire::open(&spec.link)?)),
-            Link::Tcp { framing, .. } => (*framing, None),
+        let port = match &spec.link {
+            Link::Serial(_) => Some(Wire::open(&spec.link)?),
+            Link::Tcp { .. } => None,
         };
         let mut shared = Shared {
             spec: spec.clone(),
             owner: device.to_owned(),
-            line: Line::new(framing, timing(spec)),
+            line: Line::new(spec.link.framing(), timing(spec)),
             outage: port.is_none().then(|| format!("connecting to {}", spec.link.name())),
             wire: port,
             connect_deadline_ms: Some(now_ms),

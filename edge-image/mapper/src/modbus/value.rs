@@ -6,6 +6,13 @@ use crate::{
     plan::level,
 };
 
+/// Which byte of each register a text is in (Telegraf's `string_register_location`), after the bytes were swapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    Upper,
+    Lower,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Data {
     /// One bit of a register, or a coil.
@@ -26,11 +33,13 @@ pub enum Data {
         registers: u16,
         signed: bool,
     },
+    Float16,
     Float32,
     Float64,
-    /// Two characters a register, up to the first zero byte.
+    /// Two characters a register, or one in the half that is named; up to the first zero byte.
     Text {
         registers: u16,
+        half: Option<Half>,
     },
     /// As hexadecimal digits.
     Hex {
@@ -42,10 +51,10 @@ impl Data {
     /// How many registers or bits it takes.
     pub fn count(self) -> Option<u16> {
         Some(match self {
-            Data::Bit(_) | Data::Byte { .. } => 1,
+            Data::Bit(_) | Data::Byte { .. } | Data::Float16 => 1,
             Data::Int { registers, .. }
             | Data::Fixed { registers, .. }
-            | Data::Text { registers }
+            | Data::Text { registers, .. }
             | Data::Hex { registers } => registers,
             Data::Float32 => 2,
             Data::Float64 => 4,
@@ -115,8 +124,9 @@ impl Encoding {
         let int = match self.data {
             Data::Bit(bit) => return self.level_text(unsigned >> bit & 1 == 1),
             Data::Bits => return Err("registers have no list of bits".into()),
-            Data::Text { .. } => return text(&bytes),
+            Data::Text { half, .. } => return text(&half_of(&bytes, half)),
             Data::Hex { .. } => return Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
+            Data::Float16 => return self.evaluate(half_float(unsigned as u16) * self.scale),
             Data::Float32 => {
                 // By its shortest text: 21.3 as f32 must not become 21.299999237 when it is widened.
                 let narrow = f32::from_bits(unsigned as u32);
@@ -175,8 +185,17 @@ impl Encoding {
         let (count, raw) = match self.data {
             Data::Bit(_) | Data::Bits => return Err("a bit is not a register".into()),
             Data::Byte { .. } => return Err("half a register cannot be written; use the whole one".into()),
-            Data::Text { registers } => return self.text_registers(value, registers),
+            Data::Text { registers, half } => return self.text_registers(value, registers, half),
             Data::Hex { registers } => return self.hex_registers(value, registers),
+            Data::Float16 => {
+                let bits = half_float_bits(self.unscaled(value)?);
+                (
+                    1,
+                    u64::from(bits.ok_or_else(|| {
+                        format!("{value} does not fit FLOAT16, which ends at 65504 before scale")
+                    })?),
+                )
+            }
             Data::Float32 => (2, u64::from((self.unscaled(value)? as f32).to_bits())),
             Data::Float64 => (4, self.unscaled(value)?.to_bits()),
             Data::Int { registers, signed } | Data::Fixed { registers, signed } => {
@@ -221,13 +240,18 @@ impl Encoding {
         Ok(number as u64 & u64::MAX >> (64 - bits))
     }
 
-    fn text_registers(&self, value: &str, registers: u16) -> Result<Vec<u16>, String> {
-        let room = 2 * usize::from(registers);
+    fn text_registers(&self, value: &str, registers: u16, half: Option<Half>) -> Result<Vec<u16>, String> {
+        let room = usize::from(registers) * if half.is_some() { 1 } else { 2 };
         if value.len() > room {
             return Err(format!("{value:?} is longer than {room} bytes"));
         }
         let mut bytes = value.as_bytes().to_vec();
         bytes.resize(room, 0);
+        let bytes: Vec<u8> = match half {
+            None => bytes,
+            Some(Half::Upper) => bytes.into_iter().flat_map(|byte| [byte, 0]).collect(),
+            Some(Half::Lower) => bytes.into_iter().flat_map(|byte| [0, byte]).collect(),
+        };
         Ok(self.swapped(bytes.as_chunks::<2>().0.to_vec()))
     }
 
@@ -243,6 +267,41 @@ impl Encoding {
             _ => Err(format!("{value:?} is not {} hexadecimal digits", 4 * registers)),
         }
     }
+}
+
+/// IEEE 754 binary16: a sign, five bits of exponent, ten of fraction. By its shortest text, as FLOAT32 is.
+fn half_float(bits: u16) -> f64 {
+    let (exponent, fraction) = (i32::from(bits >> 10 & 0x1f), f64::from(bits & 0x3ff));
+    let size = match exponent {
+        0 => fraction * 2_f64.powi(-24),
+        0x1f if fraction == 0.0 => f64::INFINITY,
+        0x1f => f64::NAN,
+        _ => (1024.0 + fraction) * 2_f64.powi(exponent - 25),
+    };
+    let value = if bits >> 15 == 1 { -size } else { size };
+    let texts = (0..5).filter_map(|digits| format!("{value:.digits$e}").parse::<f64>().ok());
+    texts.into_iter().find(|short| half_float_bits(*short) == Some(bits)).unwrap_or(value)
+}
+
+/// The nearest one, the even one of two; `None` beyond the largest.
+fn half_float_bits(value: f64) -> Option<u16> {
+    let size = value.abs();
+    let sign = u16::from(value.is_sign_negative()) << 15;
+    // Below 2^-14 the steps stay as they are.
+    let exponent = (size.max(2_f64.powi(-14)).log2().floor() as i32).min(16);
+    let steps = (size / 2_f64.powi(exponent - 10)).round_ties_even();
+    // 2048 steps are the first value of the next exponent, which this addition makes of it.
+    let bits = (steps as u32).saturating_add(((exponent + 14) as u32) << 10);
+    (bits < 0x7c00).then_some(sign | bits as u16)
+}
+
+fn half_of(bytes: &[u8], half: Option<Half>) -> Vec<u8> {
+    let skip = match half {
+        None => return bytes.to_vec(),
+        Some(Half::Upper) => 0,
+        Some(Half::Lower) => 1,
+    };
+    bytes.iter().skip(skip).step_by(2).copied().collect()
 }
 
 fn text(bytes: &[u8]) -> Result<String, String> {

@@ -14,7 +14,7 @@ use crate::{
         adu::Framing,
         merge::{Merging, Span},
         pdu::Table,
-        value::{Data, Encoding},
+        value::{Data, Encoding, Half},
     },
 };
 
@@ -22,6 +22,16 @@ use crate::{
 pub enum Link {
     Serial(Port),
     Tcp { address: SocketAddr, framing: Framing },
+}
+
+impl Link {
+    pub fn framing(&self) -> Framing {
+        match self {
+            Link::Tcp { framing, .. } => *framing,
+            Link::Serial(port) if port.framing == SerialFraming::ModbusAscii => Framing::Ascii,
+            Link::Serial(_) => Framing::Rtu,
+        }
+    }
 }
 
 /// A line as its devices describe it; those of one port must agree.
@@ -44,6 +54,13 @@ pub struct Slave {
     byte_order: Option<ByteOrder>,
 }
 
+impl Slave {
+    /// All devices of the line at once, of which none answers. Over TCP 0 is an address as any other.
+    pub fn is_broadcast(&self) -> bool {
+        self.unit == 0 && self.line.link.framing().is_anonymous()
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Register {
     pub span: Span,
@@ -54,28 +71,46 @@ pub struct Register {
 
 /// Bytes of each register swapped, registers reversed.
 type ByteOrder = (bool, bool);
-const BYTE_ORDERS: [(&str, ByteOrder); 6] = [
+/// More between two registers cost more time than a request of their own.
+const GAP_MAX: u64 = 120;
+/// What Telegraf's `max_insert` fills without a number.
+const TELEGRAF_GAP: u64 = 50;
+const BYTE_ORDERS: [(&str, ByteOrder); 10] = [
     ("ABCD", (false, false)),
     ("BADC", (true, false)),
     ("CDAB", (false, true)),
     ("DCBA", (true, true)),
     ("AB", (false, false)),
     ("BA", (true, false)),
+    ("ABCDEFGH", (false, false)),
+    ("BADCFEHG", (true, false)),
+    ("GHEFCDAB", (false, true)),
+    ("HGFEDCBA", (true, true)),
 ];
 
+/// Telegraf's words: on a port or through the network, and how frames look there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Port(SerialFraming),
+    Network(Framing),
+}
+const MODES: [(&str, Option<Mode>); 6] = [
+    ("auto", None),
+    ("RTU", Some(Mode::Port(SerialFraming::ModbusRtu))),
+    ("ASCII", Some(Mode::Port(SerialFraming::ModbusAscii))),
+    ("TCP", Some(Mode::Network(Framing::Tcp))),
+    ("RTUoverTCP", Some(Mode::Network(Framing::Rtu))),
+    ("ASCIIoverTCP", Some(Mode::Network(Framing::Ascii))),
+];
+
+const STRING_LOCATIONS: [(&str, Option<Half>); 3] =
+    [("both", None), ("upper", Some(Half::Upper)), ("lower", Some(Half::Lower))];
+
 pub fn slave(fields: &mut Fields<'_>) -> Result<Slave, String> {
-    let modes =
-        [("auto", None), ("RTU", Some("RTU")), ("TCP", Some("TCP")), ("RTUoverTCP", Some("RTUoverTCP"))];
-    let mode = fields.choice("transmissionMode", &modes)?.flatten();
+    let mode = fields.choice("transmissionMode", &MODES)?.flatten();
     let link = link(fields, mode)?;
-    let is_rtu = !matches!(link, Link::Tcp { framing: Framing::Tcp, .. });
-    let unit = fields.number("slaveID", 0, if is_rtu { 247 } else { 255 })?.unwrap_or(1) as u8;
-    if is_rtu && unit == 0 {
-        return Err(format!(
-            "{}: 0 is for all devices at once, which none of them answers; write the device's own address, 1 to 247",
-            fields.path("slaveID")
-        ));
-    }
+    let units_max = if link.framing().is_anonymous() { 247 } else { 255 };
+    let unit = fields.number("slaveID", 0, units_max)?.unwrap_or(1) as u8;
     let line = LineSpec {
         link,
         pause_ms: fields.number("pauseBetweenRequests", 0, 10_000)?.unwrap_or(0),
@@ -89,16 +124,41 @@ pub fn slave(fields: &mut Fields<'_>) -> Result<Slave, String> {
         retries: fields.number("retries", 0, retries_max)?.unwrap_or(1) as u8,
         busy_retries: fields.number("busyRetries", 0, retries_max)?.unwrap_or(3) as u8,
         busy_pause_ms: fields.number("busyRetriesWait", 1, 10_000)?.unwrap_or(100),
-        merging: Merging {
-            enabled: fields.switch("merge")?.unwrap_or(true),
-            gap_max: fields.number("maxGap", 0, 120)?.unwrap_or(0) as u16,
-            registers_max: fields.number("maxRegisters", 1, 125)?.unwrap_or(125) as u16,
-        },
+        merging: merging(fields)?,
         byte_order: fields.choice("byteOrder", &BYTE_ORDERS)?,
     })
 }
 
-fn link(fields: &mut Fields<'_>, mode: Option<&str>) -> Result<Link, String> {
+/// Our keys, and Telegraf's for the same.
+fn merging(fields: &mut Fields<'_>) -> Result<Merging, String> {
+    // A gap as Telegraf's algorithms have it: none, shrink and rearrange read nothing that nobody asked for.
+    let algorithms =
+        [("none", 0), ("shrink", 0), ("rearrange", 0), ("aggressive", GAP_MAX), ("max_insert", TELEGRAF_GAP)];
+    let algorithm = fields.choice("optimization", &algorithms)?;
+    let fill = fields.number("optimizationMaxRegisterFill", 0, GAP_MAX)?;
+    let gap = fields.number("maxGap", 0, GAP_MAX)?;
+    let per_field = fields.switch("oneRequestPerField")?;
+    let merge = fields.switch("merge")?;
+    for (ours, theirs, both) in [
+        ("maxGap", "optimization", gap.is_some() && (algorithm.is_some() || fill.is_some())),
+        ("merge", "oneRequestPerField", merge.is_some() && per_field.is_some()),
+    ] {
+        if both {
+            return Err(format!("{}: says what {theirs} says; keep one of them", fields.path(ours)));
+        }
+    }
+    let words = fields.number("maxWordRegistersPerRequest", 1, 125)?;
+    let gap = gap.or(fill.filter(|_| algorithm == Some(TELEGRAF_GAP))).or(algorithm);
+    Ok(Merging {
+        enabled: merge.or(per_field.map(|alone| !alone)).unwrap_or(true),
+        gap_max: gap.unwrap_or(0) as u16,
+        registers_max: fields.number("maxRegisters", 1, 125)?.or(words).unwrap_or(125) as u16,
+        bits_max: fields.number("maxBitRegistersPerRequest", 1, 2000)?.unwrap_or(2000) as u16,
+        coils_from_zero: fields.switch("readCoilsStartingAtZero")?.unwrap_or(false),
+    })
+}
+
+fn link(fields: &mut Fields<'_>, mode: Option<Mode>) -> Result<Link, String> {
     let controller = fields.text("controller")?;
     let mut com = fields.inner("com")?;
     let mut tcp = fields.inner("tcp")?;
@@ -145,19 +205,26 @@ fn link(fields: &mut Fields<'_>, mode: Option<&str>) -> Result<Link, String> {
             "{} is missing: write serialPort (/dev/serial/by-id/...) or ip and port",
             fields.path("serialPort")
         )),
-        (Some(path), None) if mode.is_none_or(|mode| mode == "RTU") => {
+        (Some(path), None) if !matches!(mode, Some(Mode::Network(_))) => {
             serial::check_path(&path, &fields.path("serialPort"))?;
-            Ok(Link::Serial(Port { path, framing: SerialFraming::Modbus, ..port }))
+            let framing = match mode {
+                Some(Mode::Port(framing)) => framing,
+                _ => SerialFraming::ModbusRtu,
+            };
+            Ok(Link::Serial(Port { path, framing, ..port }))
         }
-        (None, Some((host, port))) if mode != Some("RTU") => {
+        (None, Some((host, port))) if !matches!(mode, Some(Mode::Port(_))) => {
             let ip: IpAddr = host.parse().map_err(|_| {
                 format!("{}: {host:?} is no IP address; names are not looked up", fields.path("ip"))
             })?;
-            let framing = if mode == Some("RTUoverTCP") { Framing::Rtu } else { Framing::Tcp };
+            let framing = match mode {
+                Some(Mode::Network(framing)) => framing,
+                _ => Framing::Tcp,
+            };
             Ok(Link::Tcp { address: SocketAddr::new(ip, port), framing })
         }
         _ => Err(format!(
-            "{}: RTU is for a serialPort, TCP and RTUoverTCP for an ip",
+            "{}: RTU and ASCII are for a serialPort, TCP, RTUoverTCP and ASCIIoverTCP for an ip",
             fields.path("transmissionMode")
         )),
     }
@@ -186,11 +253,29 @@ pub fn register(fields: &mut Fields<'_>, slave: &Slave, kind: Type) -> Result<Re
             fields.path("offset")
         ));
     };
+    if slave.is_broadcast() && !table.is_writable() {
+        return Err(format!(
+            "{}: slaveID 0 is for all devices at once, and none of them answers; use CoilRegister or HoldingRegister, or the device's own address",
+            fields.path("register")
+        ));
+    }
     let limit = fields.number("limit", 1, u64::from(table.read_max()))?.map(|limit| limit as u16);
     let bit = fields.number("bit", 0, 15)?.map(|bit| bit as u8);
     let name = fields.text("dataType")?;
-    let data = data(table, kind, limit, bit, name.as_deref())
+    let mut data = data(table, kind, limit, bit, name.as_deref())
         .map_err(|reason| format!("{}: {reason}", fields.path("dataType")))?;
+    if let Some(location) = fields.choice("stringRegisterLocation", &STRING_LOCATIONS)? {
+        let Data::Text { half, .. } = &mut data else {
+            return Err(format!("{}: only texts have it; remove it", fields.path("stringRegisterLocation")));
+        };
+        *half = location;
+    }
+    if slave.is_broadcast() && matches!(data, Data::Bit(_)) && !table.is_bits() {
+        return Err(format!(
+            "{}: one bit is written by reading the register first, which slaveID 0 does not answer",
+            fields.path("bit")
+        ));
+    }
     let count = data.count().or(limit).unwrap_or(1);
     if let Some(limit) = limit
         && limit != count
@@ -203,11 +288,11 @@ pub fn register(fields: &mut Fields<'_>, slave: &Slave, kind: Type) -> Result<Re
     if address + u64::from(count) > 65536 {
         return Err(format!("{}: {address} and {count} more go beyond 65535", fields.path("offset")));
     }
-    if count > slave.merging.registers_max && !table.is_bits() {
+    let most = slave.merging.count_max(table);
+    if u32::from(count) > most {
         return Err(format!(
-            "{}: {count} registers are more than maxRegisters {}",
-            fields.path("limit"),
-            slave.merging.registers_max
+            "{}: {count} are more than this device gives at once, {most} (maxRegisters, maxBitRegistersPerRequest)",
+            fields.path("limit")
         ));
     }
     let (swap_bytes, swap_words) = byte_order(fields, slave)?;
@@ -287,7 +372,7 @@ fn data(
             Type::Double if registers(4) == 2 => Data::Float32,
             // One register with digits behind the point, by scale.
             Type::Float | Type::Double => Data::Fixed { registers: numeric(1)?, signed: true },
-            Type::String => Data::Text { registers: registers(1) },
+            Type::String => Data::Text { registers: registers(1), half: None },
             Type::Bytes => Data::Hex { registers: registers(1) },
         },
         Some("BIT") => Data::Bit(bit.unwrap_or_default()),
@@ -305,13 +390,14 @@ fn data(
         Some("UINT64") => int(4, false),
         Some("FIXED") => Data::Fixed { registers: numeric(1)?, signed: true },
         Some("UFIXED") => Data::Fixed { registers: numeric(1)?, signed: false },
+        Some("FLOAT16") => Data::Float16,
         Some("FLOAT32" | "FLOAT") => Data::Float32,
         Some("FLOAT64" | "DOUBLE") => Data::Float64,
-        Some("STRING") => Data::Text { registers: registers(1) },
+        Some("STRING") => Data::Text { registers: registers(1), half: None },
         Some("BYTES" | "HEX") => Data::Hex { registers: registers(1) },
         Some(other) => {
             return Err(format!(
-                "{other} is unknown; use INT16, UINT16, INT32, UINT32, INT64, UINT64, FLOAT32-IEEE, FLOAT64-IEEE, FIXED, UFIXED, \
+                "{other} is unknown; use INT16, UINT16, INT32, UINT32, INT64, UINT64, FLOAT16-IEEE, FLOAT32-IEEE, FLOAT64-IEEE, FIXED, UFIXED, \
                  INT8L, INT8H, UINT8L, UINT8H, STRING, BYTES or BIT"
             ));
         }

@@ -6,8 +6,9 @@ use super::fields::Fields;
 pub enum Framing {
     Lines,
     Frames,
-    /// Not a framing of protocol `serial`: the port is a Modbus line.
-    Modbus,
+    /// Not framings of protocol `serial`: the port is a Modbus line.
+    ModbusRtu,
+    ModbusAscii,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

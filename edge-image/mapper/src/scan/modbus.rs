@@ -57,10 +57,7 @@ pub fn scan(order: &Order, mut told: impl FnMut(u8, Option<&str>)) -> Result<usi
     let mut fields = Fields::new("", Some(&order.config))?;
     let slave = modbus::slave(&mut fields)?;
     fields.done()?;
-    let framing = match &slave.line.link {
-        modbus::Link::Tcp { framing, .. } => *framing,
-        modbus::Link::Serial(_) => Framing::Rtu,
-    };
+    let framing = slave.line.link.framing();
     let timeout = Duration::from_millis(MODBUS_SCAN_TIMEOUT_MS);
     let mut wire = Wire::open(&slave.line.link)?;
     let connect_by = Instant::now() + Duration::from_millis(slave.timeout_ms);

@@ -120,6 +120,60 @@ fn frames_are_found_in_noise() {
     assert_eq!(tcp(b"HTTP/1.1 400 Bad Request"), Found::Broken);
 }
 
+/// The frame's form is that of the specification's section 2.5.2.1; its sum makes all bytes zero (6.2.1).
+#[test]
+fn ascii_frames() {
+    let request = read(Table::Input, 8, 1);
+    let frame = adu::encode(Framing::Ascii, 0, 0x11, &request).unwrap();
+    assert_eq!(&frame[..], b":110400080001E2\r\n");
+    assert_eq!(frame.len(), Framing::Ascii.wire_len(5));
+    let found = |bytes: &[u8]| Receiver::default().feed(bytes, Framing::Ascii, 0, 0x11, &request);
+    let answer = b":110402000ADF\r\n";
+    assert_eq!(found(answer), Found::Answer(vec![4, 2, 0, 10]));
+    assert_eq!(found(b":11840269\r\n"), Found::Answer(vec![0x84, 2]));
+    for before in [&frame[..], b":1104", b":120402000ADE\r\n", b"\xff:\r\n:zz\r\n", &[b':'; 700]] {
+        assert_eq!(found(&[before, answer].concat()), Found::Answer(vec![4, 2, 0, 10]), "{before:?}");
+    }
+    assert_eq!(found(&answer[..13]), Found::Nothing);
+    for at in 0..13 {
+        let mut spoilt = answer.to_vec();
+        spoilt[at] ^= 1;
+        assert_eq!(found(&spoilt), Found::Nothing, "byte {at}");
+    }
+    let most = Request::WriteRegisters { address: 0, values: vec![7; 123], multiple: true };
+    assert_eq!(adu::encode(Framing::Ascii, 0, 1, &most).unwrap().len(), Framing::Ascii.wire_len(252));
+}
+
+/// Telegraf's words for how requests are merged.
+#[test]
+fn telegrafs_words_for_merging() {
+    let of = |mut config: Value| {
+        config["ip"] = json!("127.0.0.1");
+        let plan = plan_of(config, &[]);
+        let plan::Protocol::Modbus(slave) = plan.protocol else { panic!() };
+        slave.merging
+    };
+    assert_eq!(of(json!({})), Merging::default());
+    assert_eq!(of(json!({"optimization": "rearrange"})), Merging::default());
+    assert_eq!(of(json!({"optimization": "max_insert"})).gap_max, 50);
+    let filled = json!({"optimization": "max_insert", "optimization_max_register_fill": 7});
+    assert_eq!(of(filled).gap_max, 7);
+    assert_eq!(of(json!({"optimization": "aggressive"})).gap_max, 120);
+    assert!(!of(json!({"one_request_per_field": true})).enabled);
+    let few = of(json!({"max_word_registers_per_request": 10, "max_bit_registers_per_request": 16}));
+    assert_eq!((few.registers_max, few.bits_max), (10, 16));
+    let coils = |merging| {
+        let span = |address, count| Span { table: Table::Coils, address, count };
+        merge(vec![(0, span(3, 1)), (1, span(20, 1))], merging)
+            .iter()
+            .map(|read| (read.span.address, read.span.count))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(coils(few), [(3, 1), (20, 1)]);
+    let from_zero = of(json!({"read_coils_starting_at_zero": true}));
+    assert_eq!(coils(from_zero), [(0, 4), (20, 1)]);
+}
+
 #[test]
 fn neighbours_are_read_together() {
     let span = |table, address, count| Span { table, address, count };
@@ -133,7 +187,7 @@ fn neighbours_are_read_together() {
             (5, span(Table::Holding, 10, 1)),
         ]
     };
-    let merging = Merging { enabled: true, gap_max: 0, registers_max: 125 };
+    let merging = Merging::default();
     let count = |merging: Merging| merge(wanted(), merging).len();
     let reads = merge(wanted(), merging);
     assert_eq!(reads[1], Read { span: span(Table::Holding, 10, 3), serves: vec![0, 5, 2] });
@@ -162,7 +216,7 @@ fn encoding(kind: &str, config: Value) -> Encoding {
 #[test]
 fn values_both_ways() {
     let f = |value: f32| [(value.to_bits() >> 16) as u16, value.to_bits() as u16];
-    let cases: [(&str, Value, &[u16], &str); 25] = [
+    let cases: [(&str, Value, &[u16], &str); 38] = [
         ("INT", json!({}), &[0xfffe], "-2"),
         ("INT", json!({"dataType": "UINT16"}), &[0xfffe], "65534"),
         ("INT", json!({"isSwap": "true"}), &[0x0100], "1"),
@@ -191,7 +245,45 @@ fn values_both_ways() {
         ("INT", json!({"bit": 3}), &[7], "0"),
         ("INT", json!({"dataType": "INT8H"}), &[0xff01], "-1"),
         ("INT", json!({"dataType": "UINT8L"}), &[0x01ff], "255"),
+        ("INT", json!({"dataType": "INT8L"}), &[0x01fe], "-2"),
+        ("INT", json!({"dataType": "UINT8H", "byteOrder": "BA"}), &[0x01ff], "255"),
+        ("FLOAT", json!({"dataType": "FLOAT16-IEEE"}), &[0x3555], "0.3333"),
+        ("FLOAT", json!({"dataType": "FLOAT16", "byteOrder": "DCBA"}), &[0x00c0], "-2"),
+        ("FLOAT", json!({"dataType": "FLOAT16", "scale": 0.5}), &[0x7bff], "32750"),
+        (
+            "FLOAT",
+            json!({"dataType": "FLOAT32-IEEE", "byteOrder": "BADC"}),
+            &[f(1.5)[0].swap_bytes(), f(1.5)[1].swap_bytes()],
+            "1.5",
+        ),
+        (
+            "FLOAT",
+            json!({"dataType": "FLOAT32-IEEE", "byteOrder": "DCBA"}),
+            &[f(1.5)[1].swap_bytes(), f(1.5)[0].swap_bytes()],
+            "1.5",
+        ),
+        ("INT", json!({"dataType": "INT64", "byteOrder": "GHEFCDAB"}), &[4, 3, 2, 1], "281483566841860"),
+        (
+            "INT",
+            json!({"dataType": "INT64", "byteOrder": "HGFEDCBA"}),
+            &[0x0400, 0x0300, 0x0200, 0x0100],
+            "281483566841860",
+        ),
+        (
+            "INT",
+            json!({"dataType": "UINT64", "byteOrder": "BADCFEHG"}),
+            &[0x0100, 0x0200, 0x0300, 0x0400],
+            "281483566841860",
+        ),
         ("STRING", json!({"limit": 3}), &[0x4142, 0x4300, 0], "ABC"),
+        ("STRING", json!({"limit": 3, "string_register_location": "lower"}), &[0x41, 0x42, 0], "AB"),
+        (
+            "STRING",
+            json!({"limit": 2, "stringRegisterLocation": "upper", "byteOrder": "BA"}),
+            &[0x41, 0x42],
+            "AB",
+        ),
+        ("BOOLEAN", json!({"dataType": "BIT", "bit": 15}), &[0x8000], "true"),
         ("BYTES", json!({"limit": 2, "isSwap": true}), &[0x0102, 0xa0b0], "0201b0a0"),
     ];
     for (kind, config, registers, text) in cases {
@@ -212,6 +304,7 @@ fn values_both_ways() {
         (json!({"dataType": "INT16"}), "warm", "\"warm\" is no number"),
         (json!({"dataType": "STRING"}), "long", "longer than 2 bytes"),
         (json!({"dataType": "BYTES"}), "00zz", "is not 4 hexadecimal digits"),
+        (json!({"dataType": "FLOAT16"}), "65520", "does not fit FLOAT16, which ends at 65504"),
         (json!({"dataType": "INT8L"}), "1", "half a register cannot be written"),
     ] {
         let error = encoding("INT", config).registers(text).unwrap_err();
@@ -241,10 +334,35 @@ fn what_is_wrong_in_a_description_is_named() {
         (json!({"ip": "meter.local"}), holding(), "configData.ip: \"meter.local\" is no IP address"),
         (json!({"ip": "1.2.3.4", "serialPort": "/dev/ttyS0"}), holding(), "are both there"),
         (json!({"serialPort": "/etc/passwd"}), holding(), "no device file"),
-        (json!({"serialPort": "/dev/ttyS0", "slaveID": 0}), holding(), "slaveID: 0 is for all devices"),
+        (
+            json!({"serialPort": "/dev/ttyS0", "slaveID": 0}),
+            json!({"register": "input", "offset": 0}),
+            "slaveID 0 is for all devices",
+        ),
+        (
+            json!({"serialPort": "/dev/ttyS0", "slaveID": 0}),
+            json!({"register": "holding", "offset": 0, "bit": 3}),
+            "written by reading the register first",
+        ),
+        (json!({"ip": "1.2.3.4", "merge": true, "oneRequestPerField": false}), holding(), "keep one of them"),
+        (json!({"ip": "1.2.3.4", "maxGap": 1, "optimization": "aggressive"}), holding(), "keep one of them"),
+        (
+            json!({"ip": "1.2.3.4", "maxBitRegistersPerRequest": 8}),
+            json!({"register": "coil", "offset": 0, "limit": 9}),
+            "9 are more than this device gives at once, 8",
+        ),
+        (
+            tcp(),
+            json!({"register": "holding", "offset": 0, "dataType": "INT16", "stringRegisterLocation": "upper"}),
+            "only texts have it",
+        ),
         (json!({"serialPort": "/dev/ttyS0", "slaveID": 248}), holding(), "slaveID: 248"),
-        (json!({"ip": "1.2.3.4", "transmissionMode": "RTU"}), holding(), "RTU is for a serialPort"),
-        (json!({"ip": "1.2.3.4", "transmissionMode": "ASCII"}), holding(), "use auto, RTU, TCP, RTUoverTCP"),
+        (
+            json!({"ip": "1.2.3.4", "transmissionMode": "RTU"}),
+            holding(),
+            "RTU and ASCII are for a serialPort",
+        ),
+        (json!({"ip": "1.2.3.4", "transmissionMode": "UDP"}), holding(), "use auto, RTU, ASCII, TCP"),
         (json!({"controller": "modbus://x"}), holding(), "neither tcp://"),
         (json!({"ip": "1.2.3.4", "speed": 1}), holding(), "configData.speed: unknown field"),
         (tcp(), json!({"offset": 1}), "register is missing"),

@@ -68,7 +68,7 @@ impl World {
     }
 
     fn proto(&self) -> ModbusProto {
-        if self.line.is_rtu() { ModbusProto::Rtu } else { ModbusProto::TcpUdp }
+        if self.line.is_anonymous() { ModbusProto::Rtu } else { ModbusProto::TcpUdp }
     }
 
     /// What goes out reaches the slaves, or does not; what they say comes back, in whatever shape.
@@ -124,7 +124,7 @@ impl World {
 
     /// A stream keeps its order: what is late holds up what comes after it.
     fn keep_order(&mut self) {
-        if !self.line.is_rtu() {
+        if !self.line.is_anonymous() {
             let mut least = 0;
             for (at, _) in &mut self.coming {
                 least = least.max(*at);
@@ -271,6 +271,40 @@ fn what_a_slave_refuses_is_named_and_the_rest_goes_on() {
         said.starts_with("unit 1 on X did not take 1 for gone-too: exception 2 (illegal data address"),
         "{said}"
     );
+}
+
+/// Nobody answers a broadcast: it is written once, told as written, and nothing is asked.
+#[test]
+fn what_is_for_all_is_written_to_all() {
+    let mut world = World::new(5, ModbusProto::Rtu, 2);
+    world.faults = false;
+    let plan = plan_of(
+        json!({"serialPort": "/dev/ttyS0", "slaveID": 0}),
+        &[
+            ("limit", "INT", json!({"register": "holding", "offset": 9}), Some("42")),
+            ("all-off", "BOOLEAN", json!({"register": "coil", "offset": 3}), Some("true")),
+            ("unset", "INT", json!({"register": "holding", "offset": 10}), None),
+        ],
+    );
+    let Protocol::Modbus(slave) = &plan.protocol else { panic!() };
+    let storages: Vec<Storage> = world.sides.iter().map(|side| side.storage.clone()).collect();
+    world.sides[0].device = Device::new(0, slave, "all on X".into(), &plan.properties);
+    let mut told = Vec::new();
+    while world.now_ms < 3_000 {
+        world.step(&mut |unit, _, reading| {
+            if unit == 1 {
+                told.push((reading.property, reading.value.clone(), reading.quality));
+            }
+        });
+    }
+    told.sort_by_key(|(property, ..)| *property);
+    assert_eq!(told, [(0, "42".into(), Quality::Good), (1, "true".into(), Quality::Good)]);
+    assert_eq!(world.sides[0].device.complaint(), None);
+    assert_eq!(world.sides[0].device.deadline_ms(), None, "nothing is left to do");
+    for storage in storages {
+        let storage = storage.lock().unwrap();
+        assert_eq!((storage.holdings[9], storage.coils[3]), (42, true));
+    }
 }
 
 /// A refusal that is about the moment passes; the value is written when it does.
