@@ -53,6 +53,62 @@ fn the_data_sheets_example_comes_out() {
     assert_eq!(Constants::default().values(&[0; 8]).pressure, 0.0, "constants of zero divide nothing");
 }
 
+/// Constants, constants of humidity, data, and what Bosch's own implementation in whole numbers makes of them (BME280_SensorAPI 3.5.1
+/// with 64 bits, which is the data sheet's; the one in floating point has humidity otherwise than the data sheet): °C, hPa, %.
+/// Drawn at random, of the size that chips have.
+const REFERENCE: [(&str, &str, &str, [f64; 3]); 6] = [
+    (
+        "1d6cbb663200ef93e3d6d00b43158efff9ff0d27cad1bd10004b",
+        "7f010212cdfe1e",
+        "5e1f605ab17074a9",
+        [-22.36, 874.5152, 54.999],
+    ),
+    (
+        "3070426618fcc29210d6d00b80153f00f9ffa82d12d6bd10004b",
+        "7b0101122d031e",
+        "567d10610e40722e",
+        [-19.38, 938.5689, 55.529],
+    ),
+    (
+        "356e366918fcf890ead8d00bc71a0700f9ff942951d4bd10004b",
+        "7a010115c4fe1e",
+        "5d28c0668890927a",
+        [-10.09, 887.4360, 83.694],
+    ),
+    (
+        "8f6dbc66320019914ad7d00b25159dfff9ff6627a1c7bd10004b",
+        "770101162503e2",
+        "5697806b53e06847",
+        [-2.86, 967.8672, 24.486],
+    ),
+    (
+        "906d0d693200ca9252d8d00b6b1ef2fff9ffb527f7c4bd10004b",
+        "69010016c1fe1e",
+        "60443070d8306859",
+        [4.31, 844.1786, 21.717],
+    ),
+    (
+        "916f526818fcd6922dd7d00bbc193bfff9ff7827a4d3bd10004b",
+        "8201011422031e",
+        "55d27075cbe05e1e",
+        [8.11, 953.2800, 20.772],
+    ),
+];
+
+#[test]
+fn boschs_implementation_says_the_same() {
+    fn bytes<const LEN: usize>(text: &str) -> [u8; LEN] {
+        std::array::from_fn(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap())
+    }
+    for (first, second, data, [temperature, pressure, humidity]) in REFERENCE {
+        let values = Constants::new(&bytes(first), Some(&bytes(second))).values(&bytes(data));
+        // Whole numbers cut: hundredths of a degree, 1/256 Pa of a temperature that was cut, 1/1024 percent.
+        assert!((values.temperature - temperature).abs() < 0.02, "{values:?}");
+        assert!((values.pressure - pressure).abs() < 0.005, "{values:?}");
+        assert!((values.humidity.unwrap() - humidity).abs() < 0.02, "{values:?}");
+    }
+}
+
 /// A chip with registers that counts its measurements.
 pub(crate) struct FakeBme {
     memory: [u8; 256],
