@@ -1,5 +1,5 @@
-//! Go's gRPC clients that dial the path of a socket say that path as HTTP/2's `:authority`; `h2` resets their calls, since no host
-//! has such a name. Nobody routes by it on a unix socket, so it is replaced on the way in by a name that passes.
+//! gRPC clients that dial the path of a socket say that path as HTTP/2's `:authority`, those in Go and those on gRPC's C library
+//! (Python, C++, Ruby) alike; `h2` resets their calls, since no host has such a name. Nobody routes by it on a unix socket, so it is replaced on the way in by a name that passes.
 //!
 //! Only the one field is touched: the header block is walked without being decoded (HPACK, RFC 7541 section 6), the new value is
 //! not longer than the old one, and so both ends' dynamic tables stay in step: ours may keep entries longer than the peer's,
@@ -25,6 +25,8 @@ const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 /// `:authority` in HPACK's static table.
 const AUTHORITY: usize = 1;
+/// Its name written out, as the C library does; and Huffman coded.
+const AUTHORITY_NAMES: [&[u8]; 2] = [b"\x0a:authority", b"\x88\xb8\x3b\x53\x39\xec\x32\x7d\x7f"];
 /// One byte long, not Huffman coded: `x`.
 const REPLACEMENT: [u8; 2] = [1, b'x'];
 
@@ -126,11 +128,14 @@ fn authority(block: &[u8]) -> Option<(usize, usize)> {
         if !literal {
             continue;
         }
+        let mut is_authority = name == AUTHORITY;
         if name == 0 {
-            at = string_end(block, at)?;
+            let end = string_end(block, at)?;
+            is_authority = AUTHORITY_NAMES.contains(&&block[at..end]);
+            at = end;
         }
         let end = string_end(block, at)?;
-        if name == AUTHORITY {
+        if is_authority {
             return Some((at, end));
         }
         at = end;
@@ -219,7 +224,12 @@ mod tests {
     /// What grpc-go sends first when it was given a path: preface, settings, and a call whose authority is the path, Huffman
     /// coded or not, indexed or not.
     fn call(authority: &[u8]) -> Vec<u8> {
-        let mut block = vec![0x83, 0x86, 0x41];
+        call_named(&[0x41], authority)
+    }
+
+    fn call_named(name: &[u8], authority: &[u8]) -> Vec<u8> {
+        let mut block = vec![0x83, 0x86];
+        block.extend_from_slice(name);
         block.extend_from_slice(authority);
         block.extend_from_slice(b"\x44\x02/a\x00\x02te\x08trailers\x40\x01k\x01v");
         let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
@@ -233,9 +243,15 @@ mod tests {
     #[test]
     fn a_path_becomes_a_name_and_nothing_else_changes() {
         for given in [&b"\x04%2Fs"[..], b"\x83\xaa\xbb\xcc", b"\x09/a/b.sock"] {
-            let mut stream = AnyAuthority::new(());
-            stream.feed(&call(given));
-            assert_eq!(stream.ready, call(&REPLACEMENT), "{given:?}");
+            for name in [
+                &[0x41][..],
+                &[&[0x40][..], AUTHORITY_NAMES[0]].concat(),
+                &[&[0][..], AUTHORITY_NAMES[1]].concat(),
+            ] {
+                let mut stream = AnyAuthority::new(());
+                stream.feed(&call_named(name, given));
+                assert_eq!(stream.ready, call_named(name, &REPLACEMENT), "{name:?} {given:?}");
+            }
         }
         let mut stream = AnyAuthority::new(());
         stream.feed(&call(b"\x00"));

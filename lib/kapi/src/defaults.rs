@@ -129,10 +129,29 @@ fn container(container: &mut Map<String, Value>, host_network: bool) {
             ] {
                 default(probe, field, value);
             }
-            if let Some(get) = probe.get_mut("httpGet").and_then(Value::as_object_mut) {
-                default(get, "path", "/");
-                default(get, "scheme", "HTTP");
+            http_get(probe);
+            // kubectl describe ends with a panic where it is not there.
+            if let Some(grpc) = probe.get_mut("grpc").and_then(Value::as_object_mut) {
+                default(grpc, "service", "");
             }
+        }
+    }
+    if let Some(lifecycle) = container.get_mut("lifecycle").and_then(Value::as_object_mut) {
+        lifecycle.values_mut().filter_map(Value::as_object_mut).for_each(http_get);
+    }
+}
+
+fn http_get(handler: &mut Map<String, Value>) {
+    if let Some(get) = handler.get_mut("httpGet").and_then(Value::as_object_mut) {
+        default(get, "path", "/");
+        default(get, "scheme", "HTTP");
+    }
+}
+
+fn downward(source: &mut Map<String, Value>) {
+    for item in each(source, "items") {
+        if let Some(reference) = item.get_mut("fieldRef").and_then(Value::as_object_mut) {
+            default(reference, "apiVersion", "v1");
         }
     }
 }
@@ -157,6 +176,19 @@ fn volume(volume: &mut Map<String, Value>) {
     }
     if let Some(path) = volume.get_mut("hostPath").and_then(Value::as_object_mut) {
         default(path, "type", "");
+    }
+    if let Some(source) = volume.get_mut("downwardAPI").and_then(Value::as_object_mut) {
+        downward(source);
+    }
+    let Some(projected) = volume.get_mut("projected").and_then(Value::as_object_mut) else { return };
+    for source in each(projected, "sources") {
+        if let Some(token) = source.get_mut("serviceAccountToken").and_then(Value::as_object_mut) {
+            // kubectl describe relies on this one too.
+            default(token, "expirationSeconds", 3600);
+        }
+        if let Some(files) = source.get_mut("downwardAPI").and_then(Value::as_object_mut) {
+            downward(files);
+        }
     }
 }
 
@@ -186,6 +218,24 @@ fn qos(pod: &Value) -> &'static str {
 mod tests {
     use super::*;
     use crate::kinds::by_path;
+
+    #[test]
+    fn what_clients_dereference_is_there() {
+        let kind = by_path("", "v1", "pods").unwrap();
+        let field = json!({"path": "name", "fieldRef": {"fieldPath": "metadata.name"}});
+        let mut pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "x:1",
+            "livenessProbe": {"grpc": {"port": 1}}, "lifecycle": {"preStop": {"httpGet": {"port": 80}}}}],
+            "volumes": [{"name": "v", "projected": {"sources": [
+                {"serviceAccountToken": {"path": "t"}}, {"downwardAPI": {"items": [field]}}]}}]}});
+        apply(kind, &mut pod);
+        let at = |path: &str| pod.pointer(path).cloned().unwrap_or_default();
+        assert_eq!(at("/spec/containers/0/livenessProbe/grpc/service"), "");
+        let get = json!({"port": 80, "path": "/", "scheme": "HTTP"});
+        assert_eq!(at("/spec/containers/0/lifecycle/preStop/httpGet"), get);
+        let sources = "/spec/volumes/0/projected/sources";
+        assert_eq!(at(&format!("{sources}/0/serviceAccountToken/expirationSeconds")), 3600);
+        assert_eq!(at(&format!("{sources}/1/downwardAPI/items/0/fieldRef/apiVersion")), "v1");
+    }
 
     #[test]
     fn a_small_pod_gets_what_the_node_needs() {
