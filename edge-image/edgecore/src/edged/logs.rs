@@ -4,11 +4,12 @@
 //! `bytes_max * files_max`, however large a single file had become between two looks; a pod keeps four containers' worth. Looks are
 //! 10 s apart, and 1 s while a log grows so fast that it would be over its size at the next one. What is written between looks is
 //! over the bounds: there the node's disk threshold is what stops a pod (`pressure`). The oldest renamed file goes first; a file that
-//! is being written is never removed.
+//! is being written is never removed, and of the newest renamed one the end stays, however large it had become.
 
 use std::{
     collections::BTreeMap,
     fs,
+    io::{self, BufRead, Seek},
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
 };
@@ -33,11 +34,12 @@ pub fn path(pod_dir: &Path, container: &str, attempt: u32) -> PathBuf {
     pod_dir.join(container).join(format!("{attempt}.log"))
 }
 
-/// A pod's logs: its folder, and the containers that write, by id.
+/// A pod's logs: its folder, the containers that write, by id, and the logs of those that ended.
 #[derive(Clone, Debug)]
 pub struct PodLogs {
     pub dir: PathBuf,
     pub writers: Vec<(String, PathBuf)>,
+    pub ended: Vec<PathBuf>,
 }
 
 /// Looks at the logs of all pods, and remembers how long they were.
@@ -51,6 +53,8 @@ pub struct Keeper {
 pub struct Looked {
     /// Renamed: the runtime must open them anew.
     pub renamed: Vec<(String, PathBuf)>,
+    /// Folders of pods to be thinned out after that: what the runtime writes until then goes to the renamed files.
+    pub crowded: Vec<PathBuf>,
     pub next: Duration,
 }
 
@@ -59,7 +63,7 @@ impl Keeper {
     pub fn look(&mut self, now: Instant, pods: &[PodLogs], rotation: Rotation) -> Looked {
         let since = self.looked.replace(now).map_or(LOG_CHECK, |before| now.duration_since(before));
         let before = std::mem::take(&mut self.lengths);
-        let mut looked = Looked { renamed: Vec::new(), next: LOG_CHECK };
+        let mut looked = Looked { renamed: Vec::new(), crowded: Vec::new(), next: LOG_CHECK };
         for pod in pods {
             let mut crowded = false;
             for (id, path) in &pod.writers {
@@ -78,8 +82,14 @@ impl Keeper {
                 crowded |= renamed || known.is_none();
                 self.lengths.insert(path.clone(), if renamed { 0 } else { length });
             }
+            for path in &pod.ended {
+                // It wrote more than it may have between two looks, and ended.
+                if fs::metadata(path).is_ok_and(|data| data.len() > rotation.container_bytes()) {
+                    cut(path, rotation.bytes_max);
+                }
+            }
             if crowded {
-                thin_out(&pod.dir, rotation);
+                looked.crowded.push(pod.dir.clone());
             }
         }
         looked
@@ -109,30 +119,69 @@ pub fn rename_back(path: &Path) {
     }
 }
 
-/// Removes the oldest renamed files of a pod until each container and the pod are within their bounds.
-fn thin_out(pod_dir: &Path, rotation: Rotation) {
+/// Removes the oldest renamed files of a pod until each container and the pod are within their bounds. Blocking.
+pub fn thin_out(pod_dir: &Path, rotation: Rotation) {
     let mut all = Vec::new();
     for container in fs::read_dir(pod_dir).into_iter().flatten().flatten().take(USAGE_FILES_MAX) {
         let files = fs::read_dir(container.path()).into_iter().flatten().flatten().take(USAGE_FILES_MAX);
-        let mut own: Vec<_> = files.filter_map(|file| Some((file.path(), file.metadata().ok()?))).collect();
-        drop_oldest(&mut own, rotation.container_bytes());
+        let mut own: Vec<_> = files.filter_map(|file| Part::of(file.path())).collect();
+        drop_oldest(&mut own, rotation.container_bytes(), rotation);
         all.append(&mut own);
     }
-    drop_oldest(&mut all, rotation.container_bytes().saturating_mul(LOGS_PER_POD));
+    drop_oldest(&mut all, rotation.container_bytes().saturating_mul(LOGS_PER_POD), rotation);
 }
 
-fn drop_oldest(files: &mut Vec<(PathBuf, fs::Metadata)>, bytes_max: u64) {
-    let mut bytes: u64 = files.iter().map(|(_, data)| data.len()).sum();
-    // Renamed files end with their number; of two with one time the higher number is older.
-    let number = |path: &Path| path.extension()?.to_str()?.parse::<u32>().ok();
-    files.sort_by_key(|(path, data)| {
-        (data.modified().unwrap_or(SystemTime::UNIX_EPOCH), std::cmp::Reverse(number(path)))
+/// A log, or a renamed part of one.
+struct Part {
+    path: PathBuf,
+    bytes: u64,
+    modified: SystemTime,
+    /// Of a renamed one; the highest is the oldest.
+    number: Option<u32>,
+}
+
+impl Part {
+    fn of(path: PathBuf) -> Option<Part> {
+        let data = fs::metadata(&path).ok()?;
+        let number = path.extension()?.to_str()?.parse().ok();
+        let modified = data.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+        Some(Part { path, bytes: data.len(), modified, number })
+    }
+}
+
+fn drop_oldest(parts: &mut Vec<Part>, bytes_max: u64, rotation: Rotation) {
+    let mut bytes: u64 = parts.iter().map(|part| part.bytes).sum();
+    parts.sort_by_key(|part| (part.modified, std::cmp::Reverse(part.number)));
+    parts.retain_mut(|part| {
+        let Some(number) = part.number.filter(|_| bytes > bytes_max) else { return true };
+        let before = part.bytes;
+        // What was written last is what people look for.
+        let stays = number == 1 && before > rotation.bytes_max;
+        part.bytes = match stays {
+            true => cut(&part.path, rotation.bytes_max).unwrap_or(before),
+            false if fs::remove_file(&part.path).is_ok() => 0,
+            false => before,
+        };
+        bytes -= before.saturating_sub(part.bytes);
+        part.bytes > 0
     });
-    files.retain(|(path, data)| {
-        let goes = bytes > bytes_max && number(path).is_some() && fs::remove_file(path).is_ok();
-        bytes -= if goes { data.len() } else { 0 };
-        !goes
-    });
+}
+
+/// Keeps the last whole lines of a file that nobody writes, at most `bytes`; what is left of it.
+fn cut(path: &Path, bytes: u64) -> Option<u64> {
+    let kept = PathBuf::from(format!("{}.cut", path.display()));
+    let copy = || -> io::Result<u64> {
+        let mut file = io::BufReader::new(fs::File::open(path)?);
+        let begin = file.get_ref().metadata()?.len().saturating_sub(bytes);
+        file.seek(io::SeekFrom::Start(begin.saturating_sub(1)))?;
+        if begin > 0 {
+            file.skip_until(b'\n')?;
+        }
+        let copied = io::copy(&mut file, &mut fs::File::create(&kept)?)?;
+        fs::rename(&kept, path)?;
+        Ok(copied)
+    };
+    copy().inspect_err(|_| drop(fs::remove_file(&kept))).ok()
 }
 
 /// Removes the log of a container that is gone, with its renamed parts.
@@ -184,7 +233,31 @@ mod tests {
             fs::create_dir_all(dir.join(name)).unwrap();
             (format!("id-{name}"), path(dir, name, 0))
         };
-        PodLogs { dir: dir.into(), writers: containers.iter().map(writer).collect() }
+        PodLogs { dir: dir.into(), writers: containers.iter().map(writer).collect(), ended: Vec::new() }
+    }
+
+    fn look_and_thin_out(keeper: &mut Keeper, now: Instant, pods: &[PodLogs]) -> Looked {
+        let looked = keeper.look(now, pods, ROTATION);
+        looked.crowded.iter().for_each(|dir| thin_out(dir, ROTATION));
+        looked
+    }
+
+    #[test]
+    fn of_a_log_that_grew_far_over_its_size_between_two_looks_the_end_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut pods = [pod(dir.path(), &["web"])];
+        let (log, mut keeper) = (pods[0].writers[0].1.clone(), Keeper::default());
+        let lines: String = (0..100).map(|n| format!("{n:02}\n")).collect();
+        fs::write(&log, &lines).unwrap();
+        assert_eq!(look_and_thin_out(&mut keeper, Instant::now(), &pods).renamed.len(), 1);
+        assert_eq!(fs::read_to_string(kept(&log, 1)).unwrap(), "97\n98\n99\n");
+        // Its container ended before anybody looked.
+        pods[0].writers.clear();
+        fs::write(&log, &lines).unwrap();
+        pods[0].ended.push(log.clone());
+        look_and_thin_out(&mut keeper, Instant::now(), &pods);
+        assert_eq!(fs::read_to_string(&log).unwrap(), "97\n98\n99\n");
+        assert_eq!(names(log.parent().unwrap()), ["0.log", "0.log.1"]);
     }
 
     #[test]
@@ -194,7 +267,7 @@ mod tests {
         let (log, mut keeper, mut now) = (&pods[0].writers[0].1, Keeper::default(), Instant::now());
         let mut look = || {
             now += LOG_CHECK;
-            keeper.look(now, &pods, ROTATION)
+            look_and_thin_out(&mut keeper, now, &pods)
         };
         fs::write(log, "0123456789").unwrap();
         let looked = look();
@@ -220,7 +293,7 @@ mod tests {
         let mut bytes = Vec::new();
         for n in 0..40 {
             fs::write(log, vec![b'x'; 25]).unwrap();
-            let looked = keeper.look(now, &pods, ROTATION);
+            let looked = look_and_thin_out(&mut keeper, now, &pods);
             assert_eq!(looked.next, LOG_CHECK_FAST, "look {n}");
             now += looked.next;
             let folder = fs::read_dir(log.parent().unwrap()).unwrap();
@@ -243,14 +316,14 @@ mod tests {
             for (_, log) in &pods[0].writers {
                 fs::write(log, "0123456789a").unwrap();
             }
-            keeper.look(now, &pods, ROTATION);
+            look_and_thin_out(&mut keeper, now, &pods);
             now += LOG_CHECK;
         }
         for (_, log) in &pods[0].writers {
             fs::write(log, "current").unwrap();
         }
         keeper.lengths.clear();
-        keeper.look(now, &pods, ROTATION);
+        look_and_thin_out(&mut keeper, now, &pods);
         let (mut bytes, mut current) = (0, 0);
         for (_, log) in &pods[0].writers {
             current += usize::from(log.exists());

@@ -25,6 +25,10 @@ impl Shell {
                     rt::blocking(move || logs::rename_back(&path)).await;
                 }
             }
+            if !looked.crowded.is_empty() {
+                rt::blocking(move || looked.crowded.iter().for_each(|dir| logs::thin_out(dir, rotation)))
+                    .await;
+            }
             tokio::time::sleep(looked.next).await;
             Happening::LogsDue(keeper)
         }));
@@ -35,9 +39,16 @@ impl Shell {
         for worker in self.manager.workers() {
             let Some(seen) = &worker.seen else { continue };
             let dir = self.executor.pod_logs(&worker.record);
-            let running = seen.containers.iter().filter(|container| container.state == State::Running);
-            let writers = running.map(|c| (c.id.clone(), logs::path(&dir, &c.name, c.attempt))).collect();
-            pods.push(PodLogs { dir, writers });
+            let (mut writers, mut ended) = (Vec::new(), Vec::new());
+            for container in &seen.containers {
+                let path = logs::path(&dir, &container.name, container.attempt);
+                match container.state {
+                    State::Running => writers.push((container.id.clone(), path)),
+                    State::Exited => ended.push(path),
+                    State::Created | State::Unknown => {}
+                }
+            }
+            pods.push(PodLogs { dir, writers, ended });
         }
         pods
     }
