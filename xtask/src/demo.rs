@@ -155,7 +155,12 @@ pub fn on_this_machine(root: &Path, options: &Options) -> Result<Programs> {
     let tools = prerequisites::tools(root, options.debian_mirror.as_deref())?;
     let cloudcore = programs::cloudcore(root, programs::host_target()?)?;
     images::archives(root, std::env::consts::ARCH, &programs::host(root)?)?;
-    Ok(programs_for(root, cloudcore, tools.program("kubectl")))
+    Ok(programs_for(root, cloudcore, kubectl(tools.program("kubectl"))))
+}
+
+/// `KINGLET_KUBECTL`: another kubectl than the pinned one, to see that its version works too.
+fn kubectl(pinned: PathBuf) -> PathBuf {
+    std::env::var_os("KINGLET_KUBECTL").map_or(pinned, PathBuf::from)
 }
 
 /// The demo's last step: the cloud from its image, where a container runtime is here to run it.

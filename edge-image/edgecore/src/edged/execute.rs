@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::join3;
+use futures_util::future::{join, join3};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
@@ -50,7 +50,7 @@ pub struct Job {
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
     pub at: Instant,
-    /// Since then, for the record to be on the disk and the volumes to be filled.
+    /// Since then, for the volumes to be filled.
     pub waited: Duration,
 }
 
@@ -144,7 +144,7 @@ impl Executor {
             Box::pin(self.obtain_image(&job, name)).await?;
         }
         let gate = match &job.work {
-            Work::Persist(_) | Work::Prepare(_) => &self.prepares,
+            Work::Persist(_) | Work::Prepare => &self.prepares,
             Work::StopContainers { .. } => &self.stops,
             _ => &self.starts,
         };
@@ -157,17 +157,22 @@ impl Executor {
         let need = || pod.as_ref().ok_or_else(|| bug("a step that starts something has a pod"));
         match work {
             Work::Persist(record) => self.persist(&record).await,
-            Work::Prepare(unwritten) => {
+            Work::Prepare => {
                 let pod = need()?;
-                let (stored, room, volumes) = join3(
+                let (room, volumes) =
+                    join(self.make_room(pod, &record), self.prepare(pod, &record, &host_ip)).await;
+                volumes.and(room)
+            }
+            Work::RunSandbox { attempt, unwritten } => {
+                let pod = need()?;
+                let (ran, stored, ()) = join3(
+                    self.run_sandbox(pod, &record, attempt, arrival),
                     self.persist_new(unwritten.as_deref()),
-                    self.make_room(pod, &record),
-                    self.prepare(pod, &record, &host_ip),
+                    self.tokens.store(&pod.metadata.uid),
                 )
                 .await;
-                stored.and(volumes).and(room)
+                stored.and(ran)
             }
-            Work::RunSandbox { attempt } => self.run_sandbox(need()?, &record, attempt, arrival).await,
             Work::RetireSandbox { id } => {
                 self.cri.stop_pod_sandbox(&id).await.map_err(|e| runtime_error("KillPodSandboxError", &e))?;
                 self.cri.remove_pod_sandbox(&id).await.map_err(|e| runtime_error("KillPodSandboxError", &e))
@@ -218,7 +223,7 @@ impl Executor {
         self.node.log_dir.join(render::log_dir_name(record))
     }
 
-    /// A volume that failed is prepared again with the record, which then is stored already.
+    /// A sandbox that could not be made is tried again with the record, which then is stored already.
     async fn persist_new(&self, record: Option<&Record>) -> Done {
         let Some(record) = record else { return Ok(()) };
         let stored = self.handles.meta.get_local(KIND, &record.incarnation);
@@ -292,6 +297,8 @@ impl Executor {
         let env = self.environment(pod, container, record, &facts).await?;
         let mounts = self.mounts(pod, container, record, &env, &facts, attempt).await?;
         let devices = self.devices(record, container).await?;
+        // Of a volume that was filled late.
+        self.tokens.store(&pod.metadata.uid).await;
         let parts = Parts { env, mounts, attempt, user, target, devices };
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: sandbox.id.clone(),

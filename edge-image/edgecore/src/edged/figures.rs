@@ -8,12 +8,16 @@ use std::{
     time::Duration,
 };
 
-/// Upper bounds of the buckets, in microseconds: 0.5 ms to 2 min.
-const BOUNDS_US: [u64; 14] = [
+/// Upper bounds of the buckets, in microseconds: 0.5 ms to 2 min, by the millisecond where a pod's start is to be.
+const BOUNDS_US: [u64; 18] = [
     500,
     1_000,
-    2_500,
+    2_000,
+    3_000,
+    4_000,
     5_000,
+    6_000,
+    8_000,
     10_000,
     25_000,
     100_000,
@@ -124,8 +128,8 @@ pub fn runtime_call(call: &str, took: Duration, failed: bool) {
     }
 }
 
-/// From a pod object's arrival in edged to the first call of the runtime that is for it; `own`: without the wait for its record to
-/// be on the disk and its volumes to be filled, which go side by side.
+/// From a pod object's arrival in edged to the first call of the runtime that is for it; `own`: without the wait for its volumes to
+/// be filled.
 pub fn pod_start(took: Duration, own: Duration) {
     FIGURES.pod_start.add(took);
     FIGURES.pod_start_own.add(own);
@@ -136,7 +140,7 @@ pub fn record_written(took: Duration) {
     FIGURES.record.add(took);
 }
 
-/// A service account's token came from the cloud and was made durable.
+/// A service account's token came from the cloud.
 pub fn token_obtained(took: Duration) {
     FIGURES.token.add(took);
 }
@@ -185,11 +189,15 @@ pub fn render(out: &mut String) {
         ),
         (
             "kinglet_pod_start_own_seconds",
-            "Of that, what remains without the wait for the pod's record and volumes.",
+            "Of that, what remains without the wait for the pod's volumes.",
             &FIGURES.pod_start_own,
         ),
-        ("kinglet_pod_record_seconds", "Until a pod's record was durable.", &FIGURES.record),
-        ("kinglet_pod_token_seconds", "Until a token came from the cloud and was durable.", &FIGURES.token),
+        (
+            "kinglet_pod_record_seconds",
+            "Until a pod's record was durable, beside the making of its sandbox.",
+            &FIGURES.record,
+        ),
+        ("kinglet_pod_token_seconds", "Until a token came from the cloud.", &FIGURES.token),
         (
             "kinglet_runtime_event_to_status_seconds",
             "From an event of the container runtime to the status handed to the link.",

@@ -88,6 +88,7 @@ impl Executor {
                 self.events.pod(record, Event::warning("FailedMount", text));
             }
         }
+        self.tokens.store(&pod.metadata.uid).await;
     }
 
     pub fn facts(&self, host_ip: &str, ips: &[String]) -> Facts {

@@ -1,7 +1,7 @@
 //! What edged remembers of a pod across restarts and power cuts: one small local record per pod, kept by meta.
 //!
-//! The record is durable before the pod's first sandbox exists, so a sandbox without a record is one that this store never made,
-//! and is not removed for lack of a desired pod: missing data is never an empty desired state.
+//! The record is durable before the pod's first container exists, so a container without a record is one that this store never
+//! made, and is not removed for lack of a desired pod: missing data is never an empty desired state.
 //!
 //! The incarnation is our own identity of a running pod: sandboxes, volume folders and log folders carry it. It is the uid that
 //! the pod had when it was first run here; `join --adopt` may bind a record to another uid without touching what runs.

@@ -54,7 +54,7 @@ use crate::{
 
 /// What a future in the set ended with.
 enum Happening {
-    /// A step; the last is what it waited for the disk and the cloud.
+    /// A step; the last is what it waited for volumes and the cloud.
     Done(String, Result<(), WorkError>, Duration),
     Looked(Box<Observer>, Ticket, Result<Look, CriError>),
     BroughtUp(Result<(String, RuntimeFacts), CriError>),
@@ -298,7 +298,7 @@ impl Shell {
                 let Some(worker) = self.manager.worker(&incarnation) else { return };
                 tracing::debug!(pod = worker.record.full_name(), "{work:?}");
                 let calls = matches!(work, Work::RunSandbox { .. });
-                let waits = matches!(work, Work::Persist(_) | Work::Prepare(_));
+                let waits = matches!(work, Work::Persist(_) | Work::Prepare);
                 let job = Job {
                     arrival: if calls { self.arrived.remove(&worker.record.uid) } else { None },
                     record: worker.record.clone(),

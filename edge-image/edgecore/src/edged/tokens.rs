@@ -154,7 +154,7 @@ struct Kept {
     pod_uid: String,
     expires: i64,
     lifetime_s: i64,
-    /// The store did not take it.
+    /// Not in the store yet.
     unstored: Option<Entry>,
 }
 
@@ -238,18 +238,44 @@ impl Tokens {
         read_answer(pod, &answer)
     }
 
+    /// A pod's first token is not waited for until it is on the disk, see [`Tokens::store`]. A renewal that a power cut takes back
+    /// leaves the token before it, which is good for a while yet.
     async fn keep(&self, key: String, entry: Entry, first: bool) {
-        let body = serde_json::to_vec(&entry).expect("a token's record serialises without error");
-        self.kept().insert(key.clone(), Kept { unstored: Some(entry.clone()), ..Kept::of(&entry) });
-        // A renewal that a power cut takes back leaves the token before it, which is good for a while yet.
-        match self.handles.meta.put_local(KIND, &key, body.into_boxed_slice().into(), first).await {
-            Ok(()) => drop(self.kept().insert(key, Kept::of(&entry))),
-            Err(error) => tracing::warn!(
-                "a service account's token is not kept over a restart: {}",
-                rt::error_chain(&error)
-            ),
+        let uid = entry.pod_uid.clone();
+        self.kept().insert(key, Kept { unstored: Some(entry.clone()), ..Kept::of(&entry) });
+        if !first {
+            self.write(&uid, false).await;
         }
         self.tell_expired();
+    }
+
+    /// What the store does not have yet of a pod's tokens is made durable, so that the pod has them after a reboot without a cloud.
+    pub async fn store(&self, pod_uid: &str) {
+        self.write(pod_uid, true).await;
+    }
+
+    async fn write(&self, pod_uid: &str, durable: bool) {
+        let unstored: Vec<(String, Entry)> = {
+            let kept = self.kept();
+            let of_pod = kept.iter().filter(|(_, kept)| kept.pod_uid == pod_uid);
+            of_pod.filter_map(|(key, kept)| Some((key.clone(), kept.unstored.clone()?))).collect()
+        };
+        for (key, entry) in unstored {
+            let body = serde_json::to_vec(&entry).expect("a token's record serialises without error");
+            match self.handles.meta.put_local(KIND, &key, body.into_boxed_slice().into(), durable).await {
+                Ok(()) => {
+                    if let Some(kept) =
+                        self.kept().get_mut(&key).filter(|kept| kept.unstored.as_ref() == Some(&entry))
+                    {
+                        kept.unstored = None;
+                    }
+                }
+                Err(error) => tracing::warn!(
+                    "a service account's token is not kept over a restart: {}",
+                    rt::error_chain(&error)
+                ),
+            }
+        }
     }
 
     /// The tokens of a pod that is gone.

@@ -14,7 +14,7 @@ mod inventory;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::{path::Path, time::Instant};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -57,6 +57,12 @@ struct Metadata {
 static RECORDS: rt::Gauge =
     rt::Gauge::new("kinglet_store_records", "Objects and records in the node's store.");
 static LOG_BYTES: rt::Gauge = rt::Gauge::new("kinglet_store_log_bytes", "Size of the store's log.");
+static PODS_TAKEN: rt::Gauge = rt::Gauge::new(
+    "kinglet_store_pods_taken_total",
+    "Pod objects that were made durable before edged saw them.",
+);
+static PODS_TAKEN_US: rt::Gauge =
+    rt::Gauge::new("kinglet_store_pods_taken_microseconds_total", "Time that making them durable took.");
 static WRITTEN_BYTES: rt::Gauge =
     rt::Gauge::new("kinglet_store_written_bytes_total", "Written to flash by the store since the start.");
 
@@ -104,7 +110,12 @@ impl MetaStore {
         let upstream =
             Upstream { id: self.cloud_id.clone(), uid: view.uid.clone(), resource_version: version };
         let put = Put { key, uid: view.uid, upstream: Some(upstream), key_id: 0, value: Value::Bytes(body) };
+        let begun = Instant::now();
         self.commit(vec![store::Op::Put(put, Expect::Any)], Durability::Sync).await?;
+        if resource.kind == "pod" {
+            PODS_TAKEN.add(1);
+            PODS_TAKEN_US.add(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+        }
         self.changes.send_modify(|n| *n += 1);
         Ok(Applied::Stored)
     }

@@ -242,7 +242,7 @@ fn wanted(pod: Pod) -> Input {
 }
 
 #[test]
-fn record_and_volumes_go_side_by_side_and_the_sandbox_follows_without_a_look_between() {
+fn the_sandbox_follows_the_volumes_without_a_look_between_and_takes_the_record_along() {
     let mut manager = Manager::new(Vec::new());
     let began = manager.ticket();
     manager.handle(NOW, Input::Observed { began, observed: Observed::default() });
@@ -252,9 +252,11 @@ fn record_and_volumes_go_side_by_side_and_the_sandbox_follows_without_a_look_bet
         actions.into_iter().filter_map(work).collect::<Vec<_>>()
     };
     let first = works(manager.handle(NOW, wanted(pod(json!({})))));
-    assert!(matches!(first[..], [Work::Prepare(Some(_))]), "{first:?}");
+    assert!(first == [Work::Prepare], "{first:?}");
     let done = || Input::Done { incarnation: "u1".into(), result: Ok(()) };
-    assert_eq!(works(manager.handle(NOW, done())), [Work::RunSandbox { attempt: 0 }]);
+    let second = works(manager.handle(NOW, done()));
+    let is_new = |work: &Work| matches!(work, Work::RunSandbox { attempt: 0, unwritten: Some(record) } if record.uid == "u1");
+    assert!(second.len() == 1 && is_new(&second[0]), "{second:?}");
     let actions = manager.handle(NOW, done());
     assert_eq!(actions.last(), Some(&Action::Observe), "a sandbox is there or not: {actions:?}");
 }
@@ -274,7 +276,7 @@ fn a_pod_that_lacks_a_label_is_failed_only_when_the_clouds_newest_node_lacks_it_
         assert!(!actions.iter().any(is_step), "it waits: {actions:?}");
         manager.gate.node.labels = zone(newest);
         let actions = manager.handle(NOW, Input::NodeAsked { incarnation: "u1".into() });
-        let prepares = |action: &Action| matches!(action, Action::Work { work: Work::Prepare(_), .. });
+        let prepares = |action: &Action| matches!(action, Action::Work { work: Work::Prepare, .. });
         let fails =
             |action: &Action| matches!(action, Action::Event { event, .. } if event.reason == "NodeAffinity");
         assert_eq!((actions.iter().any(prepares), actions.iter().any(fails)), (comes, !comes), "{actions:?}");

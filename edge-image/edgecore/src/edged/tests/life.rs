@@ -84,17 +84,22 @@ impl Life {
         self.made += 1;
         let id = format!("id{}", self.made);
         match work {
-            Work::Persist(record) | Work::Prepare(Some(record)) => self.record = (**record).clone(),
-            Work::RunSandbox { attempt } => self.seen.sandboxes.push(Arc::new(Sandbox {
-                id: format!("s{attempt}"),
-                incarnation: "u1".into(),
-                namespace: "default".into(),
-                name: "web".into(),
-                uid: "u1".into(),
-                attempt: *attempt,
-                ready: true,
-                ips: vec!["10.88.0.7".into()],
-            })),
+            Work::Persist(record) => self.record = (**record).clone(),
+            Work::RunSandbox { attempt, unwritten } => {
+                if let Some(record) = unwritten {
+                    self.record = (**record).clone();
+                }
+                self.seen.sandboxes.push(Arc::new(Sandbox {
+                    id: format!("s{attempt}"),
+                    incarnation: "u1".into(),
+                    namespace: "default".into(),
+                    name: "web".into(),
+                    uid: "u1".into(),
+                    attempt: *attempt,
+                    ready: true,
+                    ips: vec!["10.88.0.7".into()],
+                }));
+            }
             Work::StopSandbox { .. } => Arc::make_mut(&mut self.seen.sandboxes[0]).ready = false,
             Work::RetireSandbox { .. } => self.seen = Observed::default(),
             Work::CreateContainer { sandbox, name, attempt, .. } => {
@@ -123,7 +128,7 @@ impl Life {
             }
             Work::RemoveContainer { id, .. } => self.seen.containers.retain(|c| c.id != *id),
             Work::CleanUp => self.steps.push("clean up".into()),
-            Work::Prepare(None) | Work::Forget => {}
+            Work::Prepare | Work::Forget => {}
         }
         Ok(())
     }

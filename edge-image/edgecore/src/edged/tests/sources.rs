@@ -374,6 +374,7 @@ async fn a_token_is_asked_for_once_kept_over_a_restart_and_never_lost() {
         json!({ "kind": "Pod", "apiVersion": "v1", "name": "web", "uid": "u1" })
     );
 
+    world.tokens.store("u1").await;
     world.tokens = Tokens::new(world.bench.handles.clone());
     let files = world.fetcher().files(&pod, volume, &Facts::default()).await.unwrap().unwrap();
     assert_eq!(files.files[0].data, b"first", "after a restart, without a question");

@@ -8,7 +8,9 @@
 //! - A pod that ends has its containers stopped first; only then is its end recorded and told.
 //! - A sandbox is only made when the observation shows none that is ready, under an attempt number that the runtime refuses to
 //!   give twice: never two running sandboxes for one pod, wherever the agent is killed.
-//! - The record is durable before the first sandbox is made, and again before the containers it tells of are removed.
+//! - The record is durable before the first container is made, and again before the containers it tells of are removed. The
+//!   first sandbox is made while it is written: an empty sandbox without a record is adopted by its labels or taken away
+//!   (docs/decisions/pod-record.md).
 
 mod containers;
 mod end;
@@ -45,10 +47,12 @@ pub type Ticket = u64;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
     Persist(Box<Record>),
-    /// Sets the volumes up, and beside that writes the record if it is not stored: both must be done before there is a sandbox.
-    Prepare(Option<Box<Record>>),
+    /// Sets the volumes up.
+    Prepare,
+    /// Makes a sandbox, and beside that writes the record if it is not stored: both must be done before there is a container.
     RunSandbox {
         attempt: u32,
+        unwritten: Option<Box<Record>>,
     },
     /// Stops and removes a sandbox with all its containers.
     RetireSandbox {
@@ -86,7 +90,7 @@ pub enum Work {
 impl Work {
     /// What was seen of the runtime before the step says nothing any more after it.
     fn is_of_runtime(&self) -> bool {
-        !matches!(self, Work::Persist(_) | Work::Prepare(_))
+        !matches!(self, Work::Persist(_) | Work::Prepare)
     }
 }
 
@@ -299,12 +303,8 @@ impl Worker {
         self.failures.remove(&slot);
         match work {
             Work::Persist(written) => self.wrote(&written),
-            Work::Prepare(written) => {
-                self.prepared = true;
-                if let Some(written) = written {
-                    self.wrote(&written);
-                }
-            }
+            Work::Prepare => self.prepared = true,
+            Work::RunSandbox { unwritten: Some(written), .. } => self.wrote(&written),
             Work::RetireSandbox { .. } => self.prepared = false,
             Work::CleanUp => {
                 self.emptied = true;

@@ -34,8 +34,11 @@ impl Worker {
             self.note_end(outcome);
         }
         let is_next_sandbox = outcome.is_none() && old.is_none() && current.is_none();
-        if is_next_sandbox && !self.prepared {
-            return Some(Work::Prepare(self.unwritten()));
+        if is_next_sandbox {
+            return Some(match self.prepared {
+                false => Work::Prepare,
+                true => Work::RunSandbox { attempt: self.record.next_sandbox, unwritten: self.unwritten() },
+            });
         }
         if let Some(record) = self.unwritten() {
             return Some(Work::Persist(record));
@@ -51,10 +54,7 @@ impl Worker {
             }
             return Some(Work::RetireSandbox { id: old.id.clone() });
         }
-        let Some(sandbox) = current else {
-            return Some(Work::RunSandbox { attempt: self.record.next_sandbox });
-        };
-        self.next_in_sandbox(now, &pod, seen, &sandbox)
+        self.next_in_sandbox(now, &pod, seen, &current?)
     }
 
     /// The facts that are written once, before anything is made.

@@ -71,10 +71,10 @@ impl Worker {
             (Work::StartContainer { name, .. }, Err(error)) if error.reason == RUN_ERROR => {
                 Event::warning("Failed", format!("Error: {}", error.message)).at(self.field_path(name))
             }
-            (Work::Prepare(_), Err(error)) if error.reason == "FailedMount" => {
+            (Work::Prepare, Err(error)) if error.reason == "FailedMount" => {
                 Event::warning("FailedMount", error.message.clone())
             }
-            (Work::Prepare(_) | Work::RunSandbox { .. }, Err(error))
+            (Work::Prepare | Work::RunSandbox { .. }, Err(error))
                 if error.reason == "FailedCreatePodSandBox" =>
             {
                 Event::warning(

@@ -96,9 +96,7 @@ impl Worker {
             Some(Work::StopContainers { grace, .. }) if self.grace() < *grace => {
                 Turn::Hasten { grace: self.grace() }
             }
-            Some(Work::Prepare(_) | Work::CreateContainer { .. } | Work::StartContainer { .. }) => {
-                Turn::CallOff
-            }
+            Some(Work::Prepare | Work::CreateContainer { .. } | Work::StartContainer { .. }) => Turn::CallOff,
             _ => Turn::GoOn,
         }
     }

@@ -227,8 +227,6 @@ impl World {
         let Some(at) = self.pending.iter().position(|(of, ..)| of == incarnation) else { return };
         let (incarnation, record, pod, work) = self.pending.swap_remove(at);
         match work {
-            // The store takes what it was given, also when nobody waits for the answer.
-            Work::Prepare(Some(record)) => drop(self.records.insert(incarnation.clone(), *record)),
             work if self.random.one_in(2) => self.stray.push((record, pod, work)),
             _ => {}
         }
@@ -237,13 +235,35 @@ impl World {
 
     fn carry_out(&mut self, record: &Record, pod: Option<&Pod>, work: &Work) -> Result<(), WorkError> {
         match work {
-            Work::Persist(record) | Work::Prepare(Some(record)) => {
-                self.records.insert(record.incarnation.clone(), (**record).clone());
-            }
+            Work::Persist(record) => self.store(record),
+            Work::RunSandbox { unwritten: Some(record), .. } => return self.make_and_write(record, work),
             Work::Forget => {
                 self.records.remove(&record.incarnation);
             }
             _ => {}
+        }
+        self.apply(record, pod, work)
+    }
+
+    /// The record is on its way to the disk while the runtime makes the sandbox: either may fail without the other.
+    fn make_and_write(&mut self, record: &Record, work: &Work) -> Result<(), WorkError> {
+        let fails = if self.faults { self.random.below(6) } else { 5 };
+        if fails != 0 {
+            self.store(record);
+        }
+        let made = if fails == 1 { Err(failed("no sandbox")) } else { self.apply(record, None, work) };
+        if fails == 0 { Err(failed("the disk is full")) } else { made }
+    }
+
+    fn store(&mut self, record: &Record) {
+        self.records.insert(record.incarnation.clone(), record.clone());
+    }
+
+    /// Only what is on the disk is held by anything that a crash leaves behind.
+    fn apply(&mut self, record: &Record, pod: Option<&Pod>, work: &Work) -> Result<(), WorkError> {
+        if matches!(work, Work::CreateContainer { .. } | Work::StartContainer { .. }) {
+            let stored = self.records.contains_key(&record.incarnation);
+            assert!(stored, "{work:?} before the record is durable");
         }
         self.runtime.apply(record, pod, work)
     }
@@ -252,6 +272,12 @@ impl World {
     fn kill_agent(&mut self) {
         self.deaths += 1;
         for (_, record, pod, work) in std::mem::take(&mut self.pending) {
+            // The record may have been faster than the sandbox, or the other way round.
+            if let Work::RunSandbox { unwritten: Some(record), .. } = &work
+                && self.random.one_in(2)
+            {
+                self.store(record);
+            }
             if self.random.one_in(2) {
                 self.stray.push((record, pod, work));
             }
@@ -269,8 +295,8 @@ impl World {
         }
         let at = self.random.below(self.stray.len() as u64) as usize;
         let (record, pod, work) = self.stray.swap_remove(at);
-        // Writing to the store ends with the process; only the runtime's calls go on.
-        if !matches!(work, Work::Persist(_) | Work::Prepare(_) | Work::Forget) {
+        // Writing to the store ends with the process, also what was written beside a call; only the runtime's calls go on.
+        if !matches!(work, Work::Persist(_) | Work::Forget) {
             let _ = self.runtime.apply(&record, pod.as_deref(), &work);
         }
         self.check();

@@ -25,7 +25,7 @@ impl Runtime {
 
     pub fn apply(&mut self, record: &Record, pod: Option<&Pod>, work: &Work) -> Result<(), WorkError> {
         match work {
-            Work::RunSandbox { attempt } => return self.run_sandbox(record, *attempt),
+            Work::RunSandbox { attempt, .. } => return self.run_sandbox(record, *attempt),
             Work::RetireSandbox { id } => {
                 self.seen.sandboxes.retain(|s| s.id != *id);
                 self.seen.containers.retain(|c| c.sandbox_id != *id);
@@ -63,7 +63,7 @@ impl Runtime {
                 self.seen.containers.iter_mut().filter(running).for_each(|c| end(c, 0));
             }
             Work::RemoveContainer { id, .. } => self.seen.containers.retain(|c| c.id != *id),
-            Work::Persist(_) | Work::Prepare(_) | Work::CleanUp | Work::Forget => {}
+            Work::Persist(_) | Work::Prepare | Work::CleanUp | Work::Forget => {}
         }
         Ok(())
     }
