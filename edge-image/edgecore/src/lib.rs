@@ -26,6 +26,7 @@ pub mod doctor;
 pub mod enrol;
 pub mod https;
 pub mod join;
+pub mod notify;
 pub mod status;
 mod tls_fault;
 
@@ -142,6 +143,7 @@ async fn run_configured(
     spawn_read_only_port(&mut supervisor, cfg, &kubelet_api);
     let status = status::Sources::new(cfg, &handles, board.subscribe());
     supervisor.spawn("status", restart(), move |drain| done(status::run(status.clone(), drain)));
+    supervisor.spawn("notify", Policy::Once, move |drain| done(notify::beat(drain)));
     if cfg.modules.edge_hub.enable {
         let kubelet: Arc<dyn KubeletApi> = Arc::new(kubelet_api.clone());
         if let Some(settings) = tunnel::Settings::new(cfg) {

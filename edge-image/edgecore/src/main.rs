@@ -4,7 +4,7 @@ use edgecore::{
     adopt,
     cli::{self, Command},
     config::Config,
-    device_call, doctor, join, runtime_guard,
+    device_call, doctor, join, notify, runtime_guard,
     status::{State, Status},
 };
 use rt::Drain;
@@ -155,6 +155,7 @@ fn run(config: &std::path::Path) -> Outcome {
         let signal = async {
             rt::shutdown_signal().await;
             tracing::info!("stopping; containers go on running");
+            notify::tell("STOPPING=1");
             drain.start();
             std::future::pending().await
         };

@@ -1,4 +1,5 @@
-//! `<runDir>/edgecore.json`: how the node is, for init's status.txt and for people without kubectl. Written on change.
+//! `<runDir>/edgecore.json`: how the node is, for init's status.txt and for people without kubectl. Written on change, and told to
+//! the service manager (`systemctl status` shows it).
 
 use std::{
     fs,
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use crate::{
     config::Config,
     contract::{Condition, Handles, LinkState, RuntimeStatus},
+    notify,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -37,6 +39,16 @@ impl Status {
     pub fn new(state: State, message: &str, node: &str, cloud: &str) -> Status {
         let (error, remedy) = message.split_once("; ").unwrap_or((message, ""));
         Status { state, error: error.into(), remedy: remedy.into(), node: node.into(), cloud: cloud.into() }
+    }
+
+    /// For people: `Offline: timed out; node pi-1 of 192.0.2.1:10000`.
+    fn line(&self) -> String {
+        let Status { state, error, remedy, node, cloud } = self;
+        let node = format!("node {node}");
+        let parts: Vec<&str> =
+            [error.as_str(), remedy, &node].into_iter().filter(|part| !part.is_empty()).collect();
+        let of = if cloud.is_empty() { String::new() } else { format!(" of {cloud}") };
+        format!("{state:?}: {}{of}", parts.join("; ")).replace(char::is_control, " ")
     }
 
     /// A folder that cannot be written is logged and no reason to stop.
@@ -104,7 +116,10 @@ fn judge(
 }
 
 pub async fn run(mut sources: Sources, drain: Drain) {
-    Status::new(State::Starting, "", &sources.node, &sources.cloud).write(&sources.run_dir);
+    let starting = Status::new(State::Starting, "", &sources.node, &sources.cloud);
+    starting.write(&sources.run_dir);
+    // Store and bus are open; a cloud or a runtime that is away is no reason to call the agent not started.
+    notify::tell(&format!("READY=1\nSTATUS={}", starting.line()));
     let mut last = None;
     loop {
         let changed = async {
@@ -121,6 +136,7 @@ pub async fn run(mut sources: Sources, drain: Drain) {
         let status = sources.status();
         if last.as_ref() != Some(&status) {
             status.write(&sources.run_dir);
+            notify::tell(&format!("STATUS={}", status.line()));
             last = Some(status);
         }
     }
@@ -146,5 +162,7 @@ mod tests {
         assert_eq!(judge(&lost, &down, None, true).0, State::Failed);
         let status = Status::new(State::Failed, "no socket; start containerd", "n", "c:1");
         assert_eq!((status.error.as_str(), status.remedy.as_str()), ("no socket", "start containerd"));
+        assert_eq!(status.line(), "Failed: no socket; start containerd; node n of c:1");
+        assert_eq!(Status::new(State::Ready, "", "n", "").line(), "Ready: node n");
     }
 }
