@@ -15,7 +15,7 @@ pub const IN_FLIGHT_MAX: usize = 32;
 pub const BROKER_IN_FLIGHT_MAX: usize = 100;
 /// Bytes that the client holds for the socket. When full, publishing is refused.
 pub const CLIENT_OUTPUT_BYTES_MAX: usize = PACKET_BYTES_MAX + 64 * 1024;
-/// Filters of one client. The client refuses more; the broker answers failure (0x80) for more.
+/// Filters of one client of ours. It refuses more.
 pub const SUBSCRIPTIONS_MAX: usize = 64;
 
 /// Encoded bytes that the broker keeps ready for a socket. Beyond it messages stay in the queue.
@@ -49,11 +49,16 @@ pub const SESSIONS_MAX: usize = 512;
 pub const SESSION_EXPIRY_S_MAX: u32 = 7 * 24 * 3600;
 /// Longer client ids are refused.
 pub const CLIENT_ID_BYTES_MAX: usize = 256;
+/// Filters of one session at the broker; more are answered with failure (0x80), which most clients do not look at. Home Assistant
+/// has one for each entity, its availability and its commands. A session that outlives its connection is written as a whole when
+/// it changes, so it has fewer.
+pub const SESSION_SUBSCRIPTIONS_MAX: usize = 8 * 1024;
+pub const KEPT_SUBSCRIPTIONS_MAX: usize = 1024;
 /// Subscriptions of all sessions. Further ones are answered with failure.
 pub const SUBSCRIPTIONS_TOTAL_MAX: usize = 16 * 1024;
 /// Retained messages. When one of both is full the message is delivered but not retained, and counted; in MQTT 5 its publisher
 /// is told "quota exceeded".
-pub const RETAINED_MAX: usize = 1024;
+pub const RETAINED_MAX: usize = 8 * 1024;
 pub const RETAINED_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Message ids of QoS 2 publishes that wait for PUBREL. MQTT 5 clients are told so (receive maximum); more closes the connection.
 pub const QOS2_IDS_MAX: usize = 64;

@@ -6,7 +6,7 @@ use super::{
     session::Waiting,
 };
 use crate::{
-    limits::{SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_TOTAL_MAX},
+    limits::{KEPT_SUBSCRIPTIONS_MAX, SESSION_SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_TOTAL_MAX},
     packet::{Packet, SubscribeOptions, Version, reason},
     property::{self, Properties},
 };
@@ -81,7 +81,8 @@ impl Broker {
         let is_new = self.routes.get(plain, group, at).is_none();
         let total = self.routes.len();
         let session = self.session(at).ok_or(reason::FAILURE)?;
-        if is_new && (session.filters.len() >= SUBSCRIPTIONS_MAX || total >= SUBSCRIPTIONS_TOTAL_MAX) {
+        let most = if session.expiry_s > 0 { KEPT_SUBSCRIPTIONS_MAX } else { SESSION_SUBSCRIPTIONS_MAX };
+        if is_new && (session.filters.len() >= most || total >= SUBSCRIPTIONS_TOTAL_MAX) {
             return Err(reason::QUOTA);
         }
         if is_new {

@@ -5,7 +5,7 @@ use super::*;
 use crate::{
     client::{Client, Event, Options},
     encode,
-    packet::{Connect, Qos},
+    packet::{Connect, Qos, SubscribeOptions},
 };
 
 /// Clients and a broker connected by byte queues that the test moves.
@@ -151,6 +151,37 @@ fn retained_messages_reach_late_subscribers_and_are_cleared_by_an_empty_one() {
         bench.publish(a, &format!("r/{at}"), b"v", Qos::AtLeastOnce, true);
     }
     assert_eq!((bench.broker.stats().retained, bench.broker.stats().not_retained), (RETAINED_MAX, 5));
+}
+
+/// Home Assistant has a filter for each entity: a refused one is an entity without a value, and nobody says so.
+#[test]
+fn a_client_has_thousands_of_filters() {
+    let mut broker = Broker::new(Limits::default(), Auth::default());
+    let mut granted = |clean_session: bool| {
+        let id = broker.accept(0, Origin::Local).expect("room");
+        let mut bytes = Vec::new();
+        let connect = Connect { client_id: "ha", clean_session, ..Connect::default() };
+        encode::packet(&mut bytes, &Packet::Connect(connect));
+        let mut granted = 0;
+        for at in 0..SESSION_SUBSCRIPTIONS_MAX + 2 {
+            let filter = format!("state/{at}");
+            let filters = vec![(filter.as_str(), SubscribeOptions::from(Qos::AtMostOnce))];
+            encode::packet(
+                &mut bytes,
+                &Packet::Subscribe { id: 1, filters, properties: Properties::default() },
+            );
+            broker.receive(0, id, &bytes);
+            bytes.clear();
+            let said = broker.output(id).map(std::mem::take).expect("it is open");
+            broker.wrote(0, id, said.len());
+            granted += usize::from(said.last() == Some(&0));
+        }
+        broker.closed(0, id);
+        granted
+    };
+    assert_eq!(granted(true), SESSION_SUBSCRIPTIONS_MAX);
+    // Written as a whole with each change.
+    assert_eq!(granted(false), KEPT_SUBSCRIPTIONS_MAX);
 }
 
 #[test]
