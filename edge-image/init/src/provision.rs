@@ -29,6 +29,8 @@ pub struct Provision {
     pub network: Option<Network>,
     /// Home Assistant's discovery prefix.
     pub discovery_prefix: Option<String>,
+    /// Pins come before pods: the programs between an edge and a message run at real-time priority.
+    pub realtime: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +57,7 @@ struct RawFile {
     ntp: Vec<Text>,
     network: Option<RawNetwork>,
     discovery_prefix: Option<Text>,
+    realtime: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -133,6 +136,7 @@ pub fn parse(bytes: &[u8]) -> Result<Provision, Mistake> {
         ntp: check_ntp(source, raw.ntp)?,
         network: raw.network.map(|network| check_network(source, network)).transpose()?,
         discovery_prefix: raw.discovery_prefix.map(|prefix| check_prefix(source, prefix)).transpose()?,
+        realtime: raw.realtime,
     })
 }
 

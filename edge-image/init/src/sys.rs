@@ -74,6 +74,17 @@ pub fn resize_ext4(dir: &File, blocks: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets a process run before all that has no real-time priority; what it forks, and threads that it starts, do not inherit it.
+/// The system call itself: musl's function says that it is not there.
+pub fn set_realtime(pid: i32, priority: i32) -> io::Result<()> {
+    let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: the kernel reads one `struct sched_param`, an int on Linux, which lives through the call.
+    let done = unsafe {
+        libc::syscall(libc::SYS_sched_setscheduler, libc::c_long::from(pid), policy, &raw const priority)
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Makes a service a session of its own inside its cgroup, open to all signals, with its own chance to be spared when memory is short.
 pub fn before_exec(command: &mut std::process::Command, cgroup: Option<OwnedFd>, oom_score_adj: i16) {
     use std::os::unix::process::CommandExt;

@@ -52,7 +52,8 @@ fn the_example_on_the_card_is_valid() {
         .map(|line| format!("{line}\n"))
         .collect();
     let read = parse(all.as_bytes()).expect("valid with every key");
-    assert!(read.network.is_some() && !read.ntp.is_empty() && !read.labels.is_empty());
+    assert!(read.network.is_some() && !read.ntp.is_empty() && !read.labels.is_empty() && read.realtime);
+    assert!(!parse(text.as_bytes()).expect("valid").realtime, "only who asks for it has it");
 }
 
 #[test]

@@ -22,6 +22,7 @@ use crate::net::Net;
 use crate::provision::{Network, Provision};
 use crate::service::{Service, State};
 use crate::status::{self, Edgecore, Problem, Status, Writer};
+use crate::sys;
 use crate::uevent::Uevents;
 use crate::watchdog::Watchdog;
 use crate::{clock, extras, name, say};
@@ -282,6 +283,13 @@ impl Supervisor {
                 Ok((pid, pipe)) => {
                     service.started(pid, now);
                     self.logs.push(Log::new(service.name, pid, pipe));
+                    let realtime = self.provision.as_ref().is_some_and(|provision| provision.realtime);
+                    if realtime
+                        && REALTIME.contains(&service.name)
+                        && let Err(error) = sys::set_realtime(pid, REALTIME_PRIORITY)
+                    {
+                        say!("{}: no real-time priority: {error}", service.name);
+                    }
                     if service.name == "containerd" {
                         self.containerd_since = Some(now);
                     }
@@ -465,6 +473,11 @@ impl Supervisor {
         }
     }
 }
+
+/// What is between a line and a message.
+const REALTIME: [&str; 3] = ["line-holder", "edgecore", "mapper"];
+/// Below the kernel's interrupt threads (50).
+const REALTIME_PRIORITY: i32 = 30;
 
 fn services() -> Vec<Service> {
     vec![
