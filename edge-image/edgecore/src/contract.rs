@@ -146,6 +146,10 @@ pub trait Bus: Send + Sync {
     ) -> BoxFuture<'a, anyhow::Result<()>>;
     /// At most `limits::BUS_QUEUE_LEN` messages wait; then the bus waits for the reader.
     fn subscribe(&self, filter: &str) -> mpsc::Receiver<Publish>;
+    /// Figures of the broker inside, by the names that `/metrics` gives them; none without one.
+    fn figures(&self) -> Vec<(&'static str, f64)> {
+        Vec::new()
+    }
 }
 
 /// A condition of the node that a module raises (`CloudIdentityChanged`, `ContainerRuntimeUnavailable`, ...). It goes to the

@@ -56,11 +56,15 @@ pub const BUS_KEPT_MAX: usize = 1000;
 pub const BUS_KEPT_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of retained messages kept for one broker. Beyond it the publisher is refused.
 pub const BUS_RETAINED_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// A retained value that the broker refused is offered again after this.
+pub const BUS_REFUSED_PAUSE: Duration = Duration::from_secs(5);
 /// Pause before the internal broker tries again to listen or to accept.
 pub const BUS_RETRY_DELAY_MIN: Duration = Duration::from_millis(200);
 pub const BUS_RETRY_DELAY_MAX: Duration = Duration::from_secs(10);
 /// Time for the broker's connections to take what they are told at a stop.
 pub const BUS_STOP_TIMEOUT: Duration = Duration::from_millis(500);
+/// Clients and reasons that the log remembers to have named. Beyond it they are named anew.
+pub const MQTT_SAID_MAX: usize = 256;
 /// Users in the broker's password file; more are refused.
 pub const MQTT_USERS_MAX: usize = 1024;
 /// Most rounds of a password's hash: what takes longer would be a way to keep the broker busy.

@@ -324,7 +324,7 @@ impl Loop {
                         answers.push((format!("{topic}/result"), answer(&result)));
                     }
                 }
-                Event::Acknowledged(_) => {}
+                Event::Acknowledged(_) | Event::Refused(_) => {}
             }
         }
         for (topic, answer) in answers {

@@ -11,7 +11,7 @@ use crate::{
         CLIENT_OUTPUT_BYTES_MAX, IN_FLIGHT_MAX, PACKET_BYTES_MAX, RETRY_DELAY_MS_MAX, RETRY_DELAY_MS_MIN,
         SUBSCRIPTIONS_MAX,
     },
-    packet::{self, Ack, Connect, DecodeError, Packet, Publish, Qos},
+    packet::{self, Ack, Connect, DecodeError, Packet, Publish, Qos, Version, reason},
     property::Properties,
     topic::{filter_is_valid, topic_is_valid},
 };
@@ -42,6 +42,8 @@ pub enum ClientError {
     SubscriptionRefused(String),
     #[error("the broker did not answer within {} s", ANSWER_MS_MAX / 1000)]
     Silent,
+    #[error("the broker ended the connection with reason {0:#04x}")]
+    Ended(u8),
     #[error("the broker sent a packet that only a client may send")]
     Unexpected,
 }
@@ -69,6 +71,8 @@ pub enum Event<'a> {
     },
     /// The broker has the message with this id.
     Acknowledged(u16),
+    /// The broker did not take it (MQTT 5): nobody gets it.
+    Refused(u16),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -85,17 +89,22 @@ struct InFlight {
 }
 
 pub struct Client {
+    version: Version,
     options: Options,
     phase: Phase,
     received: Vec<u8>,
     /// Bytes of `received` that the last event has used.
     used: usize,
     output: Vec<u8>,
-    filters: Vec<String>,
+    filters: Vec<(String, Qos)>,
     /// Ids of SUBSCRIBE packets and the filter each carries.
     subscribing: Vec<(u16, usize)>,
     in_flight: VecDeque<InFlight>,
     last_id: u16,
+    /// Messages are acknowledged by [`Client::acknowledge`] only.
+    is_by_hand: bool,
+    /// Of the last message, when it is to be acknowledged by hand.
+    taken: Option<u16>,
     sent_ms: u64,
     /// Since when the broker owes an answer.
     waiting_since_ms: Option<u64>,
@@ -104,7 +113,13 @@ pub struct Client {
 
 impl Client {
     pub fn new(options: Options) -> Client {
+        Client::speaking(Version::V3, options)
+    }
+
+    /// MQTT 5 is for brokers that are known to speak it: they can refuse a message instead of making us wait.
+    pub fn speaking(version: Version, options: Options) -> Client {
         Client {
+            version,
             options,
             phase: Phase::Closed,
             received: Vec::new(),
@@ -114,10 +129,33 @@ impl Client {
             subscribing: Vec::new(),
             in_flight: VecDeque::new(),
             last_id: 0,
+            is_by_hand: false,
+            taken: None,
             sent_ms: 0,
             waiting_since_ms: None,
             retry_delay_ms: RETRY_DELAY_MS_MIN,
         }
+    }
+
+    /// From now on the broker keeps each message until [`Client::acknowledge`]: for one who must not lose it.
+    pub fn acknowledge_by_hand(&mut self) {
+        self.is_by_hand = true;
+    }
+
+    /// The id of the message that [`Client::next_event`] gave last, if its acknowledgement is ours to give.
+    pub fn taken(&mut self) -> Option<u16> {
+        self.taken.take()
+    }
+
+    pub fn acknowledge(&mut self, id: u16) {
+        if self.phase == Phase::Up {
+            encode::packet_as(self.version, &mut self.output, &Packet::PubAck(id.into()));
+        }
+    }
+
+    /// Messages that [`Client::publish`] takes before one is acknowledged.
+    pub fn room(&self) -> usize {
+        IN_FLIGHT_MAX - self.in_flight.len()
     }
 
     pub fn is_up(&self) -> bool {
@@ -132,9 +170,11 @@ impl Client {
         self.output.clear();
         self.sent_ms = now_ms;
         self.waiting_since_ms = Some(now_ms);
-        encode::packet(
+        encode::packet_as(
+            self.version,
             &mut self.output,
             &Packet::Connect(Connect {
+                version: self.version,
                 client_id: &self.options.client_id,
                 clean_session: self.options.clean_session,
                 keep_alive_s: self.options.keep_alive_s,
@@ -161,13 +201,18 @@ impl Client {
 
     /// Remembers a filter and subscribes to it now and after each reconnection. False when there are too many or it is invalid.
     pub fn subscribe(&mut self, filter: &str) -> bool {
-        if self.filters.iter().any(|have| have == filter) {
+        self.subscribe_at(filter, Qos::AtLeastOnce)
+    }
+
+    /// The same with the QoS that is wanted; 2 is not.
+    pub fn subscribe_at(&mut self, filter: &str, qos: Qos) -> bool {
+        if self.filters.iter().any(|(have, _)| have == filter) {
             return true;
         }
         if self.filters.len() >= SUBSCRIPTIONS_MAX || !filter_is_valid(filter) {
             return false;
         }
-        self.filters.push(filter.to_owned());
+        self.filters.push((filter.to_owned(), qos.min(Qos::AtLeastOnce)));
         if self.phase == Phase::Up {
             self.send_subscribe(self.filters.len() - 1);
         }
@@ -176,10 +221,14 @@ impl Client {
 
     pub fn unsubscribe(&mut self, filter: &str) {
         let before = self.filters.len();
-        self.filters.retain(|have| have != filter);
+        self.filters.retain(|(have, _)| have != filter);
         if self.phase == Phase::Up && self.filters.len() < before {
             let id = self.next_id();
-            encode::packet(&mut self.output, &Packet::Unsubscribe { id, filters: vec![filter] });
+            encode::packet_as(
+                self.version,
+                &mut self.output,
+                &Packet::Unsubscribe { id, filters: vec![filter] },
+            );
         }
     }
 
@@ -194,7 +243,7 @@ impl Client {
         if self.phase != Phase::Up {
             return Err(PublishError::Down);
         }
-        let len = encode::publish_len(topic, payload);
+        let len = encode::publish_len(topic, payload) + usize::from(self.version == Version::V5);
         if len > PACKET_BYTES_MAX {
             return Err(PublishError::TooLarge(len));
         }
@@ -205,7 +254,8 @@ impl Client {
             return Err(PublishError::Full);
         }
         if qos == Qos::AtMostOnce {
-            encode::packet(
+            encode::packet_as(
+                self.version,
                 &mut self.output,
                 &Packet::Publish(Publish {
                     topic,
@@ -221,7 +271,8 @@ impl Client {
         }
         let id = self.next_id();
         let mut packet = Vec::with_capacity(len);
-        encode::packet(
+        encode::packet_as(
+            self.version,
             &mut packet,
             &Packet::Publish(Publish {
                 topic,
@@ -241,7 +292,8 @@ impl Client {
     /// Says good-bye, so that the broker does not publish a will.
     pub fn disconnect(&mut self) {
         if self.phase == Phase::Up {
-            encode::packet(
+            encode::packet_as(
+                self.version,
                 &mut self.output,
                 &Packet::Disconnect { reason: 0, properties: Properties::default() },
             );
@@ -272,18 +324,22 @@ impl Client {
         loop {
             // Decoded twice when a message is found: the first time to learn what it is without borrowing `self` for the answer.
             let max = self.options.packet_bytes_max.min(PACKET_BYTES_MAX);
-            let Some((packet, len)) = packet::decode(&self.received[self.used..], max)? else {
+            let version = self.version;
+            let Some((packet, len)) = packet::decode_as(version, &self.received[self.used..], max)? else {
                 return Ok(None);
             };
             let start = self.used;
             self.used += len;
             match packet {
                 Packet::Publish(publish) => {
-                    if publish.qos != Qos::AtMostOnce {
+                    let is_by_hand = self.is_by_hand;
+                    self.taken = (is_by_hand && publish.qos != Qos::AtMostOnce).then_some(publish.id);
+                    if publish.qos != Qos::AtMostOnce && !is_by_hand {
                         let id = publish.id;
-                        encode::packet(&mut self.output, &Packet::PubAck(id.into()));
+                        encode::packet_as(self.version, &mut self.output, &Packet::PubAck(id.into()));
                     }
-                    let Some((Packet::Publish(publish), _)) = packet::decode(&self.received[start..], max)?
+                    let Some((Packet::Publish(publish), _)) =
+                        packet::decode_as(version, &self.received[start..], max)?
                     else {
                         return Err(ClientError::Unexpected);
                     };
@@ -306,22 +362,26 @@ impl Client {
                     return Ok(Some(Event::Up));
                 }
                 Packet::ConnAck { code, .. } => return Err(ClientError::Refused(refusal(code))),
-                Packet::PubAck(Ack { id, .. }) => {
+                Packet::PubAck(Ack { id, reason: code }) => {
                     self.in_flight.retain(|waiting| waiting.id != id);
-                    return Ok(Some(Event::Acknowledged(id)));
+                    let is_taken = code < reason::FAILURE;
+                    return Ok(Some(if is_taken { Event::Acknowledged(id) } else { Event::Refused(id) }));
                 }
                 Packet::SubAck { id, codes } => {
-                    let refused = codes.contains(&0x80);
+                    let refused = codes.iter().any(|code| *code >= reason::FAILURE);
                     if let Some(at) = self.subscribing.iter().position(|(waiting, _)| *waiting == id) {
                         let (_, filter) = self.subscribing.swap_remove(at);
                         if refused {
                             return Err(ClientError::SubscriptionRefused(
-                                self.filters.get(filter).cloned().unwrap_or_default(),
+                                self.filters.get(filter).map(|found| found.0.clone()).unwrap_or_default(),
                             ));
                         }
                     }
                 }
                 Packet::UnsubAck { .. } | Packet::PingResp => {}
+                Packet::Disconnect { reason, .. } if version == Version::V5 => {
+                    return Err(ClientError::Ended(reason));
+                }
                 _ => return Err(ClientError::Unexpected),
             }
         }
@@ -341,7 +401,7 @@ impl Client {
         match self.waiting_since_ms {
             Some(since) if now_ms >= since + ANSWER_MS_MAX => Err(ClientError::Silent),
             None if self.phase == Phase::Up && now_ms >= self.ping_at_ms() => {
-                encode::packet(&mut self.output, &Packet::PingReq);
+                encode::packet_as(self.version, &mut self.output, &Packet::PingReq);
                 self.sent_ms = now_ms;
                 self.waiting_since_ms = Some(now_ms);
                 Ok(())
@@ -358,8 +418,10 @@ impl Client {
     fn send_subscribe(&mut self, at: usize) {
         let id = self.next_id();
         self.subscribing.push((id, at));
-        let filters = vec![(self.filters[at].as_str(), Qos::AtLeastOnce.into())];
-        encode::packet(
+        let (filter, qos) = &self.filters[at];
+        let filters = vec![(filter.as_str(), (*qos).into())];
+        encode::packet_as(
+            self.version,
             &mut self.output,
             &Packet::Subscribe { id, filters, properties: Properties::default() },
         );
@@ -377,11 +439,11 @@ impl Client {
 
 fn refusal(code: u8) -> &'static str {
     match code {
-        1 => "it does not speak MQTT 3.1.1",
-        2 => "it does not accept the client id",
+        1 | reason::UNSUPPORTED_VERSION => "it does not speak this version of MQTT",
+        2 | reason::CLIENT_ID => "it does not accept the client id",
         3 => "it is not available",
-        4 => "user name or password is wrong",
-        5 => "this client is not authorised",
+        4 | reason::BAD_PASSWORD => "user name or password is wrong",
+        5 | reason::NOT_AUTHORIZED => "this client is not authorised",
         _ => "for a reason that MQTT 3.1.1 does not know",
     }
 }

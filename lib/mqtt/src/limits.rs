@@ -32,8 +32,8 @@ pub const BROKER_QUEUE_BYTES_MAX: usize = 256 * 1024;
 pub const BROKER_QUEUES_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What a queued message costs beside its bytes, roughly; counted into the bounds.
 pub const QUEUED_OVERHEAD: usize = 96;
-/// A full session that does not move for so long loses its connection; without one, or when it is full again in the next one
-/// and somebody waits for it, it ends: one stuck reader must not stop the node's bus.
+/// A full session that does not move for so long loses its connection. Publishers that wait longer for one whose client is away are
+/// named in the log and the figures, and refused if they speak MQTT 5.
 pub const STALL_MS_MAX: u64 = 10_000;
 /// A publisher of QoS 0 waits for a full reader that moved so lately; for one that did not its message is dropped.
 pub const LIVELY_MS: u64 = 200;
@@ -47,6 +47,14 @@ pub const CONNECTIONS_MAX: usize = 1024;
 pub const SESSIONS_MAX: usize = 512;
 /// A session without a connection ends after this time at the latest, whatever its client asked for: a week.
 pub const SESSION_EXPIRY_S_MAX: u32 = 7 * 24 * 3600;
+/// A client of MQTT 3.1.1 can only ask for "for ever": it gets a day, so that one that never comes back holds its publishers no
+/// longer than that.
+pub const SESSION_EXPIRY_V3_S: u32 = 24 * 3600;
+/// Names in one notice, and sessions in one figure. Further ones are counted.
+pub const HELD_NAMES_MAX: usize = 4;
+pub const HOLDERS_MAX: usize = 8;
+/// Notices that wait for the shell. Further ones are not made: the figures have them.
+pub const NOTICES_MAX: usize = 64;
 /// Longer client ids are refused.
 pub const CLIENT_ID_BYTES_MAX: usize = 256;
 /// Filters of one session at the broker; more are answered with failure (0x80), which most clients do not look at. Home Assistant
@@ -66,6 +74,8 @@ pub const QOS2_IDS_MAX: usize = 64;
 pub const QOS2_IDS_V3_MAX: usize = 1024;
 /// Topic aliases that a client may set (MQTT 5). A higher one closes the connection.
 pub const TOPIC_ALIASES_MAX: usize = 16;
+/// Shorter topics are not worth an alias towards a client: the property alone takes three bytes.
+pub const ALIASED_TOPIC_BYTES_MIN: usize = 8;
 /// Bytes that are kept of a connection that waits for a subscriber: so far it is read on, for its acknowledgements.
 pub const HELD_BYTES_MAX: usize = 32 * 1024;
 /// Bytes of packets that have not come whole, of all connections. Beyond it a connection that needs more than

@@ -8,18 +8,13 @@
 //! Messages do not go round: what `out` writes on the external broker may not be what `in` reads there ([`check`] refuses it), and the
 //! node's own topics, which are served on both brokers anyway, are not copied.
 //!
-//! Copies are published with QoS 1 and acknowledged to their source after they were kept here. While the external broker is away
-//! copies to it are kept as all messages for it (`publisher`); copies from it are kept there, in the session of our subscription.
+//! Copies are published with QoS 1, and a message is acknowledged to its source when the other side has its copies (`pump`).
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use mqtt::topic::{filter_is_valid, filters_overlap, matches};
-use rt::Drain;
-use tokio::sync::{mpsc, oneshot};
 
-use super::publisher::Command;
 use crate::{
     config::{BridgeDirection, BridgeRule},
-    contract::Publish,
     limits::BUS_BRIDGE_RULES_MAX,
 };
 
@@ -66,36 +61,8 @@ pub fn check(rules: &[BridgeRule]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Copies what one rule reads until the drain.
-pub(super) async fn copy(
-    rule: BridgeRule,
-    mut messages: mpsc::Receiver<Publish>,
-    target: mpsc::Sender<Command>,
-    drain: Drain,
-) -> anyhow::Result<()> {
-    while let Some(Some(Publish { topic, payload })) = drain.or(messages.recv()).await {
-        let Some(topic) = target_topic(&rule, &topic) else { continue };
-        let (done, answer) = oneshot::channel();
-        let sent = async {
-            target
-                .send(Command { topic, payload, retain: rule.retain, done })
-                .await
-                .ok()
-                .context("the bus is stopping")?;
-            answer.await.context("the bus is stopping")?
-        };
-        if let Some(Err(error)) = drain.or(sent).await {
-            tracing::warn!(
-                "modules.eventBus.bridge: a message of {} is not copied: {error:#}",
-                source(&rule)
-            );
-        }
-    }
-    Ok(())
-}
-
 /// The topic on the other side; `None` for what is not copied.
-fn target_topic(rule: &BridgeRule, topic: &str) -> Option<String> {
+pub(super) fn target_topic(rule: &BridgeRule, topic: &str) -> Option<String> {
     let target = match rule.direction {
         BridgeDirection::Out => format!("{}{topic}", rule.prefix),
         BridgeDirection::In => topic.strip_prefix(rule.prefix.as_str())?.to_owned(),
@@ -109,7 +76,7 @@ mod tests {
     use super::*;
 
     fn rule(direction: BridgeDirection, topic: &str, prefix: &str) -> BridgeRule {
-        BridgeRule { topic: topic.into(), direction, prefix: prefix.into(), retain: false }
+        BridgeRule { topic: topic.into(), direction, prefix: prefix.into(), retain: false, live: false }
     }
 
     #[test]

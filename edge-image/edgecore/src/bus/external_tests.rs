@@ -189,6 +189,7 @@ async fn the_bridge_copies_both_ways_once_and_over_a_killed_broker() {
         direction,
         prefix: if direction == BridgeDirection::Out { "site/" } else { "wish/" }.into(),
         retain,
+        live: false,
     };
     // The same topics inside on both ways: what comes in also goes out, once, and does not come back.
     cfg.modules.event_bus.bridge =

@@ -3,7 +3,7 @@
 //! bound ([`BUS_KEPT_MAX`], [`BUS_KEPT_BYTES_MAX`]). When a broker is away for longer the oldest of those go, are counted, and the log says so.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     convert::Infallible,
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use anyhow::anyhow;
 use bytes::Bytes;
 use mqtt::{
     Qos,
-    client::{Client, Event, Options, PublishError},
+    client::{Client, Event, PublishError},
     limits::RETAINED_MAX,
 };
 use rt::Drain;
@@ -22,7 +22,7 @@ use super::{
     endpoint::Endpoint,
     socket::{Outage, Socket, SocketError},
 };
-use crate::limits::{BUS_KEPT_BYTES_MAX, BUS_KEPT_MAX, BUS_RETAINED_BYTES_MAX};
+use crate::limits::{BUS_KEPT_BYTES_MAX, BUS_KEPT_MAX, BUS_REFUSED_PAUSE, BUS_RETAINED_BYTES_MAX};
 
 pub(super) const KEEP_ALIVE_S: u16 = 60;
 
@@ -38,6 +38,18 @@ struct Publisher {
     client: Client,
     kept: Kept,
     outage: Outage,
+    /// Retained messages on their way, by packet id.
+    retaining: BTreeMap<u16, String>,
+    refused: Refused,
+}
+
+/// What the broker did not take, for a full session whose client is away has subscribed to it. A retained value is offered again,
+/// as it then is; what was only news is gone, and said.
+#[derive(Default)]
+struct Refused {
+    topics: BTreeSet<String>,
+    again_at: Option<tokio::time::Instant>,
+    gone: u64,
 }
 
 /// Messages that no broker has acknowledged, and retained ones that it may have to be given again.
@@ -103,13 +115,14 @@ impl Kept {
 
 pub(super) async fn run(
     endpoint: Endpoint,
-    options: Options,
+    client: Client,
     mut commands: mpsc::Receiver<Command>,
     drain: Drain,
 ) -> Result<(), Infallible> {
     let started = Instant::now();
     let outage = Outage::new(&endpoint);
-    let mut publisher = Publisher { client: Client::new(options), kept: Kept::default(), outage };
+    let (kept, retaining, refused) = (Kept::default(), BTreeMap::new(), Refused::default());
+    let mut publisher = Publisher { client, kept, outage, retaining, refused };
     loop {
         let attempt = async {
             let mut socket = {
@@ -169,13 +182,29 @@ impl Publisher {
             socket.flush(&mut self.client).await?;
             // A broker that is there but slow makes the publishers wait; one that is away does not.
             let may_take = !self.client.is_up() || self.kept.has_room();
+            let again_at = self.refused.again_at;
+            let again = async {
+                match again_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 waited = socket.wait(&mut self.client) => waited?,
                 Some(command) = commands.recv(), if may_take => {
                     keep(&mut self.kept, command, self.client.is_up());
                 }
+                () = again => self.offer_again(),
             }
             while let Some(event) = self.client.next_event()? {
+                match event {
+                    Event::Acknowledged(id) => drop(self.retaining.remove(&id)),
+                    Event::Refused(id) => {
+                        let topic = self.retaining.remove(&id);
+                        self.refused.note(topic);
+                    }
+                    _ => {}
+                }
                 if event == Event::Up {
                     self.outage.over();
                     self.kept.start_over();
@@ -190,14 +219,43 @@ impl Publisher {
         }
     }
 
+    fn offer_again(&mut self) {
+        self.refused.again_at = None;
+        for topic in std::mem::take(&mut self.refused.topics) {
+            if let Some(payload) = self.kept.retained.get(&topic).cloned() {
+                self.kept.push(topic, payload, true);
+            }
+        }
+    }
+
     fn send_waiting(&mut self) {
         while let Some((topic, payload, retain)) = self.kept.waiting.front() {
             match self.client.publish(topic, payload, Qos::AtLeastOnce, *retain) {
                 Err(PublishError::Full | PublishError::Down) => return,
                 Err(error) => tracing::error!("not published to {topic}: {error}"),
+                Ok(id) if *retain => drop(self.retaining.insert(id, topic.clone())),
                 Ok(_) => {}
             }
             self.kept.pop();
+        }
+    }
+}
+
+impl Refused {
+    /// `topic`: of a retained message.
+    fn note(&mut self, topic: Option<String>) {
+        if let Some(topic) = topic {
+            self.topics.insert(topic);
+            self.again_at.get_or_insert_with(|| tokio::time::Instant::now() + BUS_REFUSED_PAUSE);
+            return;
+        }
+        self.gone += 1;
+        // At powers of two; who holds them the broker says.
+        if self.gone.is_power_of_two() {
+            tracing::warn!(
+                "the MQTT broker has refused {} messages of this node: a full session whose client is away has subscribed to them",
+                self.gone
+            );
         }
     }
 }

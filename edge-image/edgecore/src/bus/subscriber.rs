@@ -130,7 +130,7 @@ async fn serve(
                     outage.over();
                     continue;
                 }
-                Event::Acknowledged(_) => continue,
+                Event::Acknowledged(_) | Event::Refused(_) => continue,
             };
             for reader in subscriptions.readers_when_there(&topic, socket.grace()).await {
                 // A reader that is gone is forgotten at the next listing.

@@ -24,6 +24,10 @@ fn any_port() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
+fn inside(address: SocketAddr) -> Peer {
+    Peer::internal(address, &EventBus::default(), client_id("pub", "", rt::random_u64()))
+}
+
 async fn within<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(DEADLINE, future).await.expect("in time")
 }
@@ -60,7 +64,7 @@ async fn mosquitto_s_clients_and_the_bus_talk_over_the_internal_broker() {
     let handle = broker::start(any_port(), Auth::default(), Limits::default(), drain.clone());
     let port = handle.address().port();
     let tasks = TaskGroup::new("bus", BUS_TASKS_MAX, drain.clone());
-    let bus = connect(&[Peer::internal(handle.address(), &EventBus::default())], &tasks).unwrap();
+    let bus = connect(&[inside(handle.address())], None, &tasks).unwrap();
     let mut updates = bus.subscribe("$hw/events/device/+/+/twin/+");
     within(async {
         while handle.stats().subscriptions == 0 {
@@ -104,7 +108,7 @@ async fn a_reader_that_is_behind_loses_nothing_and_does_not_stop_the_publisher_o
     let drain = Drain::new();
     let handle = broker::start(any_port(), Auth::default(), Limits::default(), drain.clone());
     let tasks = TaskGroup::new("bus", BUS_TASKS_MAX, drain.clone());
-    let bus = connect(&[Peer::internal(handle.address(), &EventBus::default())], &tasks).unwrap();
+    let bus = connect(&[inside(handle.address())], None, &tasks).unwrap();
     let mut behind = bus.subscribe("data/#");
     let mut quick = bus.subscribe("quick");
     within(async {
@@ -134,7 +138,7 @@ async fn subscriptions_and_retained_messages_survive_the_broker() {
     let handle = broker::start(any_port(), Auth::default(), Limits::default(), first.clone());
     let address = handle.address();
     let tasks = TaskGroup::new("bus", BUS_TASKS_MAX, outer.clone());
-    let bus = connect(&[Peer::internal(address, &EventBus::default())], &tasks).unwrap();
+    let bus = connect(&[inside(address)], None, &tasks).unwrap();
     let mut messages = bus.subscribe("in");
     bus.publish("kept", Bytes::from_static(b"yes"), true).await.unwrap();
     publish(&*bus, "in", "before").await;
@@ -271,5 +275,43 @@ async fn an_address_in_use_is_waited_for() {
     let bus = start(&config(0, &format!("tcp://{address}"), ""), drain.clone()).unwrap();
     drop(holder);
     publish(&*bus, "t", "v").await;
+    drain.start();
+}
+
+/// A client that went away with a full session holds those who publish to it, but never the node itself.
+#[tokio::test]
+async fn the_node_goes_on_while_an_absent_client_holds_others() {
+    let drain = Drain::new();
+    let publisher = client_id("pub", "", rt::random_u64());
+    let auth = Auth { node_clients: vec![publisher.clone()], ..Auth::default() };
+    let limits = Limits { queue_bytes_max: 20_000, ..Limits::default() };
+    let handle = broker::start(any_port(), auth, limits, drain.clone());
+    let (address, port) = (handle.address(), handle.address().port().to_string());
+    let keeper = ["-h", "127.0.0.1", "-p", &port, "-c", "-i", "keeper", "-q", "1", "-t", "news/#", "-E"];
+    let mut keeper_runs = Process::new("mosquitto_sub");
+    keeper_runs.args(keeper);
+    let ended = tokio::task::spawn_blocking(move || keeper_runs.status().unwrap());
+    assert!(within(ended).await.unwrap().success());
+    let tasks = TaskGroup::new("bus", BUS_TASKS_MAX, drain.clone());
+    let peer = Peer::internal(address, &EventBus::default(), publisher);
+    let bus = connect(&[peer], Some(handle), &tasks).unwrap();
+    let mut reader = bus.subscribe("$hw/#");
+    let figure = |name: &str| bus.figures().iter().find(|(have, _)| *have == name).unwrap().1;
+    within(async {
+        while figure("kinglet_mqtt_clients") < 2.0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    within(async {
+        for _ in 0..1500 {
+            bus.publish("news/x", Bytes::from_static(&[b'x'; 100]), false).await.unwrap();
+        }
+        bus.publish("$hw/x", Bytes::from_static(b"still here"), false).await.unwrap();
+        assert_eq!(reader.recv().await.unwrap().payload, "still here");
+    })
+    .await;
+    assert!(figure("kinglet_mqtt_messages_refused_total") > 1000.0);
+    assert_eq!(figure("kinglet_mqtt_sessions_holding"), 1.0);
     drain.start();
 }

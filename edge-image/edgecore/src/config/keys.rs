@@ -38,6 +38,7 @@ const HONOURED: &[&str] = &[
     "kinglet.mqtt.maxRetained",
     "kinglet.mqtt.maxRetainedBytes",
     "kinglet.mqtt.maxSessionExpirySeconds",
+    "kinglet.mqtt.maxSessionExpirySecondsV3",
     "kinglet.mqtt.maxSessions",
     "kinglet.mqtt.passwordFile",
     "kinglet.mqtt.persistence",

@@ -255,6 +255,9 @@ pub struct BridgeRule {
     /// Copies are published as retained.
     #[serde(default)]
     pub retain: bool,
+    /// Only what comes while both brokers are there is copied; nobody waits for the rest.
+    #[serde(default)]
+    pub live: bool,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]

@@ -30,11 +30,13 @@ pub struct Mqtt {
     pub durable_lazy: Vec<String>,
     /// False: nothing outlives a restart.
     pub persistence: bool,
-    /// A full session whose client is away is waited for, not ended.
+    /// A full session whose client is away is waited for. False: it ends after 10 s, with what it holds.
     pub wait_for_sessions: bool,
     pub max_connections: usize,
     pub max_sessions: usize,
     pub max_session_expiry_seconds: u32,
+    /// The same for MQTT 3.1.1, whose clients cannot say for how long they want theirs.
+    pub max_session_expiry_seconds_v3: u32,
     pub max_packet_bytes: usize,
     pub max_queue_bytes: usize,
     pub max_queues_bytes: usize,
@@ -62,6 +64,7 @@ impl Default for Mqtt {
             max_connections: crate::limits::BUS_CONNECTIONS_MAX,
             max_sessions: limits.sessions_max,
             max_session_expiry_seconds: limits.session_expiry_s_max,
+            max_session_expiry_seconds_v3: limits.session_expiry_v3_s,
             max_packet_bytes: limits.packet_bytes_max,
             max_queue_bytes: limits.queue_bytes_max,
             max_queues_bytes: limits.queues_bytes_max,
@@ -72,12 +75,16 @@ impl Default for Mqtt {
     }
 }
 
+/// What edgecore and its mappers say to each other: no session of others may hold it up.
+const NODE_TOPICS: [&str; 2] = ["$hw/", "$kinglet/"];
+
 impl Mqtt {
     pub fn limits(&self) -> Limits {
         Limits {
             connections_max: self.max_connections,
             sessions_max: self.max_sessions,
             session_expiry_s_max: self.max_session_expiry_seconds,
+            session_expiry_v3_s: self.max_session_expiry_seconds_v3,
             packet_bytes_max: self.max_packet_bytes,
             queue_bytes_max: self.max_queue_bytes,
             queues_bytes_max: self.max_queues_bytes,
@@ -85,6 +92,7 @@ impl Mqtt {
             retained_bytes_max: self.max_retained_bytes,
             keep_alive_s_max: self.max_keep_alive_seconds,
             wait_for_sessions: self.wait_for_sessions,
+            node_topics: &NODE_TOPICS,
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Auth {
     pub acl: Acl,
     /// The ACL holds on this machine too.
     pub acl_local: bool,
+    /// Client ids of the node's own publishers. They are refused (MQTT 5) where others wait for a session whose client is away.
+    pub node_clients: Vec<String>,
 }
 
 /// What a CONNECT comes to.
@@ -50,10 +52,7 @@ impl Auth {
     pub(super) fn admit(&self, origin: &Origin, connect: &Connect<'_>, checked: Option<bool>) -> Verdict {
         let local = *origin == Origin::Local;
         let allow = |user: Option<&str>| Verdict::Allow {
-            rights: match local && !self.acl_local {
-                true => Rights::all(),
-                false => self.acl.rights(user, connect.client_id),
-            },
+            rights: self.rights(origin, user, connect.client_id),
             user: user.map(str::to_owned),
         };
         if let Origin::Certificate(name) = origin {
@@ -62,9 +61,7 @@ impl Auth {
         if let Some(user) = connect.username {
             let given = connect.password.unwrap_or_default();
             return match (self.users.get(user), checked) {
-                (Some(have), _) if equal(have.as_bytes(), given) => {
-                    Verdict::Allow { rights: Rights::all(), user: Some(user.to_owned()) }
-                }
+                (Some(have), _) if equal(have.as_bytes(), given) => allow(Some(user)),
                 (Some(_), _) | (None, Some(false)) => Verdict::Deny(reason::BAD_PASSWORD),
                 (None, Some(true)) => allow(Some(user)),
                 (None, None) if self.has_hashed => Verdict::Ask,
@@ -75,6 +72,16 @@ impl Auth {
         }
         let anonymous = if local { self.users.is_empty() } else { self.acl.has_anonymous() };
         if anonymous { allow(None) } else { Verdict::Deny(reason::NOT_AUTHORIZED) }
+    }
+}
+
+impl Auth {
+    /// What a client that was admitted may do.
+    pub(super) fn rights(&self, origin: &Origin, user: Option<&str>, client_id: &str) -> Rights {
+        let is_free = *origin == Origin::Local && !self.acl_local;
+        let is_certificate = matches!(origin, Origin::Certificate(_));
+        let is_master = !is_certificate && user.is_some_and(|user| self.users.contains_key(user));
+        if is_free || is_master { Rights::all() } else { self.acl.rights(user, client_id) }
     }
 }
 
@@ -106,6 +113,8 @@ struct Rule {
     who: Who,
     read: bool,
     write: bool,
+    /// Forbids, whatever else allows.
+    deny: bool,
     filter: String,
 }
 
@@ -124,8 +133,6 @@ pub enum AclError {
     Unknown { line: usize, word: String },
     #[error("line {line}: {filter:?} is no topic filter")]
     Filter { line: usize, filter: String },
-    #[error("line {0}: deny is not supported: what no rule allows is denied; list what is allowed")]
-    Deny(usize),
     #[error("line {0}: a name is missing")]
     Name(usize),
     #[error("more than {RULES_MAX} rules")]
@@ -153,16 +160,18 @@ impl Acl {
                 "client" => who = Who::Client(rest.to_owned()),
                 "topic" | "pattern" => {
                     let (access, filter) = match rest.split_once(char::is_whitespace) {
-                        Some((access @ ("read" | "write" | "readwrite"), filter)) => (access, filter.trim()),
-                        Some(("deny", _)) => return Err(AclError::Deny(number)),
+                        Some((access @ ("read" | "write" | "readwrite" | "deny"), filter)) => {
+                            (access, filter.trim())
+                        }
                         _ => ("readwrite", rest),
                     };
                     if !filter_is_valid(filter) {
                         return Err(AclError::Filter { line: number, filter: filter.to_owned() });
                     }
                     let who = if word == "pattern" { Who::Everybody } else { who.clone() };
-                    let (read, write) = (access != "write", access != "read");
-                    rules.push(Rule { who, read, write, filter: filter.to_owned() });
+                    let deny = access == "deny";
+                    let (read, write) = (!deny && access != "write", !deny && access != "read");
+                    rules.push(Rule { who, read, write, deny, filter: filter.to_owned() });
                 }
                 _ => return Err(AclError::Unknown { line: number, word: word.to_owned() }),
             }
@@ -178,7 +187,7 @@ impl Acl {
     }
 
     fn rights(&self, user: Option<&str>, client_id: &str) -> Rights {
-        let mut rights = Rights { all: false, read: Vec::new(), write: Vec::new() };
+        let mut rights = Rights::default();
         for rule in &self.rules {
             let filter = match &rule.who {
                 Who::Anonymous if user.is_none() => Some(rule.filter.clone()),
@@ -188,6 +197,10 @@ impl Acl {
                 _ => None,
             };
             let Some(filter) = filter else { continue };
+            if rule.deny {
+                rights.denied.push(filter);
+                continue;
+            }
             if rule.read {
                 rights.read.push(filter.clone());
             }
@@ -218,6 +231,7 @@ pub(super) struct Rights {
     all: bool,
     read: Vec<String>,
     write: Vec<String>,
+    denied: Vec<String>,
 }
 
 impl Rights {
@@ -227,12 +241,19 @@ impl Rights {
 
     pub fn may_write(&self, topic: &str) -> bool {
         // The figures are the broker's own.
-        !topic.starts_with("$SYS/") && (self.all || self.write.iter().any(|filter| matches(filter, topic)))
+        !topic.starts_with("$SYS/")
+            && (self.all || (self.write.iter().any(|filter| matches(filter, topic)) && !self.denies(topic)))
     }
 
-    /// True when everything that the filter selects may be read.
+    /// True for what a `deny` rule names, which an allowed filter may select too: it is left out of what the client gets.
+    pub fn denies(&self, topic: &str) -> bool {
+        self.denied.iter().any(|filter| matches(filter, topic))
+    }
+
+    /// True when everything that the filter selects may be read, but for what a `deny` rule names ([`Rights::denies`]).
     pub fn may_read(&self, filter: &str) -> bool {
-        self.all || self.read.iter().any(|rule| covers(rule, filter))
+        let is_denied = self.denied.iter().any(|rule| covers(rule, filter));
+        self.all || (!is_denied && self.read.iter().any(|rule| covers(rule, filter)))
     }
 }
 
@@ -302,11 +323,16 @@ mod tests {
         );
         assert_eq!(can(Some("bob"), "m"), ("m/x".into(), "m/x".into()));
         assert_eq!(can(Some("+"), "#"), (String::new(), String::new()), "names are no wildcards");
+        // A rule that forbids wins over those that allow, wherever it stands.
+        let acl =
+            Acl::parse("user ann\ntopic deny home/safe/#\ntopic home/#\npattern deny home/+/%c").unwrap();
+        let rights = acl.rights(Some("ann"), "k");
+        assert!(rights.may_read("home/#") && rights.denies("home/safe/x") && rights.denies("home/a/k"));
+        assert!(!rights.may_read("home/safe/x") && !rights.may_read("home/safe/#"));
+        assert!(
+            rights.may_write("home/x") && !rights.may_write("home/safe/x") && !rights.may_write("home/a/k")
+        );
         for (text, error) in [
-            (
-                "topic deny a",
-                "line 1: deny is not supported: what no rule allows is denied; list what is allowed",
-            ),
             ("\ngrant all", "line 2: \"grant\" is unknown; begin with user, client, topic or pattern"),
             ("topic read a#", "line 1: \"a#\" is no topic filter"),
             ("user", "line 1: a name is missing"),

@@ -67,7 +67,7 @@ impl Broker {
         let name = assigned.as_deref().unwrap_or(connect.client_id);
         let wanted_s = match connect.version {
             Version::V3 if connect.clean_session => 0,
-            Version::V3 => u32::MAX,
+            Version::V3 => self.limits.session_expiry_v3_s,
             Version::V5 => connect.properties.number(property::SESSION_EXPIRY).unwrap_or(0),
         };
         let expiry_s = wanted_s.min(self.limits.session_expiry_s_max);
@@ -84,7 +84,12 @@ impl Broker {
             }
         }
         let mut before = self.names.get(name).copied();
-        if connect.clean_session
+        let is_unknown = before.and_then(|at| self.session(at)).is_some_and(|session| !session.is_confirmed);
+        if is_unknown && let Some(session) = before.and_then(|at| self.session(at)) {
+            // Its client is back in time (MQTT-3.1.3-9).
+            session.will = None;
+        }
+        if (connect.clean_session || is_unknown)
             && let Some(old) = before.take()
         {
             self.end_session(now_ms, old);
@@ -132,11 +137,14 @@ impl Broker {
 
     fn attach(&mut self, now_ms: u64, id: ConnectionId, at: SessionAt, expiry_s: u32, connect: &Connect<'_>) {
         let keep_alive_max = self.limits.keep_alive_s_max;
+        let is_own = self.auth.node_clients.iter().any(|own| own == connect.client_id);
         if let Some(connection) = self.connection(id) {
             let number = |id| connect.properties.number(id).map(|number| number as usize);
             let receive_max = number(property::RECEIVE_MAXIMUM).unwrap_or(usize::MAX);
             connection.receive_max = receive_max.min(BROKER_IN_FLIGHT_MAX);
             connection.packet_bytes_max = number(property::MAXIMUM_PACKET).unwrap_or(usize::MAX);
+            connection.aliases_out.allow(number(property::TOPIC_ALIAS_MAXIMUM).unwrap_or(0) as u32);
+            connection.is_own = is_own;
             connection.keep_alive_s = match connect.keep_alive_s {
                 0 => keep_alive_max,
                 given if keep_alive_max > 0 => given.min(keep_alive_max),
@@ -171,7 +179,7 @@ impl Broker {
     }
 
     /// Subscriptions that the rights of today do not allow any more end.
-    fn revoke(&mut self, id: ConnectionId, at: SessionAt) {
+    pub(super) fn revoke(&mut self, id: ConnectionId, at: SessionAt) {
         let Some(rights) = self.connection(id).map(|connection| connection.rights.clone()) else { return };
         let Some(session) = self.session(at) else { return };
         let may = |filter: &str| {
@@ -268,7 +276,9 @@ impl Broker {
         let Some(session) = self.session(at) else { return };
         session.connection = None;
         session.sent = 0;
-        let is_kept = session.is_kept() && session.is_confirmed;
+        // One that its client knows nothing of may still have a will to wait for.
+        let has_delay = will.as_ref().is_some_and(|will| will.delay_s > 0);
+        let is_kept = session.is_kept() && (session.is_confirmed || has_delay);
         session.ends_at_ms = match session.expiry_s {
             u32::MAX => u64::MAX,
             seconds => now_ms + u64::from(seconds) * 1000,
@@ -310,6 +320,7 @@ impl Broker {
         if let Some(will) = self.session(at).and_then(|session| session.will.take()) {
             self.publish_kept(now_ms, will.message);
         }
+        self.notice_freed(now_ms, at);
         self.set_expiry(at, 0);
         let Some(session) = self.sessions.get_mut(at as usize).and_then(Option::take) else { return };
         for filter in &session.filters {
@@ -321,6 +332,16 @@ impl Broker {
         self.is_freed = true;
         self.names.remove(&session.client_id);
         self.sessions_free.push(at);
+    }
+
+    /// Ends the session of a client that is away and will not come again.
+    pub fn forget(&mut self, now_ms: u64, client_id: &str) {
+        if let Some(at) = self.names.get(client_id).copied()
+            && self.session(at).is_some_and(|session| session.connection.is_none())
+        {
+            self.end_session(now_ms, at);
+        }
+        self.resume(now_ms);
     }
 
     /// Removes a kept session from the disk.
@@ -373,6 +394,10 @@ impl Broker {
         let Some(session) = self.session(at) else { return };
         let full = session.queue_bytes >= queue_max || (crowded && session.queue_bytes >= queue_max / 8);
         session.full_since_ms = full.then(|| session.full_since_ms.unwrap_or(now_ms));
+        if !full && session.holds_since_ms.is_some() {
+            self.notice_freed(now_ms, at);
+        }
+        let Some(session) = self.session(at) else { return };
         let stands = |since: u64| now_ms >= since.max(session.moved_ms) + STALL_MS_MAX;
         let is_stuck = session.full_since_ms.is_some_and(stands);
         let due = session.will.as_ref().is_some_and(|will| will.at_ms <= now_ms);
@@ -387,6 +412,9 @@ impl Broker {
             None if due => {
                 if let Some(will) = self.session(at).and_then(|session| session.will.take()) {
                     self.publish_kept(now_ms, will.message);
+                }
+                if self.session(at).is_some_and(|session| !session.is_confirmed) {
+                    self.end_session(now_ms, at);
                 }
             }
             _ => {}

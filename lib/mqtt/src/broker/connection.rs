@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     encode,
-    limits::BROKER_IN_FLIGHT_MAX,
+    limits::{ALIASED_TOPIC_BYTES_MIN, BROKER_IN_FLIGHT_MAX, TOPIC_ALIASES_MAX},
     packet::{Packet, Version},
 };
 
@@ -33,11 +33,17 @@ pub(super) struct Connection {
     /// When something came in last.
     pub heard_ms: u64,
     pub blocked_since_ms: Option<u64>,
+    /// The session that it waits for, and since when it got nothing through.
+    pub waits_for: Option<SessionAt>,
+    pub held_since_ms: Option<u64>,
+    /// The node's own publisher: see [`super::Auth::node_clients`].
+    pub is_own: bool,
     pub keep_alive_s: u16,
     /// Unacknowledged messages that the client takes.
     pub receive_max: usize,
     pub packet_bytes_max: usize,
     pub aliases: Vec<Box<str>>,
+    pub aliases_out: AliasesOut,
     pub will: Option<Box<Will>>,
     pub rights: Rights,
     pub is_touched: bool,
@@ -78,10 +84,14 @@ impl Connection {
             up_after: 0,
             heard_ms: now_ms,
             blocked_since_ms: None,
+            waits_for: None,
+            held_since_ms: None,
+            is_own: false,
             keep_alive_s: 0,
             receive_max: BROKER_IN_FLIGHT_MAX,
             packet_bytes_max: usize::MAX,
             aliases: Vec::new(),
+            aliases_out: AliasesOut::default(),
             will: None,
             rights: Rights::default(),
             is_touched: false,
@@ -116,6 +126,52 @@ impl Connection {
         }
         if self.held.is_empty() {
             self.held = VecDeque::new();
+        }
+    }
+}
+
+/// Topics that the client was told once and then knows by a number (MQTT 5): those that came first. They are not replaced: a
+/// client that reads more topics than it allows numbers for gets the rest in full.
+#[derive(Debug, Default)]
+pub(super) struct AliasesOut {
+    topics: Vec<Box<str>>,
+    max: u8,
+}
+
+/// How a topic is written for one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Alias {
+    None,
+    /// With the topic, for later.
+    New(u16),
+    /// Instead of it.
+    Known(u16),
+}
+
+impl AliasesOut {
+    /// `allowed` is the client's Topic Alias Maximum.
+    pub fn allow(&mut self, allowed: u32) {
+        self.max = allowed.min(TOPIC_ALIASES_MAX as u32) as u8;
+    }
+
+    pub fn of(&mut self, topic: &str) -> Alias {
+        if self.max == 0 || topic.len() < ALIASED_TOPIC_BYTES_MIN {
+            return Alias::None;
+        }
+        match self.topics.iter().position(|known| **known == *topic) {
+            Some(at) => Alias::Known(at as u16 + 1),
+            None if self.topics.len() < usize::from(self.max) => {
+                self.topics.push(topic.into());
+                Alias::New(self.topics.len() as u16)
+            }
+            None => Alias::None,
+        }
+    }
+
+    /// What was written is not sent after all.
+    pub fn take_back(&mut self, alias: Alias) {
+        if matches!(alias, Alias::New(_)) {
+            self.topics.pop();
         }
     }
 }

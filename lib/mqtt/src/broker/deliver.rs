@@ -98,7 +98,17 @@ impl Broker {
             expires_ms: expiry_s.map_or(NEVER, |seconds| now_ms + u64::from(seconds) * 1000),
         };
         let route = self.routes.find(topic);
-        if self.must_wait(now_ms, &view, &route) {
+        if route.class != Class::Volatile && self.disk_is_behind() {
+            return Step::Wait;
+        }
+        if let Some(holder) = self.holder(now_ms, &view, &route) {
+            if self.is_refused(now_ms, id, holder, publish.qos) {
+                self.reply_to_publish(id, publish, reason::QUOTA, 0);
+                return Step::Done;
+            }
+            if let Some(connection) = self.connection(id) {
+                connection.waits_for = Some(holder);
+            }
             return Step::Wait;
         }
         self.stats.received += 1;
@@ -153,33 +163,6 @@ impl Broker {
         self.pending.note(Key::Incoming { client, id }, Some(vec![record::VERSION]), true)
     }
 
-    /// True when a subscriber is behind whom this message must not miss.
-    fn must_wait(&self, now_ms: u64, view: &View<'_>, route: &Route) -> bool {
-        if route.class != Class::Volatile && self.disk_is_behind() {
-            return true;
-        }
-        // Nobody can be full as long as all together have not as much.
-        if self.queued_bytes < self.limits.queue_bytes_max {
-            return false;
-        }
-        let crowded = self.queued_bytes >= self.limits.queues_bytes_max;
-        let waits = |target: &Target| {
-            let Some(session) = self.sessions.get(target.session as usize).and_then(Option::as_ref) else {
-                return false;
-            };
-            let full = session.queue_bytes >= self.limits.queue_bytes_max;
-            let counts_as_full = full || (crowded && session.queue_bytes > 0);
-            if !counts_as_full {
-                return false;
-            }
-            match view.qos.min(target.qos) {
-                Qos::AtMostOnce => session.connection.is_some() && now_ms < session.moved_ms + LIVELY_MS,
-                _ => session.connection.is_some() || session.is_kept(),
-            }
-        };
-        route.targets.iter().any(waits) || route.groups.iter().any(|group| group.members.iter().all(waits))
-    }
-
     /// Gives the message to all who want it, and keeps it if it is to be retained: false when there was no room for that.
     fn pass(&mut self, now_ms: u64, from: Option<SessionAt>, view: View<'_>, route: &Route) -> (u64, bool) {
         let mut passing = Passing { view, kept: None, class: route.class, after: 0 };
@@ -204,7 +187,7 @@ impl Broker {
                 (0..group.members.len()).map(|at| &group.members[(turn + at) % group.members.len()]);
             let mut best: Option<(&Target, u8)> = None;
             for member in in_turn {
-                let rank = self.rank(member);
+                let rank = self.rank(member, view.topic);
                 if best.is_none_or(|(_, have)| rank > have) {
                     best = Some((member, rank));
                 }
@@ -217,9 +200,10 @@ impl Broker {
     }
 
     /// How fit a member of a group is to take a message: 0 not at all, 1 later, 2 when it has caught up, 3 now.
-    fn rank(&self, member: &Target) -> u8 {
+    fn rank(&self, member: &Target, topic: &str) -> u8 {
         let session = self.sessions.get(member.session as usize).and_then(Option::as_ref);
         session.map_or(0, |session| match session.connection {
+            Some(id) if self.denies(id, topic) => 0,
             Some(_) if session.queue.is_empty() => 3,
             Some(_) if session.queue_bytes < self.limits.queue_bytes_max => 2,
             Some(_) => 1,
@@ -237,6 +221,9 @@ impl Broker {
             self.pending.enabled && passing.class != Class::Volatile && is_kept && qos != Qos::AtMostOnce;
         let done = self.pending.done;
         let connection = session.connection.and_then(|id| self.connections[super::slot(id)].as_mut());
+        if connection.as_ref().is_some_and(|connection| connection.rights.denies(passing.view.topic)) {
+            return;
+        }
         if let Some(connection) = connection
             && !on_disk
             && session.queue.is_empty()
@@ -249,11 +236,13 @@ impl Broker {
             let start = connection.output.len();
             let subscription_ids = target.ids.as_deref().unwrap_or_default();
             let version = connection.version;
-            let delivery = Delivery { version, qos, retain, duplicate: false, id, subscription_ids };
+            let alias = connection.aliases_out.of(passing.view.topic);
+            let delivery = Delivery { version, qos, retain, duplicate: false, id, subscription_ids, alias };
             self.templates.append(&mut connection.output, now_ms, &passing.view, &delivery);
             // MQTT-3.1.2-24 and 25: as if it had been sent.
             if connection.output.len() - start > connection.packet_bytes_max {
                 connection.output.truncate(start);
+                connection.aliases_out.take_back(alias);
                 self.stats.dropped += 1;
                 return;
             }
@@ -318,8 +307,10 @@ impl Broker {
             session.sent += 1;
             match &again.waiting {
                 Some(waiting) if !again.released => {
-                    let delivery = waiting.delivery(connection.version, again.id, true);
-                    message::append(&mut connection.output, now_ms, &waiting.message.view(), &delivery);
+                    let view = waiting.message.view();
+                    let alias = connection.aliases_out.of(view.topic);
+                    let delivery = Delivery { alias, ..waiting.delivery(connection.version, again.id, true) };
+                    message::append(&mut connection.output, now_ms, &view, &delivery);
                 }
                 _ => connection.reply(&Packet::PubRel(again.id.into())),
             }
@@ -341,16 +332,24 @@ impl Broker {
                 forget(&mut self.pending, session, next.number);
                 continue;
             }
+            let view = next.message.view();
+            // It was taken while other rules held.
+            if connection.rights.denies(view.topic) {
+                forget(&mut self.pending, session, next.number);
+                continue;
+            }
             let id = match (next.qos, next.id) {
                 (Qos::AtMostOnce, _) => 0,
                 (_, 0) => session.next_id(),
                 (_, id) => id,
             };
             let start = connection.output.len();
-            let delivery = next.delivery(connection.version, id, false);
-            message::append(&mut connection.output, now_ms, &next.message.view(), &delivery);
+            let alias = connection.aliases_out.of(view.topic);
+            let delivery = Delivery { alias, ..next.delivery(connection.version, id, false) };
+            message::append(&mut connection.output, now_ms, &view, &delivery);
             if connection.output.len() - start > connection.packet_bytes_max {
                 connection.output.truncate(start);
+                connection.aliases_out.take_back(alias);
                 self.stats.dropped += 1;
                 forget(&mut self.pending, session, next.number);
                 continue;

@@ -1,9 +1,10 @@
 //! A message on its way, and how it is written for one subscriber or for many.
 
+use super::connection::Alias;
 use crate::{
     encode::{bytes, variable, variable_len},
     packet::{Qos, Version},
-    property::{self, MESSAGE_EXPIRY, SUBSCRIPTION_ID},
+    property::{self, MESSAGE_EXPIRY, SUBSCRIPTION_ID, TOPIC_ALIAS},
 };
 
 /// For [`View::expires_ms`].
@@ -85,25 +86,32 @@ pub(super) struct Delivery<'a> {
     /// 0 with QoS 0.
     pub id: u16,
     pub subscription_ids: &'a [u32],
+    pub alias: Alias,
 }
 
 /// Appends a PUBLISH; returns where in it the packet id is.
 pub(super) fn append(out: &mut Vec<u8>, now_ms: u64, view: &View<'_>, delivery: &Delivery<'_>) -> usize {
     let start = out.len();
     let expiry = view.expiry_left_s(now_ms).filter(|_| delivery.version == Version::V5);
+    let (topic, alias) = match delivery.alias {
+        Alias::None => (view.topic, None),
+        Alias::New(alias) => (view.topic, Some(alias)),
+        Alias::Known(alias) => ("", Some(alias)),
+    };
     let properties_len = match delivery.version {
         Version::V3 => None,
         Version::V5 => Some(
             view.properties.len()
                 + expiry.map_or(0, |_| 5)
+                + alias.map_or(0, |_| 3)
                 + delivery.subscription_ids.iter().map(|id| 1 + variable_len(*id as usize)).sum::<usize>(),
         ),
     };
     let id_len = if delivery.qos == Qos::AtMostOnce { 0 } else { 2 };
     let properties_all = properties_len.map_or(0, |len| variable_len(len) + len);
     out.push(first_byte(delivery));
-    variable(out, 2 + view.topic.len() + id_len + properties_all + view.payload.len());
-    bytes(out, view.topic.as_bytes());
+    variable(out, 2 + topic.len() + id_len + properties_all + view.payload.len());
+    bytes(out, topic.as_bytes());
     let id_at = out.len() - start;
     if id_len > 0 {
         out.extend_from_slice(&delivery.id.to_be_bytes());
@@ -113,6 +121,9 @@ pub(super) fn append(out: &mut Vec<u8>, now_ms: u64, view: &View<'_>, delivery: 
         out.extend_from_slice(view.properties);
         if let Some(left) = expiry {
             property::put_number(out, MESSAGE_EXPIRY, left);
+        }
+        if let Some(alias) = alias {
+            property::put_number(out, TOPIC_ALIAS, alias.into());
         }
         for id in delivery.subscription_ids {
             property::put_number(out, SUBSCRIPTION_ID, *id);
@@ -143,7 +154,7 @@ impl Templates {
     }
 
     pub fn append(&mut self, out: &mut Vec<u8>, now_ms: u64, view: &View<'_>, delivery: &Delivery<'_>) {
-        if !delivery.subscription_ids.is_empty() {
+        if !delivery.subscription_ids.is_empty() || delivery.alias != Alias::None {
             append(out, now_ms, view, delivery);
             return;
         }

@@ -6,8 +6,8 @@
 //! [`Broker::take_changes`] and goes back by [`Broker::persisted`], after a restart by [`Broker::restore`].
 //!
 //! Invariants: a message of QoS 1 or 2 that was acknowledged to its publisher reaches every session that was subscribed, for as
-//! long as that session lives, and one of QoS 2 reaches it once; a session that ends before its time is told to its client
-//! (`session present` 0), never a hole in it; nothing holds more than the bounds of [`Limits`] and [`crate::limits`].
+//! long as that session lives, and one of QoS 2 reaches it once; a session ends by its client or by its expiry, which is told
+//! (`session present` 0), never is there a hole in it; nothing holds more than the bounds of [`Limits`] and [`crate::limits`].
 //!
 //! Start at `process` below; CONNECT is in `connect`, messages go through `deliver`, subscriptions are in `subscribe`.
 
@@ -16,8 +16,10 @@ mod connect;
 mod connection;
 mod deliver;
 mod durable;
+mod holds;
 mod message;
 mod record;
+mod reload;
 mod retained;
 mod routes;
 mod session;
@@ -29,6 +31,7 @@ use std::collections::{BTreeMap, HashMap};
 
 pub use access::{Acl, AclError, Auth, Origin};
 pub use durable::{Change, Changes, Class, DurableTopics, Key};
+pub use holds::{Holder, Notice};
 pub use record::fuzz_records;
 
 use crate::{
@@ -60,6 +63,8 @@ pub struct Limits {
     /// Sessions that outlive their connection.
     pub sessions_max: usize,
     pub session_expiry_s_max: u32,
+    /// The same for MQTT 3.1.1, whose clients cannot say how long they want theirs.
+    pub session_expiry_v3_s: u32,
     pub packet_bytes_max: usize,
     pub queue_bytes_max: usize,
     pub queues_bytes_max: usize,
@@ -67,8 +72,11 @@ pub struct Limits {
     pub retained_bytes_max: usize,
     /// A client may ask for less. 0: no bound.
     pub keep_alive_s_max: u16,
-    /// A full session without a connection is waited for, not ended: its publishers stand still until it is back or expires.
+    /// A full session without a connection is waited for until its client is back or it expires: nothing is lost. False: it ends
+    /// when somebody has waited for it for 10 s, and what it holds is lost.
     pub wait_for_sessions: bool,
+    /// Beginnings of topics on which the node itself speaks: sessions that outlive their connection get them at QoS 0.
+    pub node_topics: &'static [&'static str],
 }
 
 impl Default for Limits {
@@ -77,13 +85,15 @@ impl Default for Limits {
             connections_max: CONNECTIONS_MAX,
             sessions_max: SESSIONS_MAX,
             session_expiry_s_max: SESSION_EXPIRY_S_MAX,
+            session_expiry_v3_s: SESSION_EXPIRY_V3_S,
             packet_bytes_max: PACKET_BYTES_MAX,
             queue_bytes_max: BROKER_QUEUE_BYTES_MAX,
             queues_bytes_max: BROKER_QUEUES_BYTES_MAX,
             retained_max: RETAINED_MAX,
             retained_bytes_max: RETAINED_BYTES_MAX,
             keep_alive_s_max: 0,
-            wait_for_sessions: false,
+            wait_for_sessions: true,
+            node_topics: &[],
         }
     }
 }
@@ -114,6 +124,10 @@ pub struct Stats {
     pub sessions_ended: u64,
     /// Connections whose publisher waits for a subscriber.
     pub blocked: usize,
+    /// Messages of MQTT 5 clients that were refused because a session is full and its client away.
+    pub refused: u64,
+    /// Full sessions that others have waited for too long.
+    pub holding: usize,
 }
 
 /// A password to check.
@@ -142,6 +156,7 @@ pub struct Broker {
     pending: durable::Pending,
     checks: Vec<Check>,
     touched: Vec<ConnectionId>,
+    notices: Vec<Notice>,
     /// Publishers that wait.
     blocked: Vec<ConnectionId>,
     /// Something that a publisher may have waited for has changed.
@@ -191,6 +206,7 @@ impl Broker {
             pending: durable::Pending::new(disk),
             checks: Vec::new(),
             touched: Vec::new(),
+            notices: Vec::new(),
             blocked: Vec::new(),
             is_freed: false,
             waiting_connections: Vec::new(),
@@ -293,14 +309,20 @@ impl Broker {
             let bytes_max = self.limits.packet_bytes_max;
             let Some(connection) = self.connection(id) else { break };
             let is_first = matches!(connection.phase, Phase::New | Phase::Checked(_));
-            if connection.phase == Phase::Closing || (is_first && bytes[used] != CONNECT_FIRST_BYTE) {
-                self.close(now_ms, id, false, None);
+            if connection.phase == Phase::Closing {
+                break;
+            }
+            if is_first && bytes[used] != CONNECT_FIRST_BYTE {
+                self.fail(now_ms, id, reason::PROTOCOL);
                 break;
             }
             let step = match packet::decode_as(connection.version, &bytes[used..], bytes_max) {
                 Ok(None) => break,
                 Ok(Some((packet, len))) => match self.handle(now_ms, id, &packet) {
                     Step::Done => {
+                        if let Some(connection) = self.connection(id) {
+                            connection.held_since_ms = None;
+                        }
                         used += len;
                         continue;
                     }
@@ -404,6 +426,9 @@ impl Broker {
 
     fn block(&mut self, now_ms: u64, id: ConnectionId) {
         let Some(connection) = self.connection(id) else { return };
+        if connection.waits_for.is_some() {
+            connection.held_since_ms.get_or_insert(now_ms);
+        }
         if connection.blocked_since_ms.is_none() {
             connection.blocked_since_ms = Some(now_ms);
             self.blocked.push(id);
@@ -417,6 +442,7 @@ impl Broker {
             for id in std::mem::take(&mut self.blocked) {
                 let Some(connection) = self.connection(id) else { continue };
                 connection.blocked_since_ms = None;
+                connection.waits_for = None;
                 // It waited for us, not the other way round.
                 connection.heard_ms = now_ms;
                 self.touch(id);
@@ -566,6 +592,8 @@ impl Broker {
     /// Ends a connection for a fault of its client.
     fn fail(&mut self, now_ms: u64, id: ConnectionId, code: u8) {
         self.stats.closed_by_broker += 1;
+        let client = self.name_of(id);
+        self.notice(Notice::Closed { connection: id, client, reason: code });
         self.close(now_ms, id, true, Some(code));
     }
 
@@ -632,6 +660,7 @@ impl Broker {
         for at in 0..self.sessions.len() {
             self.tick_session(now_ms, at as SessionAt);
         }
+        self.tick_holds(now_ms);
         self.retained.expire(now_ms);
         for topic in self.retained.take_due(now_ms) {
             self.write_retained(now_ms, &topic, false);
@@ -707,6 +736,8 @@ pub fn fuzz_broker(data: &[u8]) {
     assert_eq!(again.restore(0, disk), 0, "what the broker has written it can read");
 }
 
+#[cfg(test)]
+mod holds_tests;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]

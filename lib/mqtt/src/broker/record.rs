@@ -206,6 +206,8 @@ impl Broker {
             else {
                 continue;
             };
+            let qos = super::holds::granted(self.limits.node_topics, true, plain, options.qos);
+            let options = SubscribeOptions { qos, ..options };
             let entry = Entry { session: at, group: group.map(Into::into), options, id };
             if self.routes.add(plain, entry)
                 && let Some(session) = self.session(at)

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     ConnectionId,
+    connection::Alias,
     message::{Delivery, Message},
 };
 use crate::{
@@ -50,6 +51,8 @@ pub(super) struct Session {
     /// When the queue moved last.
     pub moved_ms: u64,
     pub full_since_ms: Option<u64>,
+    /// Since when others wait for it, when that was told.
+    pub holds_since_ms: Option<u64>,
     /// A will that waits for its delay.
     pub will: Option<Box<PendingWill>>,
 }
@@ -99,7 +102,8 @@ impl Waiting {
     pub fn delivery(&self, version: Version, id: u16, duplicate: bool) -> Delivery<'_> {
         let subscription_ids = self.ids.as_deref().unwrap_or_default();
         let duplicate = (duplicate || self.duplicate) && self.qos != Qos::AtMostOnce;
-        Delivery { version, qos: self.qos, retain: self.retain, duplicate, id, subscription_ids }
+        let (qos, retain, alias) = (self.qos, self.retain, Alias::None);
+        Delivery { version, qos, retain, duplicate, id, subscription_ids, alias }
     }
 }
 
@@ -125,6 +129,7 @@ impl Session {
             next_number: 1,
             moved_ms: now_ms,
             full_since_ms: None,
+            holds_since_ms: None,
             will: None,
         }
     }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     limits::{KEPT_SUBSCRIPTIONS_MAX, SESSION_SUBSCRIPTIONS_MAX, SUBSCRIPTIONS_TOTAL_MAX},
-    packet::{Packet, SubscribeOptions, Version, reason},
+    packet::{Packet, Qos, SubscribeOptions, Version, reason},
     property::{self, Properties},
 };
 
@@ -39,9 +39,10 @@ impl Broker {
         let mut is_changed = false;
         for (filter, options) in filters {
             match self.subscribe_one(id, at, filter, *options, subscription_id) {
-                Ok(is_new) => {
+                Ok((is_new, qos)) => {
                     is_changed = true;
-                    codes.push(options.qos.bits());
+                    codes.push(qos.bits());
+                    let options = &SubscribeOptions { qos, ..*options };
                     if options.retain_handling == 0 || (options.retain_handling == 1 && is_new) {
                         self.give_retained(now_ms, at, filter, *options, subscription_id);
                     }
@@ -64,7 +65,7 @@ impl Broker {
         Step::Done
     }
 
-    /// True when the subscription is new.
+    /// True when the subscription is new, and the QoS that it is granted.
     fn subscribe_one(
         &mut self,
         id: ConnectionId,
@@ -72,7 +73,7 @@ impl Broker {
         filter: &str,
         options: SubscribeOptions,
         subscription_id: u32,
-    ) -> Result<bool, u8> {
+    ) -> Result<(bool, Qos), u8> {
         let (group, plain) = parse_shared(filter).ok_or(reason::FILTER_INVALID)?;
         let connection = self.connection(id).ok_or(reason::FAILURE)?;
         if !connection.rights.may_read(plain) {
@@ -80,7 +81,10 @@ impl Broker {
         }
         let is_new = self.routes.get(plain, group, at).is_none();
         let total = self.routes.len();
+        let node_topics = self.limits.node_topics;
         let session = self.session(at).ok_or(reason::FAILURE)?;
+        let qos = super::holds::granted(node_topics, session.is_kept(), plain, options.qos);
+        let options = SubscribeOptions { qos, ..options };
         let most = if session.expiry_s > 0 { KEPT_SUBSCRIPTIONS_MAX } else { SESSION_SUBSCRIPTIONS_MAX };
         if is_new && (session.filters.len() >= most || total >= SUBSCRIPTIONS_TOTAL_MAX) {
             return Err(reason::QUOTA);
@@ -89,7 +93,7 @@ impl Broker {
             session.filters.push(filter.into());
         }
         let entry = Entry { session: at, group: group.map(Into::into), options, id: subscription_id };
-        Ok(self.routes.add(plain, entry))
+        Ok((self.routes.add(plain, entry), qos))
     }
 
     /// Retained messages for a subscription; a shared one gets none (MQTT 5 section 4.8.2).

@@ -1,7 +1,7 @@
 //! `$SYS` figures, with the names that mosquitto gives them: retained, published when they change.
 
 use super::{
-    Broker,
+    Broker, Holder,
     message::{NEVER, View},
 };
 use crate::{limits::SYS_INTERVAL_MS, packet::Qos};
@@ -34,7 +34,7 @@ impl Broker {
         self.sys.next_ms = now_ms + SYS_INTERVAL_MS;
         let stats = self.stats();
         let sessions_away = stats.sessions.saturating_sub(stats.connections) as u64;
-        let figures: [(&str, u64); 18] = [
+        let figures: [(&str, u64); 20] = [
             ("uptime", now_ms / 1000),
             ("clients/connected", stats.connections as u64),
             ("clients/disconnected", sessions_away),
@@ -51,9 +51,13 @@ impl Broker {
             ("bytes/sent", stats.bytes_sent),
             ("queued/bytes", stats.queued_bytes as u64),
             ("clients/waiting", stats.blocked as u64),
+            ("publish/messages/refused", stats.refused),
+            ("sessions/holding", stats.holding as u64),
             ("clients/closed", stats.closed_by_broker),
             ("sessions/ended", stats.sessions_ended),
         ];
+        let holders = render(&self.holders(now_ms));
+        self.publish_figure(now_ms, "sessions/holders", &holders);
         let version = self.sys.version.clone();
         self.publish_figure(now_ms, "version", &version);
         for (name, value) in figures {
@@ -71,4 +75,14 @@ impl Broker {
         let view = View { topic: &topic, payload, properties: &[], qos, retain, expires_ms: NEVER };
         self.publish_kept(now_ms, view.keep());
     }
+}
+
+/// A line for each session that others wait for: who it is, whether its client is away, and who waits.
+fn render(holders: &[Holder]) -> String {
+    let line = |holder: &Holder| {
+        let away = if holder.is_away { " (away)" } else { "" };
+        let more = if holder.more > 0 { format!(" and {} more", holder.more) } else { String::new() };
+        format!("{}{away} holds {}{more}", holder.session, holder.held.join(", "))
+    };
+    holders.iter().map(line).collect::<Vec<_>>().join("\n")
 }

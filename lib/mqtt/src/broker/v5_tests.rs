@@ -7,9 +7,9 @@ use crate::{
     property::*,
 };
 
-struct Table {
-    broker: Broker,
-    now_ms: u64,
+pub(super) struct Table {
+    pub broker: Broker,
+    pub now_ms: u64,
 }
 
 /// A packet of the broker, as text.
@@ -52,22 +52,22 @@ fn describe(packet: &Packet<'_>) -> String {
     }
 }
 
-fn numbers(pairs: &[(u8, u32)]) -> Vec<u8> {
+pub(super) fn numbers(pairs: &[(u8, u32)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     pairs.iter().for_each(|(id, number)| put_number(&mut bytes, *id, *number));
     bytes
 }
 
 impl Table {
-    fn new() -> Table {
+    pub fn new() -> Table {
         Table::with(Limits::default(), Auth::default())
     }
 
-    fn with(limits: Limits, auth: Auth) -> Table {
+    pub fn with(limits: Limits, auth: Auth) -> Table {
         Table { broker: Broker::new(limits, auth), now_ms: 1000 }
     }
 
-    fn send(&mut self, id: ConnectionId, packet: &Packet<'_>) {
+    pub fn send(&mut self, id: ConnectionId, packet: &Packet<'_>) {
         let version = self.broker.connection(id).map_or(Version::V5, |connection| connection.version);
         let mut bytes = Vec::new();
         encode::packet_as(version, &mut bytes, packet);
@@ -75,7 +75,7 @@ impl Table {
     }
 
     /// What the broker has said since, and whether it closed the socket.
-    fn read(&mut self, id: ConnectionId) -> Vec<String> {
+    pub fn read(&mut self, id: ConnectionId) -> Vec<String> {
         let Some(version) = self.broker.connection(id).map(|connection| connection.version) else {
             return vec!["closed".into()];
         };
@@ -97,7 +97,7 @@ impl Table {
         }
     }
 
-    fn connect(&mut self, connect: Connect<'_>) -> (ConnectionId, Vec<String>) {
+    pub fn connect(&mut self, connect: Connect<'_>) -> (ConnectionId, Vec<String>) {
         let id = self.broker.accept(self.now_ms, Origin::Local).unwrap();
         let mut bytes = Vec::new();
         encode::packet(&mut bytes, &Packet::Connect(connect));
@@ -107,14 +107,14 @@ impl Table {
     }
 
     /// A client of MQTT 5 with a session of so many seconds.
-    fn join(&mut self, client_id: &str, expiry_s: u32) -> ConnectionId {
+    pub fn join(&mut self, client_id: &str, expiry_s: u32) -> ConnectionId {
         let properties = numbers(&[(SESSION_EXPIRY, expiry_s)]);
         let properties = Properties::new(&properties);
         let version = Version::V5;
         self.connect(Connect { version, client_id, properties, ..Connect::default() }).0
     }
 
-    fn subscribe(
+    pub fn subscribe(
         &mut self,
         id: ConnectionId,
         filter: &str,
@@ -128,7 +128,7 @@ impl Table {
         self.read(id)
     }
 
-    fn publish(
+    pub fn publish(
         &mut self,
         id: ConnectionId,
         topic: &str,
@@ -155,7 +155,7 @@ impl Table {
     }
 }
 
-const QOS1: SubscribeOptions = SubscribeOptions {
+pub(super) const QOS1: SubscribeOptions = SubscribeOptions {
     qos: Qos::AtLeastOnce,
     no_local: false,
     retain_as_published: false,

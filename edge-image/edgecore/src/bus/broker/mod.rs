@@ -4,16 +4,18 @@
 //! Why rumqttd is not behind it: docs/decisions/mqtt-broker.md.
 //!
 //! Here: listeners. `exchange` moves bytes between a socket and the broker, `disk` writes what is to outlive a power cut, `users`
-//! checks passwords. All of them share one broker behind a lock that is never held across an await.
+//! checks passwords, `reload` reads them again when they change, `notices` tells people what the broker noticed. All of them share one broker behind a lock that is never held across an await.
 
 mod disk;
 mod exchange;
+mod notices;
+mod reload;
 mod settings;
 mod users;
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -32,6 +34,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::limits::{BUS_RETRY_DELAY_MAX, BUS_RETRY_DELAY_MIN, BUS_STOP_TIMEOUT};
 use exchange::{Exchange, Socket};
+pub use reload::Files;
 pub use settings::from_config;
 pub use users::{Users, UsersError};
 
@@ -65,6 +68,8 @@ pub struct Settings {
     pub listen: Vec<Listen>,
     pub auth: Auth,
     pub users: Users,
+    /// Where users and rules come from, to be read again when they change.
+    pub files: Files,
     pub limits: Limits,
     pub durable: DurableTopics,
     /// Folder of what outlives a restart; none: nothing does.
@@ -89,6 +94,13 @@ impl Handle {
         &self.addresses
     }
 
+    /// Ends the session of a client that will not come again.
+    pub fn forget(&self, client_id: &str) {
+        let mut state = self.shared.lock();
+        state.broker.forget(self.shared.now_ms(), client_id);
+        self.shared.wake(&mut state, None);
+    }
+
     pub fn stats(&self) -> Stats {
         self.shared.lock().broker.stats()
     }
@@ -102,6 +114,7 @@ impl Handle {
 struct Shared {
     state: Mutex<State>,
     started: Instant,
+    users: Mutex<Users>,
     /// There is something for the disk, or for the checker of passwords.
     disk_work: Notify,
     checks: Notify,
@@ -111,6 +124,9 @@ struct State {
     broker: Broker,
     /// By place of the connection.
     wakers: Vec<Option<Waker>>,
+    /// Where each comes from, by the same place; none for the unix socket.
+    peers: Vec<Option<IpAddr>>,
+    said: notices::Said,
     buffer: Box<[u8; READ_BYTES]>,
     /// The connections are to end, whatever they have to write.
     is_over: bool,
@@ -120,6 +136,14 @@ impl Shared {
     /// Held for the handling of one read or write, never across an await.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_users(&self, users: Users) {
+        *self.users.lock().unwrap_or_else(PoisonError::into_inner) = users;
+    }
+
+    fn users(&self) -> Users {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn now_ms(&self) -> u64 {
@@ -140,6 +164,10 @@ impl Shared {
         }
         if state.broker.has_checks() {
             self.checks.notify_one();
+        }
+        if state.broker.has_notices() {
+            let notices = state.broker.take_notices();
+            state.said.tell(notices, &state.peers);
         }
     }
 }
@@ -167,10 +195,18 @@ fn start_on(settings: Settings, store: Option<store::Store>, drain: Drain) -> Ha
     if let Some(store) = &store {
         disk::restore(&mut broker, store);
     }
-    let state = State { broker, wakers: Vec::new(), buffer: Box::new([0; READ_BYTES]), is_over: false };
+    let state = State {
+        broker,
+        wakers: Vec::new(),
+        peers: Vec::new(),
+        said: notices::Said::default(),
+        buffer: Box::new([0; READ_BYTES]),
+        is_over: false,
+    };
     let shared = Arc::new(Shared {
         state: Mutex::new(state),
         started: Instant::now(),
+        users: Mutex::new(settings.users),
         disk_work: Notify::new(),
         checks: Notify::new(),
     });
@@ -186,7 +222,10 @@ fn start_on(settings: Settings, store: Option<store::Store>, drain: Drain) -> Ha
         tasks.spawn(serve(bound, listen, shared.clone(), tasks.clone())).expect(room);
     }
     tasks.spawn(watch(shared.clone(), store, tasks.drain().clone())).expect(room);
-    tasks.spawn(users::run(settings.users, shared.clone(), tasks.drain().clone())).expect(room);
+    tasks.spawn(users::run(shared.clone(), tasks.drain().clone())).expect(room);
+    if !settings.files.is_empty() {
+        tasks.spawn(reload::run(settings.files, shared.clone(), tasks.drain().clone())).expect(room);
+    }
     Handle { addresses, shared, tasks }
 }
 
@@ -269,14 +308,15 @@ fn bind(listen: &Listen) -> io::Result<Listener> {
 }
 
 impl Listener {
-    async fn accept(&self, tls: Option<&Arc<ServerConfig>>) -> io::Result<(Socket, Origin)> {
+    async fn accept(&self, tls: Option<&Arc<ServerConfig>>) -> io::Result<(Socket, Origin, Option<IpAddr>)> {
         match self {
-            Listener::Unix(listener) => Ok((Box::new(listener.accept().await?.0), Origin::Local)),
+            Listener::Unix(listener) => Ok((Box::new(listener.accept().await?.0), Origin::Local, None)),
             Listener::Tcp(listener) => {
                 let (socket, peer) = listener.accept().await?;
                 let _ = socket.set_nodelay(true);
-                let is_local = peer.ip().to_canonical().is_loopback() && tls.is_none();
-                Ok((Box::new(socket), if is_local { Origin::Local } else { Origin::Remote }))
+                let ip = peer.ip().to_canonical();
+                let is_local = ip.is_loopback() && tls.is_none();
+                Ok((Box::new(socket), if is_local { Origin::Local } else { Origin::Remote }, Some(ip)))
             }
         }
     }
@@ -313,8 +353,8 @@ async fn serve(
             Some(accepted) => accepted,
         };
         match accepted {
-            Ok((socket, origin)) => {
-                let Some(id) = admit(&shared, &origin) else { continue };
+            Ok((socket, origin, peer)) => {
+                let Some(id) = admit(&shared, &origin, peer) else { continue };
                 let exchange = Exchange::new(id, shared.clone());
                 let spawned = match &tls {
                     None => tasks.spawn(exchange.run(socket)),
@@ -334,9 +374,15 @@ async fn serve(
     }
 }
 
-fn admit(shared: &Shared, origin: &Origin) -> Option<ConnectionId> {
+fn admit(shared: &Shared, origin: &Origin, peer: Option<IpAddr>) -> Option<ConnectionId> {
     let mut state = shared.lock();
     let admitted = state.broker.accept(shared.now_ms(), origin.clone());
+    if let Some(id) = admitted {
+        if state.peers.len() <= slot(id) {
+            state.peers.resize(slot(id) + 1, None);
+        }
+        state.peers[slot(id)] = peer;
+    }
     if admitted.is_none() {
         let stats = state.broker.stats();
         // Said at powers of two: a crowd at the door must not fill the log.

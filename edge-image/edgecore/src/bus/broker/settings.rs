@@ -3,14 +3,14 @@
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::{Context, bail};
-use mqtt::broker::{Acl, Auth, DurableTopics};
+use mqtt::broker::{Auth, DurableTopics};
 use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
 };
 
-use super::{Listen, Settings, Users};
+use super::{Files, Listen, Settings};
 use crate::config::{Config, Mqtt};
 
 /// `first` is where KubeEdge's key says; edgecore's own clients go there.
@@ -24,14 +24,12 @@ pub fn from_config(cfg: &Config, first: SocketAddr) -> anyhow::Result<Settings> 
     if !bus.mqtt_username.is_empty() {
         auth.users.insert(bus.mqtt_username.clone(), bus.mqtt_password.clone());
     }
-    if let Some(path) = given(&mqtt.acl_file) {
-        let read = || Ok::<Acl, anyhow::Error>(Acl::parse(&std::fs::read_to_string(path)?)?);
-        auth.acl = read().with_context(|| format!("kinglet.mqtt.aclFile: {}", path.display()))?;
-    }
-    let users = match given(&mqtt.password_file) {
-        Some(path) => Users::load(path.to_owned()).context("kinglet.mqtt.passwordFile")?,
-        None => Users::default(),
+    let files = Files {
+        password: given(&mqtt.password_file).map(Into::into),
+        acl: given(&mqtt.acl_file).map(Into::into),
     };
+    let (users, acl) = files.load()?;
+    auth.acl = acl;
     let nobody = auth.users.is_empty() && users.is_empty();
     for open in
         listen.iter().filter(|open| matches!(open, Listen::Tcp(address) if !address.ip().is_loopback()))
@@ -46,6 +44,7 @@ pub fn from_config(cfg: &Config, first: SocketAddr) -> anyhow::Result<Settings> 
         listen,
         auth,
         users,
+        files,
         limits: mqtt.limits(),
         durable: DurableTopics { sync: mqtt.durable_sync.clone(), lazy: mqtt.durable_lazy.clone() },
         store_dir: mqtt.persistence.then(|| cfg.store_dir().with_file_name("mqtt")),

@@ -57,6 +57,10 @@ impl Users {
         self.0.is_empty()
     }
 
+    pub fn contains(&self, user: &str) -> bool {
+        self.0.contains_key(user)
+    }
+
     /// Takes milliseconds to a second, as the iterations say.
     fn is_right(&self, user: &str, password: &[u8]) -> bool {
         self.0.get(user).is_some_and(|known| {
@@ -89,11 +93,18 @@ fn password_line(user: &str, password: &str, salt: &[u8; 12], iterations: NonZer
 
 /// Checks one password after the other, off the loop: a flood of wrong ones costs one processor at most, and those behind wait.
 /// One that was right is known again by a keyed digest, so that many reconnections at once cost nothing.
-pub(super) async fn run(users: Users, shared: Arc<Shared>, drain: Drain) -> io::Result<()> {
+pub(super) async fn run(shared: Arc<Shared>, drain: Drain) -> io::Result<()> {
     let key = rt::random_u64().to_be_bytes();
     let mut known: BTreeMap<String, digest::Digest> = BTreeMap::new();
+    let mut users = shared.users();
     while drain.or(shared.checks.notified()).await.is_some() {
         let checks = shared.lock().broker.take_checks();
+        // The file was read anew: what was right may be so no more.
+        let current = shared.users();
+        if !Arc::ptr_eq(&current.0, &users.0) {
+            users = current;
+            known.clear();
+        }
         for check in checks {
             let mut context = digest::Context::new(&digest::SHA256);
             [&key[..], check.user.as_bytes(), &[0], &check.password]

@@ -425,6 +425,10 @@ pub async fn own(server: Arc<Node>) -> Answer {
         let kind = if name.ends_with("_total") { Counter } else { Gauge };
         gauge(name, kind, help, Some(value as f64));
     }
+    for (name, value) in server.handles.bus.figures() {
+        let kind = if name.ends_with("_total") { Counter } else { Gauge };
+        gauge(name, kind, "Of the MQTT broker on this node: docs/mqtt.md.", Some(value));
+    }
     let waiting = server.handles.meta.list_local("outbox").len();
     gauge(
         "kinglet_outbox_messages",
