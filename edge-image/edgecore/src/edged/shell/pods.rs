@@ -36,13 +36,19 @@ impl Shell {
             }
             let entry = match self.parsed.remove(&object.uid) {
                 Some((version, known)) if version == object.resource_version => (version, known),
-                _ => (object.resource_version.clone(), parse(&object)),
+                known => {
+                    if known.is_some() {
+                        self.upkeep.renewed.insert(object.uid.clone());
+                    }
+                    (object.resource_version.clone(), parse(&object))
+                }
             };
             wanted.push(entry.1.clone());
             parsed.insert(object.uid.clone(), entry);
         }
         self.parsed = parsed;
         self.arrived.retain(|uid, _| self.parsed.contains_key(uid));
+        self.upkeep.renewed.retain(|uid| self.parsed.contains_key(uid));
         let wanted = self.statics.join(wanted);
         self.handle(Input::Desired(wanted));
         self.follow_mirrors();

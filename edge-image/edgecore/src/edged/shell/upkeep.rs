@@ -19,6 +19,8 @@ const SOURCES: [&str; 4] = ["configmap", "secret", "persistentvolumeclaim", "per
 pub(super) struct Upkeep {
     /// Over the versions of all stored sources.
     sources: u64,
+    /// Uids of pods whose object changed since their files were looked at.
+    pub renewed: BTreeSet<String>,
     /// Pods whose files are being refreshed, and whether to do it again because something changed meanwhile. One at a time:
     /// an older one that waited for the cloud must not overwrite a newer one.
     refreshing: std::collections::BTreeMap<String, bool>,
@@ -29,7 +31,13 @@ pub(super) struct Upkeep {
 
 impl Upkeep {
     pub fn new(now: Instant) -> Upkeep {
-        Upkeep { sources: 0, refreshing: Default::default(), checked: now, checks: 0 }
+        Upkeep {
+            sources: 0,
+            renewed: BTreeSet::new(),
+            refreshing: Default::default(),
+            checked: now,
+            checks: 0,
+        }
     }
 }
 
@@ -47,8 +55,10 @@ impl Shell {
             self.manager.sources_changed(self.now());
             self.handle(Input::Tick);
         }
-        // Labels and annotations are in the pod itself, which may be what changed.
-        self.refresh_where(|pod| if changed { has_files(pod) } else { has_downward(pod) });
+        // Labels and annotations are in the pod itself. Only in that one: a new pod must not wait while all others' files are read.
+        let renewed = std::mem::take(&mut self.upkeep.renewed);
+        let own = |pod: &Pod| renewed.contains(&pod.metadata.uid) && has_downward(pod);
+        self.refresh_where(|pod| if changed { has_files(pod) } else { own(pod) });
     }
 
     fn refresh_where(&mut self, wanted: impl Fn(&Pod) -> bool) {
