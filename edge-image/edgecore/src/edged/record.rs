@@ -47,6 +47,9 @@ pub struct Failing {
     pub message: String,
     /// `None`: the pod's own grace period.
     pub grace_s: Option<u64>,
+    /// Before anything of it was made: the pod was not admitted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub at_the_door: bool,
 }
 
 /// A container whose sandbox was removed.

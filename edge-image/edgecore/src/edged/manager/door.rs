@@ -75,7 +75,7 @@ impl Manager {
 }
 
 fn reject(worker: &mut Worker, rejection: &Rejection, actions: &mut Vec<Action>) {
-    if worker.give_up(&rejection.reason, &rejection.status_message(), None) {
+    if worker.turn_away(&rejection.reason, &rejection.status_message()) {
         let event = Event::warning(rejection.reason.clone(), rejection.message.clone());
         actions.push(Action::Event { incarnation: worker.record.incarnation.clone(), event });
     }

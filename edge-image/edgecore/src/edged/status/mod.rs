@@ -78,7 +78,10 @@ pub fn render(worker: &Worker, now: Now, node: &NodeFacts, transitions: &mut Tra
     if worker.record.start_time > 0 {
         status.insert("startTime".into(), json!(rfc3339(worker.record.start_time)));
     }
-    lines.render(&mut status);
+    // Of a pod that was not admitted a kubelet tells no containers: kubectl shows the reason only then.
+    if failing.is_none_or(|failing| !failing.at_the_door) {
+        lines.render(&mut status);
+    }
     status.insert("qosClass".into(), json!(qos_class(pod)));
     Some(Value::Object(status))
 }

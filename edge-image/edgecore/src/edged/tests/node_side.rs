@@ -119,6 +119,7 @@ fn pods_that_cannot_be_admitted_are_failed_for_good() {
         let status = node.wait_status(name, reason, |status| status["phase"] == "Failed");
         assert_eq!(status["reason"], reason, "{status:#}");
         assert!(status["message"].as_str().unwrap().starts_with("Pod was rejected: "), "{status:#}");
+        assert!(status["containerStatuses"].is_null(), "kubectl would show their reasons: {status:#}");
         assert!(node.events(name).contains(reason), "{}", node.events(name));
     };
     for (name, reason) in [

@@ -21,10 +21,20 @@ impl Worker {
             return false;
         }
         let grace_s = grace.map(|grace| grace.as_secs());
-        self.record.failing = Some(Failing { reason: reason.into(), message: message.into(), grace_s });
+        let (reason, message) = (reason.into(), message.into());
+        self.record.failing = Some(Failing { reason, message, grace_s, at_the_door: false });
         self.stored = false;
         self.touched = true;
         true
+    }
+
+    /// A newcomer that is not let in.
+    pub fn turn_away(&mut self, reason: &str, message: &str) -> bool {
+        let given_up = self.give_up(reason, message, None);
+        if let Some(failing) = self.record.failing.as_mut().filter(|_| given_up) {
+            failing.at_the_door = true;
+        }
+        given_up
     }
 
     pub(super) fn check_deadline(&mut self, now: Now, pod: &Pod) {
