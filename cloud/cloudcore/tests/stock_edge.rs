@@ -135,3 +135,56 @@ async fn an_emptied_edge_gets_everything_again() {
     assert!(!more.iter().any(|line| line.contains("pod/web")), "once per link: {more:?}");
     cloud.stop().await;
 }
+
+/// The table of docs/interop.md names no message that a session lacks, and the sessions hold no message that it does not name.
+#[test]
+fn every_message_of_the_protocol_stands_in_a_session() {
+    let sessions = [
+        ("1.23", include_str!("../../../tests/vectors/kubeedge/stock-edge-1.23.jsonl")),
+        ("1.22", include_str!("../../../tests/vectors/kubeedge/stock-edge-1.22.jsonl")),
+        ("yes", include_str!("../../../tests/vectors/kubeedge/stock-cloud.jsonl")),
+        ("yes", include_str!("../../../tests/vectors/kubeedge/stock-cloud-again.jsonl")),
+    ];
+    let mut held = Vec::new();
+    for (session, text) in sessions {
+        for step in text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+            for (direction, end) in [("up", "edge"), ("down", "cloud")] {
+                let route = &step[end]["route"];
+                if let (Some(operation), Some(resource)) =
+                    (route["operation"].as_str(), route["resource"].as_str())
+                {
+                    held.push((session, direction, operation.to_owned(), resource.to_owned()));
+                }
+            }
+        }
+    }
+    let fits = |pattern: &str, resource: &str| {
+        let (pattern, resource): (Vec<&str>, Vec<&str>) =
+            (pattern.split('/').collect(), resource.split('/').collect());
+        pattern.len() == resource.len() && pattern.iter().zip(&resource).all(|(p, r)| *p == "*" || p == r)
+    };
+    let text = include_str!("../../../docs/interop.md");
+    let table = text.split("## Messages and their vectors").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .filter(|line| line.starts_with("| up") || line.starts_with("| down"))
+        .map(|line| line.split('|').map(str::trim).collect())
+        .collect();
+    assert!(rows.len() > 70, "{} rows", rows.len());
+    let mut named = Vec::new();
+    for row in rows {
+        let (operation, resource) = row[2].trim_matches('`').split_once(' ').unwrap();
+        let cloud = if row[3] == "both" { vec!["1.23", "1.22"] } else { vec![row[3]] };
+        for session in cloud.into_iter().chain([row[4]]).filter(|session| *session != "-") {
+            let found = held
+                .iter()
+                .any(|(s, d, o, r)| *s == session && *d == row[1] && o == operation && fits(resource, r));
+            assert!(found, "{} is not in session {session}", row[2]);
+        }
+        named.push((row[1], operation, resource));
+    }
+    for (_, direction, operation, resource) in held.iter().filter(|message| message.2 != "response") {
+        let is_named = named.iter().any(|(d, o, r)| d == direction && o == operation && fits(r, resource));
+        assert!(is_named, "the table does not name {direction} {operation} {resource}");
+    }
+}

@@ -158,6 +158,9 @@ pub fn log_failure(node: &str, message: &Message, failure: &Failure) {
 
 /// The refusal of a message that could not even be read as a request, when it waits for an answer.
 pub fn refuse(message: &Message, error: &RequestError) -> Option<Message> {
+    if message.route.source == METASERVER {
+        return refuse_application(message);
+    }
     let waits = matches!(
         message.route.operation.as_str(),
         Operation::QUERY | Operation::INSERT | Operation::UPDATE | Operation::PATCH
@@ -171,4 +174,33 @@ pub fn refuse(message: &Message, error: &RequestError) -> Option<Message> {
     (waits && message.route.group != "user")
         .then(|| reply_failure(message, shape, &Failure::Denied(error.to_string())))
         .flatten()
+}
+
+/// The module of a stock edge that serves the Kubernetes API to its pods.
+const METASERVER: &str = "metaserver";
+
+/// MetaServer's calls have a form of their own, and the edge waits 10 s for each (`Application`, kubeedge-wire.md section 4). Its watches
+/// come together as a map (`watchapp/sync`); the answer names those that failed.
+fn refuse_application(message: &Message) -> Option<Message> {
+    let why = Failure::Denied(
+        "this cloudcore has no dynamicController: MetaServer's requests are not served; ask the Kubernetes API itself".into(),
+    );
+    let reject = |application: &mut Value| {
+        if let Some(fields) = application.as_object_mut() {
+            fields.insert("Status".into(), "Rejected".into());
+            fields.insert("Reason".into(), why.to_string().into());
+            fields.insert("Error".into(), json!({"ErrStatus": status_of(&why)}));
+        }
+    };
+    let mut content: Value = message.content_as().ok()?;
+    match message.route.resource.as_str() {
+        "watchapp/sync" => content.as_object_mut()?.values_mut().for_each(reject),
+        _ if content.is_object() => reject(&mut content),
+        _ => return None,
+    }
+    let now_ms = jiff::Timestamp::now().as_millisecond();
+    let mut answer = message.response(now_ms, source::DYNAMIC_CONTROLLER, GROUP).with_content(&content);
+    answer.route.operation = "applicationResponse".into();
+    answer.route.resource = "ignore/Application/ignore".into();
+    Some(answer)
 }

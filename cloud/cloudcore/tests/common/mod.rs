@@ -99,7 +99,7 @@ impl Cloud {
     /// A request to the API as an administrator would make it. `Err`: the status object.
     pub async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, Value> {
         let content_type =
-            if method == "PATCH" { "application/strategic-merge-patch+json" } else { "application/json" };
+            if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
         let request = http::Request::builder().method(method).uri(path).header("content-type", content_type);
         let request =
             request.body(body.map(|body| body.to_string()).unwrap_or_default().into_bytes().into()).unwrap();
