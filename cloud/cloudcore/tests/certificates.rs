@@ -199,9 +199,13 @@ async fn the_ca_changes_while_nodes_are_here_away_and_new() {
     let dir = tempfile::tempdir().unwrap();
     let cloud = Cloud::start(dir.path()).await;
     let before = token(dir.path(), &[]);
-    let here = cloud.join("here", &before).await.unwrap();
-    let away = cloud.join("away", &before).await.unwrap();
+    let mut here = cloud.join("here", &before).await.unwrap();
+    let mut away = cloud.join("away", &before).await.unwrap();
+    // Ours say which store they have, a stock edge does not.
+    (here.store_id, away.store_id) = ("a".into(), "b".into());
+    let stock = cloud.join("stock-1", &before).await.unwrap();
     let link = cloud.connect(&here).await.unwrap();
+    drop(cloud.connect(&stock).await.unwrap());
     let old = ca_of(dir.path());
     assert!(!command(dir.path(), &["ca", "finish"]).status.success(), "nothing to finish");
     must(dir.path(), &["ca", "rotate"]);
@@ -211,6 +215,7 @@ async fn the_ca_changes_while_nodes_are_here_away_and_new() {
     // The running cloudcore shows it: what it signs now is of the new CA, and both trust what they meet.
     let renewed = cloud.until_signed_by(&here, &new).await;
     assert_eq!(renewed.ca, old.cert_der(), "a node that knows the old CA alone");
+    cloud.until_signed_by(&stock, &new).await;
     drop(link);
     drop(cloud.connect(&renewed).await.expect("new certificate, old trust"));
     let trust = cloud.trust(&away).await;
@@ -226,9 +231,11 @@ async fn the_ca_changes_while_nodes_are_here_away_and_new() {
 
     let status = must(dir.path(), &["ca", "status"]);
     assert!(
-        status.contains("without a certificate of the CA that signs now: away") && !status.contains("here"),
+        status.contains("without a certificate of the CA that signs now: away\n")
+            && !status.contains("here,"),
         "{status}"
     );
+    assert!(status.contains("and no other: stock-1. Put the new CA"), "{status}");
     let refused = command(dir.path(), &["ca", "finish"]);
     assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stdout).contains("away"));
     cloud.stop().await;

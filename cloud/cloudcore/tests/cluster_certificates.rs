@@ -131,7 +131,8 @@ async fn replicas_make_one_ca_and_a_revocation_ends_the_session_at_whichever_it_
     let (a, b) = tokio::join!(site.replica("a"), site.replica("b"));
     let made = secret(&site.cluster, "casecret", "cadata").await;
     let more = ["--kubeconfig", site.kubeconfig.to_str().unwrap()];
-    let device = a.join("edge-1", &token(&site.data("a"), &more)).await.unwrap();
+    let mut device = a.join("edge-1", &token(&site.data("a"), &more)).await.unwrap();
+    device.store_id = "a".into();
     assert_eq!(device.ca, made, "both have the CA that was first");
     let link = b.connect(&device).await.expect("who joined at the one may come to the other");
     let told = run(&site.data("a"), &site.kubeconfig, &["revoke", "edge-1", "--reason", "stolen"]);

@@ -15,8 +15,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::limits::{PUSH_RESEND_MS, PUSH_SENDS_MAX};
 
+mod known;
 #[cfg(test)]
 mod tests;
+
+pub use known::Known;
 
 /// Recorded version of an object that was perhaps sent, but never acknowledged. KubeEdge's ObjectSync uses the same word.
 pub const UNCONFIRMED: &str = "0";
@@ -125,7 +128,7 @@ pub struct Delivery {
     next_id: u128,
     /// Sorted by uid.
     desired: Option<Box<[Target]>>,
-    delivered: BTreeMap<String, Delivered>,
+    delivered: Known,
     /// Pushes of this link that wait for an acknowledgement, by uid. Only those `in_flight` are waited for.
     unacked: BTreeMap<String, Push>,
     in_flight: BTreeMap<String, InFlight>,
@@ -136,12 +139,12 @@ pub struct Delivery {
 
 impl Delivery {
     /// `delivered`: the records as the actions left them.
-    pub fn new(delivered: BTreeMap<String, Delivered>) -> Delivery {
+    pub fn new(delivered: Known) -> Delivery {
         Delivery { delivered, ..Delivery::default() }
     }
 
     /// What the node has, as far as it said so.
-    pub fn delivered(&self) -> &BTreeMap<String, Delivered> {
+    pub fn delivered(&self) -> &Known {
         &self.delivered
     }
 
@@ -195,7 +198,7 @@ impl Delivery {
             }
             Input::Reset => {
                 let gone = std::mem::take(&mut self.delivered);
-                actions.extend(gone.into_keys().map(|uid| Action::Forget { uid }));
+                actions.extend(gone.into_uids().map(|uid| Action::Forget { uid }));
                 self.unacked.clear();
                 self.in_flight.clear();
                 self.enqueue_all();
@@ -250,7 +253,8 @@ impl Delivery {
     /// Deletes first: a name may have been taken over by an object with another uid.
     fn enqueue_all(&mut self) {
         let Some(desired) = &self.desired else { return };
-        let deletes = self.delivered.keys().filter(|uid| find(desired, uid).is_none()).map(|uid| (0, uid));
+        let deletes = self.delivered.iter().map(|(uid, _)| uid);
+        let deletes = deletes.filter(|uid| find(desired, uid).is_none()).map(|uid| (0, uid));
         let pushes = desired.iter().map(|target| (u16::from(target.rank) + 1, &target.uid));
         let mut lacking: Vec<(u16, String)> = deletes
             .chain(pushes)
@@ -298,7 +302,7 @@ impl Delivery {
             }
             Verb::Insert | Verb::Update => {
                 let delivered = Delivered { resource, version };
-                self.delivered.insert(uid.clone(), delivered.clone());
+                self.delivered.insert(&uid, delivered.clone());
                 actions.push(Action::Record { uid, delivered, durable: false });
             }
         }
@@ -380,9 +384,9 @@ impl Delivery {
                 self.unacked.remove(&uid);
                 continue;
             };
-            if verb == Verb::Insert && !self.delivered.contains_key(&uid) {
+            if verb == Verb::Insert && !self.delivered.contains(&uid) {
                 let delivered = Delivered { resource: resource.clone(), version: UNCONFIRMED.into() };
-                self.delivered.insert(uid.clone(), delivered.clone());
+                self.delivered.insert(&uid, delivered.clone());
                 actions.push(Action::Record { uid: uid.clone(), delivered, durable: true });
             }
             // A push that only waited too long keeps its id, so that a late acknowledgement still counts.

@@ -377,7 +377,7 @@ impl World {
         self.cut();
         self.exchange();
         self.parked = None;
-        self.delivery = Delivery::new(self.records.clone());
+        self.delivery = Delivery::new(self.records.clone().into_iter().collect());
         self.desired();
     }
 

@@ -79,7 +79,7 @@ async fn status(place: &Place) -> anyhow::Result<()> {
     let material = place.authority().load_or_make(now_s()).await?;
     println!("{}", material.describe());
     if material.rotation.is_some() {
-        print_left(&left(place, &material).await?);
+        left(place, &material).await?.print();
     }
     Ok(())
 }
@@ -101,28 +101,49 @@ async fn rotate(source: &Source) -> anyhow::Result<()> {
 async fn finish(place: &Place, force: bool) -> anyhow::Result<()> {
     let source = place.authority();
     let left = left(place, &source.load_or_make(now_s()).await?).await?;
-    if !left.is_empty() && !force {
-        print_left(&left);
-        bail!("{} node(s) would have to join again; wait for them, or say --force", left.len());
+    let count = left.without.len() + left.unaware.len();
+    if count > 0 && !force {
+        left.print();
+        bail!("{count} node(s) would have to join again; see to them, or say --force");
     }
     println!("{}", authority::finish(&source, now_s()).await?.describe());
     Ok(())
 }
 
-/// Nodes whose newest certificate is not of the CA that signs.
-async fn left(place: &Place, material: &Material) -> anyhow::Result<Vec<String>> {
-    let active = material.active.hash();
-    let nodes = place.records()?.nodes().await?;
-    Ok(nodes
-        .into_iter()
-        .filter(|(_, record)| record.has_certificate() && record.signed_by != active)
-        .map(|(name, _)| name)
-        .collect())
+/// Nodes that the end of a change would shut out.
+struct Left {
+    /// Their newest certificate is not of the CA that signs.
+    without: Vec<String>,
+    /// They have one, and know only the CA before it.
+    unaware: Vec<String>,
 }
 
-fn print_left(left: &[String]) {
-    match left {
-        [] => println!("every node that joined here has a certificate of the CA that signs now"),
-        names => println!("without a certificate of the CA that signs now: {}", names.join(", ")),
+async fn left(place: &Place, material: &Material) -> anyhow::Result<Left> {
+    let active = material.active.hash();
+    let mut left = Left { without: Vec::new(), unaware: Vec::new() };
+    for (name, record) in place.records()?.nodes().await? {
+        if record.has_certificate() && record.signed_by != active {
+            left.without.push(name);
+        } else if record.trusts_another(&active) {
+            left.unaware.push(name);
+        }
+    }
+    Ok(left)
+}
+
+impl Left {
+    fn print(&self) {
+        match &self.without[..] {
+            [] => println!("every node that joined here has a certificate of the CA that signs now"),
+            names => println!("without a certificate of the CA that signs now: {}", names.join(", ")),
+        }
+        if !self.unaware.is_empty() {
+            println!(
+                "stock edgecores, which know the CA that they joined under and no other: {}. Put the new CA (`curl -k \
+                 https://CLOUD:10002/ca.crt`, DER) as PEM beside the old one in their rootCA.crt, then `cloudcore ca finish \
+                 --force`; or let them join again after it",
+                self.unaware.join(", ")
+            );
+        }
     }
 }

@@ -311,6 +311,7 @@ impl Join {
                     record.admit(fingerprint(&signed), &token_id);
                     record.has_key(&key);
                     record.signed_by.clone_from(&ca);
+                    record.joined_under.clone_from(&ca);
                 }
                 free
             });

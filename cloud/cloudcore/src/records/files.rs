@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use rt::BoxFuture;
 use serde::{Deserialize, Serialize};
-use wire::delivery::Delivered;
+use wire::delivery::{Delivered, Known};
 
 use super::{DeliveryRecords, NodeRecord, RecordError, is_node_name};
 use crate::contract::NodeDesired;
@@ -80,7 +80,7 @@ impl Files {
 
     /// The delivery records of this generation of the node.
     pub fn delivery(&self, name: &str, generation: u64) -> Result<DeliveryFile, RecordError> {
-        let mut file = DeliveryFile::open(self.path("delivery", name, "jsonl")?, generation)?;
+        let mut file = DeliveryFile::new(self.path("delivery", name, "jsonl")?, generation);
         file.loaded = file.load()?;
         Ok(file)
     }
@@ -102,36 +102,29 @@ enum Line {
     Forget { uid: String },
 }
 
-/// What one node has, as lines appended to a file.
+/// What one node has, as lines appended to a file, which is open only while it is read or written: a hub has many nodes, and a process
+/// few descriptors.
 #[derive(Debug)]
 pub struct DeliveryFile {
     path: PathBuf,
-    file: File,
     generation: u64,
     lines: usize,
     unsynced: bool,
-    loaded: BTreeMap<String, Delivered>,
+    loaded: Known,
 }
 
 impl DeliveryFile {
-    fn open(path: PathBuf, generation: u64) -> Result<DeliveryFile, RecordError> {
-        let at = |action: &'static str| {
-            let path = path.clone();
-            move |source| RecordError::File { action, path, source }
-        };
-        let file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(at("open"))?;
-        Ok(DeliveryFile {
-            file,
-            path,
-            generation,
-            lines: usize::MAX,
-            unsynced: false,
-            loaded: BTreeMap::new(),
-        })
+    fn new(path: PathBuf, generation: u64) -> DeliveryFile {
+        DeliveryFile { path, generation, lines: usize::MAX, unsynced: false, loaded: Known::default() }
+    }
+
+    fn open(&self) -> Result<File, RecordError> {
+        let open = OpenOptions::new().read(true).append(true).create(true).open(&self.path);
+        open.map_err(|source| RecordError::File { action: "open", path: self.path.clone(), source })
     }
 
     /// The records. The file is written anew with just these when there is much else in it, or a torn line.
-    fn load(&mut self) -> Result<BTreeMap<String, Delivered>, RecordError> {
+    fn load(&mut self) -> Result<Known, RecordError> {
         let (records, lines) = self.read()?;
         self.lines = lines;
         DeliveryRecords::tidy(self, &records)?;
@@ -139,14 +132,13 @@ impl DeliveryFile {
     }
 
     /// The records and the number of lines; `usize::MAX` lines when the file must not be appended to.
-    fn read(&mut self) -> Result<(BTreeMap<String, Delivered>, usize), RecordError> {
+    fn read(&mut self) -> Result<(Known, usize), RecordError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| RecordError::File { action: "read", path, source }
         };
-        self.file.rewind().map_err(failed(&self.path))?;
-        let mut records = BTreeMap::new();
-        let mut reader = BufReader::new(&self.file);
+        let mut records = Known::default();
+        let mut reader = BufReader::new(self.open()?);
         let mut text = String::new();
         let (mut ours, mut lines) = (false, 0_usize);
         loop {
@@ -159,7 +151,7 @@ impl DeliveryFile {
             match serde_json::from_str::<Line>(&text) {
                 Ok(Line::Head { generation }) => ours = generation == self.generation,
                 Ok(Line::Set { uid, resource, version }) if ours => {
-                    records.insert(uid, Delivered { resource, version });
+                    records.insert(&uid, Delivered { resource, version });
                 }
                 Ok(Line::Forget { uid }) if ours => {
                     records.remove(&uid);
@@ -173,17 +165,12 @@ impl DeliveryFile {
         }
     }
 
-    fn compact(&mut self, records: &BTreeMap<String, Delivered>) -> Result<(), RecordError> {
+    fn compact(&mut self, records: &Known) -> Result<(), RecordError> {
         let mut text = render(&Line::Head { generation: self.generation });
-        for (uid, delivered) in records {
+        for (uid, delivered) in records.iter() {
             text.extend(render(&set_line(uid, delivered)));
         }
-        let at = |action: &'static str| {
-            let path = self.path.clone();
-            move |source| RecordError::File { action, path, source }
-        };
         rt::atomic_write_private(&self.path, &text).map_err(RecordError::Write)?;
-        self.file = OpenOptions::new().read(true).append(true).open(&self.path).map_err(at("open"))?;
         self.lines = 0;
         self.unsynced = false;
         Ok(())
@@ -194,11 +181,13 @@ impl DeliveryFile {
             let path = path.to_owned();
             move |source| RecordError::File { action, path, source }
         };
-        self.file.write_all(&render(line)).map_err(at(&self.path, "write"))?;
+        let mut file = self.open()?;
+        file.write_all(&render(line)).map_err(at(&self.path, "write"))?;
         self.unsynced = true;
         self.lines = self.lines.saturating_add(1);
         if durable {
-            self.file.sync_data().map_err(at(&self.path, "sync"))?;
+            // With it all that was written before.
+            file.sync_data().map_err(at(&self.path, "sync"))?;
             self.unsynced = false;
         }
         Ok(())
@@ -206,7 +195,7 @@ impl DeliveryFile {
 }
 
 impl DeliveryRecords for DeliveryFile {
-    fn loaded(&mut self, _: &NodeDesired) -> BTreeMap<String, Delivered> {
+    fn loaded(&mut self, _: &NodeDesired) -> Known {
         std::mem::take(&mut self.loaded)
     }
 
@@ -226,7 +215,7 @@ impl DeliveryRecords for DeliveryFile {
     }
 
     /// Writes the file anew when most of its lines are out of date.
-    fn tidy(&mut self, records: &BTreeMap<String, Delivered>) -> Result<(), RecordError> {
+    fn tidy(&mut self, records: &Known) -> Result<(), RecordError> {
         if self.lines > records.len() + DELIVERY_LINES_SLACK { self.compact(records) } else { Ok(()) }
     }
 }
@@ -235,7 +224,7 @@ impl Drop for DeliveryFile {
     fn drop(&mut self) {
         if self.unsynced {
             // Lost lines only mean that objects are sent once more.
-            drop(self.file.sync_data());
+            drop(self.open().map(|file| file.sync_data()));
         }
     }
 }
@@ -273,7 +262,7 @@ mod tests {
         let mut torn = OpenOptions::new().append(true).open(path).unwrap();
         torn.write_all(b"{\"uid\":\"c\",\"resour").unwrap();
         let loaded = records.delivery("pi", 1).unwrap().loaded(&NodeDesired::default());
-        assert_eq!(loaded, BTreeMap::from([("a".into(), delivered("7"))]));
+        assert_eq!(loaded, Known::from_iter([("a".into(), delivered("7"))]));
         assert_eq!(
             records.delivery("pi", 1).unwrap().loaded(&NodeDesired::default()),
             loaded,

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use rt::{BoxFuture, Drain};
 use serde::{Deserialize, Serialize};
-use wire::delivery::Delivered;
+use wire::delivery::{Delivered, Known};
 
 use crate::api::{Api, ApiError};
 use crate::contract::NodeDesired;
@@ -70,6 +70,8 @@ pub struct NodeRecord {
     pub keys: Vec<String>,
     /// SHA-256 of the CA that signed the newest certificate.
     pub signed_by: String,
+    /// SHA-256 of the CA at the time of the join: what a stock edge trusts, whatever comes later.
+    pub joined_under: String,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -83,6 +85,11 @@ impl NodeRecord {
 
     pub fn has_certificate(&self) -> bool {
         !self.certificates.is_empty()
+    }
+
+    /// A stock edge, which reads the CA when it joins and never again; it joined under another one than this.
+    pub fn trusts_another(&self, ca: &str) -> bool {
+        self.has_certificate() && self.store_id.is_empty() && self.joined_under != ca
     }
 
     /// The name belongs to a node. Not so for the token that it just got its certificate with: an answer may have been lost,
@@ -149,7 +156,7 @@ pub fn is_node_name(name: &str) -> bool {
 /// The delivery records of one node, while a link of it is up.
 pub trait DeliveryRecords: Send {
     /// What the records said when they were opened; asked once. `desired` is what belongs on the node now.
-    fn loaded(&mut self, desired: &NodeDesired) -> BTreeMap<String, Delivered>;
+    fn loaded(&mut self, desired: &NodeDesired) -> Known;
     /// This version of the object goes to the node.
     fn sending(&mut self, uid: &str, resource_version: &str);
     /// `durable`: kept when the next [`DeliveryRecords::kept`] is over; else soon.
@@ -158,7 +165,7 @@ pub trait DeliveryRecords: Send {
     /// Over when what was recorded as durable is. `None`: it is.
     fn kept(&mut self) -> Option<BoxFuture<'static, ()>>;
     /// Makes room where most of what is kept is out of date.
-    fn tidy(&mut self, records: &BTreeMap<String, Delivered>) -> Result<(), RecordError>;
+    fn tidy(&mut self, records: &Known) -> Result<(), RecordError>;
 }
 
 #[derive(Clone)]

@@ -119,7 +119,7 @@ impl World {
     fn cloud_restart(&mut self) {
         self.cut();
         self.lazy.clear();
-        self.delivery = Delivery::new(self.disk.clone());
+        self.delivery = Delivery::new(self.disk.clone().into_iter().collect());
         self.desired();
     }
 
@@ -245,11 +245,11 @@ fn an_object_that_is_never_acknowledged_does_not_starve_the_others() {
         now_ms += 1_000;
         pending.extend(delivery.handle(now_ms, Input::Tick));
     }
-    let confirmed = delivery.delivered().values().filter(|d| d.version != UNCONFIRMED).count();
+    let confirmed = delivery.delivered().iter().filter(|(_, d)| d.version != UNCONFIRMED).count();
     assert_eq!(confirmed, 9);
     assert_eq!(ids.len(), 1, "the same push keeps its id");
     delivery.handle(now_ms, Input::Acked { msg_id: ids.pop_first().unwrap() });
-    assert_eq!(delivery.delivered()["u0"].version, "1", "a late acknowledgement counts");
+    assert_eq!(delivery.delivered().get("u0").unwrap().version, "1", "a late acknowledgement counts");
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn resend_after_five_seconds_and_not_before() {
 #[test]
 fn unknown_desired_state_deletes_nothing_and_a_reset_sends_all() {
     let has = Delivered { resource: "default/pod/a".into(), version: "1".into() };
-    let mut delivery = Delivery::new(BTreeMap::from([("a".to_string(), has)]));
+    let mut delivery = Delivery::new(Known::from_iter([("a".to_string(), has)]));
     assert!(delivery.handle(0, Input::Connected { nonce: 1, window: 1, inventory: false }).is_empty());
     assert!(delivery.handle(0, Input::Desired(vec![target("a", 1)])).is_empty());
     let actions = delivery.handle(0, Input::Reset);
@@ -300,7 +300,7 @@ fn is_no_push(action: &Action) -> bool {
 #[test]
 fn deletes_go_before_the_object_that_took_the_name() {
     let has = Delivered { resource: "default/pod/web".into(), version: "1".into() };
-    let mut delivery = Delivery::new(BTreeMap::from([("z-old".to_string(), has)]));
+    let mut delivery = Delivery::new(Known::from_iter([("z-old".to_string(), has)]));
     delivery.handle(0, Input::Connected { nonce: 1, window: 1, inventory: false });
     let new =
         Target { uid: "a-new".into(), resource: "default/pod/web".into(), version: "9".into(), rank: 0 };
@@ -336,7 +336,7 @@ fn what_could_not_be_read_is_not_asked_for_again_before_the_cluster_shows_why() 
 #[test]
 fn what_could_not_be_read_goes_at_once_if_the_cluster_has_shown_why_meanwhile() {
     let has = Delivered { resource: "default/pod/a".into(), version: "1".into() };
-    let mut delivery = Delivery::new(BTreeMap::from([("a".to_string(), has)]));
+    let mut delivery = Delivery::new(Known::from_iter([("a".to_string(), has)]));
     delivery.handle(0, Input::Connected { nonce: 1, window: 1, inventory: false });
     let update = sent(delivery.handle(0, Input::Desired(vec![target("a", 2)])));
     // Deleted while it was being read.

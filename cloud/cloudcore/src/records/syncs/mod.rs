@@ -16,7 +16,7 @@ use rt::{BoxFuture, Drain};
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use wire::Resource;
-use wire::delivery::{Delivered, Target, UNCONFIRMED};
+use wire::delivery::{Delivered, Known, Target, UNCONFIRMED};
 
 use super::{DeliveryRecords, RecordError};
 use crate::api::{Api, ApiError};
@@ -259,7 +259,7 @@ impl SyncRecords {
 }
 
 impl DeliveryRecords for SyncRecords {
-    fn loaded(&mut self, desired: &NodeDesired) -> BTreeMap<String, Delivered> {
+    fn loaded(&mut self, desired: &NodeDesired) -> Known {
         let targets: BTreeMap<&str, &Target> =
             desired.targets.iter().map(|target| (target.uid.as_str(), target)).collect();
         let loaded = std::mem::take(&mut self.loaded);
@@ -315,7 +315,7 @@ impl DeliveryRecords for SyncRecords {
         }))
     }
 
-    fn tidy(&mut self, _: &BTreeMap<String, Delivered>) -> Result<(), RecordError> {
+    fn tidy(&mut self, _: &Known) -> Result<(), RecordError> {
         Ok(())
     }
 }
