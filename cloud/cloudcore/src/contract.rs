@@ -103,7 +103,14 @@ pub enum Rank {
 
 /// The ways to the nodes that are connected.
 #[derive(Clone, Default)]
-pub struct Routes(Arc<Mutex<HashMap<String, Vec<Way>>>>);
+pub struct Routes(Arc<Mutex<Ways>>);
+
+#[derive(Default)]
+struct Ways {
+    of_nodes: HashMap<String, Vec<Way>>,
+    /// Rises with each way.
+    next_id: u64,
+}
 
 struct Way {
     rank: Rank,
@@ -121,19 +128,20 @@ pub struct Route {
 impl Routes {
     pub fn add(&self, node: &str, rank: Rank, carrier: Arc<dyn Carrier>) -> Route {
         let mut ways = self.lock();
-        let id = ways.values().flatten().map(|way| way.id + 1).max().unwrap_or_default();
-        ways.entry(node.to_owned()).or_default().push(Way { rank, id, carrier });
+        let id = ways.next_id;
+        ways.next_id += 1;
+        ways.of_nodes.entry(node.to_owned()).or_default().push(Way { rank, id, carrier });
         Route { routes: self.clone(), node: node.to_owned(), id }
     }
 
     /// The newest way of the best rank.
     fn best(&self, node: &str) -> Option<Arc<dyn Carrier>> {
         let ways = self.lock();
-        let best = ways.get(node)?.iter().min_by_key(|way| (way.rank, std::cmp::Reverse(way.id)))?;
+        let best = ways.of_nodes.get(node)?.iter().min_by_key(|way| (way.rank, std::cmp::Reverse(way.id)))?;
         Some(best.carrier.clone())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Way>>> {
+    fn lock(&self) -> MutexGuard<'_, Ways> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -141,10 +149,10 @@ impl Routes {
 impl Drop for Route {
     fn drop(&mut self) {
         let mut ways = self.routes.lock();
-        if let Some(of_node) = ways.get_mut(&self.node) {
+        if let Some(of_node) = ways.of_nodes.get_mut(&self.node) {
             of_node.retain(|way| way.id != self.id);
             if of_node.is_empty() {
-                ways.remove(&self.node);
+                ways.of_nodes.remove(&self.node);
             }
         }
     }

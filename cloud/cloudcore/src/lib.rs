@@ -14,6 +14,7 @@ mod contract;
 mod limits;
 
 mod authority;
+mod descriptors;
 mod identity;
 mod records;
 mod refusals;
@@ -34,6 +35,7 @@ mod upstream;
 pub mod admin;
 
 pub use authority::{fuzz_rotation, fuzz_secret};
+pub use hub::fuzz_link_frames;
 pub use join::fuzz_report;
 pub use settings::{Settings, settings};
 pub use start::{Endpoints, Running, StartError, start};

@@ -27,8 +27,8 @@ pub const DRAIN_SPREAD_MS: u32 = 5_000;
 pub const RIVAL_TIME: Duration = Duration::from_secs(600);
 /// Nodes of which replaced devices are remembered. More: the newest connection wins again.
 pub const RIVALS_MAX: usize = 256;
-/// What a link keeps to read into and to write from while it is idle; larger messages get more while they pass.
-pub const HUB_BUFFER_LEN: usize = 1024;
+/// What a link reads into and writes from while a message passes; larger messages get more. An idle link has none.
+pub const HUB_BUFFER_LEN: usize = 4096;
 /// How often a link at most looks whether its node was reset or joined again.
 pub const RECORD_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Wait before it is said again where a node's kubelet is found, when that failed.

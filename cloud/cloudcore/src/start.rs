@@ -115,6 +115,7 @@ impl Running {
 
 /// Starts everything; all ports answer when it returns.
 pub async fn start(settings: Settings) -> Result<Running, StartError> {
+    crate::descriptors::raise(settings.nodes_max);
     let dir = settings.data_dir.clone();
     std::fs::create_dir_all(&dir).map_err(|error| StartError::DataDir(dir.clone(), error))?;
     let lock = lock(&dir)?;

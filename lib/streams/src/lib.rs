@@ -21,6 +21,6 @@ mod tests;
 mod tunnel;
 
 pub use counted::{Counted, Progress, tune};
-pub use socket::{Ended, Event, Socket};
+pub use socket::{Ended, Event, Socket, WebSocket};
 pub use stream::{OpenError, Stats, Stream, Streams};
 pub use tunnel::{Outgoing, Relabelled, Tunnel, TunnelEnded, TunnelEvent};

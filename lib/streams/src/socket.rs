@@ -9,15 +9,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{Sink, Stream as _};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::{Instant, Sleep, sleep},
-};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{self, Message},
-};
+use futures_util::{Sink, Stream as Incoming};
+use tokio::time::{Instant, Sleep, sleep};
+use tokio_tungstenite::tungstenite::{self, Message};
 use wire::{
     frames::{STREAM_KINDS, first_kind},
     streams::{Frame, FrameError, Violation},
@@ -55,9 +49,22 @@ pub enum Ended {
     Violation(#[source] Violation),
 }
 
+/// What carries messages: a `WebSocketStream`, or what an end has in its place.
+pub trait WebSocket:
+    Incoming<Item = Result<Message, tungstenite::Error>> + Sink<Message, Error = tungstenite::Error> + Unpin
+{
+}
+
+impl<W> WebSocket for W where
+    W: Incoming<Item = Result<Message, tungstenite::Error>>
+        + Sink<Message, Error = tungstenite::Error>
+        + Unpin
+{
+}
+
 /// A WebSocket that is read and written in one place, neither of which waits for the other.
-pub struct Socket<S> {
-    ws: WebSocketStream<S>,
+pub struct Socket<W> {
+    ws: W,
     streams: Option<Streams>,
     /// Binary messages that are not of streams belong to the compact lane.
     has_lane: bool,
@@ -71,14 +78,9 @@ pub struct Socket<S> {
     stuck_at: Pin<Box<Sleep>>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+impl<W: WebSocket> Socket<W> {
     /// `progress`: of the socket below TLS. `streams`: `None` when the peer takes none; binary frames are then messages.
-    pub fn new(
-        ws: WebSocketStream<S>,
-        progress: Progress,
-        streams: Option<Streams>,
-        write_timeout: Duration,
-    ) -> Socket<S> {
+    pub fn new(ws: W, progress: Progress, streams: Option<Streams>, write_timeout: Duration) -> Socket<W> {
         Socket {
             ws,
             streams,
@@ -94,7 +96,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     /// Both ends have agreed on the compact lane.
-    pub fn with_lane(mut self, has_lane: bool) -> Socket<S> {
+    pub fn with_lane(mut self, has_lane: bool) -> Socket<W> {
         self.has_lane = has_lane;
         self
     }
@@ -245,7 +247,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 }
 
-impl<S> Drop for Socket<S> {
+impl<W> Drop for Socket<W> {
     fn drop(&mut self) {
         if let Some(streams) = &self.streams {
             streams.end("the link between cloud and node has ended");

@@ -27,7 +27,11 @@ struct End {
     task: JoinHandle<Option<Ended>>,
 }
 
-async fn socket(pipe: DuplexStream, role: Role, streams: Option<Streams>) -> Socket<Counted<DuplexStream>> {
+async fn socket(
+    pipe: DuplexStream,
+    role: Role,
+    streams: Option<Streams>,
+) -> Socket<WebSocketStream<Counted<DuplexStream>>> {
     let (pipe, progress) = Counted::new(pipe);
     Socket::new(WebSocketStream::from_raw_socket(pipe, role, None).await, progress, streams, TIMEOUT)
 }

@@ -27,7 +27,7 @@ use tokio_tungstenite::tungstenite::{
 use wire::tunnel::{Envelope, EnvelopeError, PING, Relabel, head_len, kind};
 
 use crate::{
-    Ended, Event, Socket,
+    Ended, Event, Socket, WebSocket,
     limits::{BLOCKED_TIME_MAX, HEAD_LEN_MAX, TUNNEL_CHUNK_LEN, TUNNEL_CONNECTIONS_MAX},
 };
 
@@ -118,14 +118,14 @@ struct Connection {
 }
 
 /// One tunnel at one end.
-pub struct Tunnel<S> {
-    socket: Socket<S>,
+pub struct Tunnel<W> {
+    socket: Socket<W>,
     connections: BTreeMap<u64, Connection>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Tunnel<S> {
+impl<W: WebSocket> Tunnel<W> {
     /// `socket` without streams, over a [`Relabelled`] one.
-    pub fn new(socket: Socket<S>) -> Tunnel<S> {
+    pub fn new(socket: Socket<W>) -> Tunnel<W> {
         Tunnel { socket, connections: BTreeMap::new() }
     }
 

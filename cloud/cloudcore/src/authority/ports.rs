@@ -54,12 +54,16 @@ impl TlsPort {
         TlsPort { configs, port }
     }
 
-    pub fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Accept<S> {
-        let configs = self.configs.borrow().clone();
-        let config = match self.port {
+    /// As it is now.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        let configs = self.configs.borrow();
+        match self.port {
             Port::Link => configs.link.clone(),
             Port::Join => configs.join.clone(),
-        };
-        TlsAcceptor::from(config).accept(stream)
+        }
+    }
+
+    pub fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Accept<S> {
+        TlsAcceptor::from(self.config()).accept(stream)
     }
 }

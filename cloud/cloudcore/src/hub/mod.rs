@@ -11,6 +11,7 @@
 //!   writer.
 
 mod downlink;
+mod lean;
 mod pack;
 pub mod session;
 mod sessions;
@@ -23,7 +24,6 @@ use rt::{BoxFuture, BoxIo, Drain, TaskGroup};
 use streams::{Counted, Socket, Streams};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::accept_hdr_async_with_config;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -46,6 +46,8 @@ use crate::records::{NodeRecord, RecordError, Records};
 use crate::refusals::RefusalLog;
 use crate::revoke::Revocations;
 use crate::upstream::Upstream;
+pub use lean::fuzz_link_frames;
+use lean::{Frames, Tls};
 use pack::Packer;
 use session::{End, Session};
 pub use sessions::Sessions;
@@ -74,8 +76,8 @@ pub fn starts() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(HUB_STARTS_MAX))
 }
 
-/// A link after its upgrade.
-type Link = Socket<TlsStream<Counted<TcpStream>>>;
+/// What carries a link after its upgrade.
+type Carried = Frames<Tls<Counted<TcpStream>>>;
 
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
@@ -109,16 +111,18 @@ struct Upgrade {
 struct Opened {
     peer: Peer,
     record: NodeRecord,
-    socket: Link,
+    socket: Socket<Carried>,
     upgrade: Upgrade,
 }
 
-/// A connection whose session can run.
+/// A connection whose session can run. In a box: what a link is while it is idle is counted in bytes.
 struct Begun {
     peer: Peer,
     record: NodeRecord,
-    session: Box<Session<TlsStream<Counted<TcpStream>>>>,
+    /// Until it runs.
+    session: Option<Box<Session<Carried>>>,
     /// What others see of it, until it ends.
+    #[expect(dead_code, reason = "held, not read")]
     hold: (Option<Route>, Place),
 }
 
@@ -174,7 +178,7 @@ impl Hub {
     }
 
     /// Waits for the node's place and for what belongs on it. `None`: cloudcore stops.
-    async fn begin(&self, opened: Box<Opened>, address: SocketAddr, drain: Drain) -> Option<Begun> {
+    async fn begin(&self, opened: Box<Opened>, address: SocketAddr, drain: Drain) -> Option<Box<Begun>> {
         let Opened { peer, record, socket, mut upgrade } = *opened;
         let node = peer.node.clone();
         let stop = drain.child();
@@ -215,29 +219,31 @@ impl Hub {
             stop,
             drain,
         });
-        Some(Begun { peer, record, session, hold: (way, place) })
+        Some(Box::new(Begun { peer, record, session: Some(session), hold: (way, place) }))
     }
 
     /// Runs the session until it ends or must.
-    async fn keep(&self, begun: Begun) {
-        let Begun { peer, record, session, hold } = begun;
+    async fn keep(&self, mut begun: Box<Begun>) {
+        let Some(session) = begun.session.take() else { return };
         let stop = session.stop.clone();
         let mut run = Box::pin(session.run());
+        let Begun { peer, record, .. } = &*begun;
         let end = tokio::select! {
             end = &mut run => end,
-            () = self.records.superseded(&peer.node, &record) => {
+            () = self.records.superseded(&peer.node, record) => {
                 stop.start();
                 run.await
             }
             () = self.upstream.place_kubelet(&peer.node) => unreachable!("it never resolves"),
-            refusal = self.revocations.refused(&peer) => {
+            refusal = self.revocations.refused(peer) => {
                 return tracing::warn!("link of node {} ended: {refusal}", peer.node);
             }
         };
-        drop(hold);
+        let node = peer.node.clone();
+        drop(begun);
         match end {
-            End::Records(_) => tracing::error!("link of node {} ended: {}", peer.node, rt::error_chain(&end)),
-            end => tracing::info!("link of node {} ended: {}", peer.node, rt::error_chain(&end)),
+            End::Records(_) => tracing::error!("link of node {} ended: {}", node, rt::error_chain(&end)),
+            end => tracing::info!("link of node {} ended: {}", node, rt::error_chain(&end)),
         }
     }
 
@@ -247,9 +253,8 @@ impl Hub {
         // A failure costs latency only.
         drop(streams::tune(&stream));
         let (stream, progress) = Counted::new(stream);
-        let tls = self.tls.accept(stream).await.map_err(Refusal::Tls)?;
-        let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
-        let certificate = certificates.first().ok_or(Refusal::Certificate(PeerError::None))?;
+        let tls = Tls::accept(self.tls.config(), stream).await.map_err(Refusal::Tls)?;
+        let certificate = tls.peer_certificates().first().ok_or(Refusal::Certificate(PeerError::None))?;
         let peer = node_of_certificate(certificate).and_then(|peer| peer.current(now_s()));
         let peer = peer.map_err(Refusal::Certificate)?;
         let record = self.records.node(&peer.node).await.map_err(Refusal::Records)?;
@@ -279,6 +284,7 @@ impl Hub {
         });
         let record = record.await;
         let streams = upgrade.streams.then(Streams::opener);
+        let ws = Frames::new(ws.into_inner(), limits);
         let socket = Socket::new(ws, progress, streams, self.write_timeout).with_lane(upgrade.compact);
         let record = record.map_err(Refusal::Records)?;
         Ok(Some(Box::new(Opened { peer, record, socket, upgrade })))

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rt::{BoxFuture, Drain};
-use streams::{Ended, Event, Socket};
-use tokio::io::{AsyncRead, AsyncWrite};
+use streams::{Ended, Event, Socket, WebSocket};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{self, protocol::Message as Frame};
 use wire::Message;
@@ -51,10 +50,10 @@ pub enum End {
     Records(#[source] RecordError),
 }
 
-pub struct Session<S> {
+pub struct Session<W> {
     pub node: String,
     pub generation: u64,
-    pub socket: Socket<S>,
+    pub socket: Socket<W>,
     pub lane: Lane,
     /// The link's number; 0 on the JSON lane.
     pub link: u64,
@@ -108,7 +107,7 @@ impl Work {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
+impl<W: WebSocket + Send> Session<W> {
     /// Runs the link to its end.
     pub async fn run(mut self: Box<Self>) -> End {
         // What is done once, here and at the end, is in boxes of its own, so that the link keeps no room for it.
@@ -316,8 +315,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
         let has_node = work
             .delivery
             .delivered()
-            .values()
-            .any(|known| known.resource == own && known.version != UNCONFIRMED);
+            .iter()
+            .any(|(_, known)| known.resource == own && known.version != UNCONFIRMED);
         if work.registrations != 2 || !has_node {
             return Ok(());
         }
@@ -483,7 +482,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Session<S> {
             self.send(&message);
             work.members = members;
         }
-        work.protocols.retain(|uid, _| work.delivery.delivered().contains_key(uid));
+        work.protocols.retain(|uid, _| work.delivery.delivered().contains(uid));
         work.protocols.extend(desired.protocols.clone());
         self.handle(work, Input::Desired(desired.targets.clone()))
     }

@@ -24,9 +24,9 @@ use tokio::io::DuplexStream;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::server::TlsStream;
-use tokio_tungstenite::accept_hdr_async_with_config;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 use wire::limits::TUNNEL_DATA_LEN_MAX;
 use wire::tunnel::{HEADER_NODE, PATH};
 
@@ -73,7 +73,7 @@ enum Refusal {
     Records(#[source] RecordError),
 }
 
-type NodeTunnel = Tunnel<Relabelled<TlsStream<Counted<TcpStream>>>>;
+type NodeTunnel = Tunnel<WebSocketStream<Relabelled<TlsStream<Counted<TcpStream>>>>>;
 
 impl TunnelServer {
     /// Accepts nodes until the drain; returns when all tunnels have ended.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rt::Drain;
 use streams::limits::TUNNEL_PING_TIME;
-use streams::{Outgoing, Tunnel, TunnelEnded, TunnelEvent};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use streams::{Outgoing, Tunnel, TunnelEnded, TunnelEvent, WebSocket};
+use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use wire::tunnel::kind;
@@ -22,8 +22,8 @@ const METRICS: &[u8] =
 const JSON: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n";
 
 /// Runs to the tunnel's end; why it ended.
-pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(
-    mut tunnel: Tunnel<S>,
+pub async fn run<W: WebSocket>(
+    mut tunnel: Tunnel<W>,
     mut dialled: mpsc::Receiver<DuplexStream>,
     stop: &Drain,
 ) -> String {
@@ -64,7 +64,7 @@ pub async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     "a newer tunnel took over, or cloudcore stops".into()
 }
 
-fn request<S: AsyncRead + AsyncWrite + Unpin>(tunnel: &mut Tunnel<S>, id: u64, head: &[u8]) {
+fn request<W: WebSocket>(tunnel: &mut Tunnel<W>, id: u64, head: &[u8]) {
     match wire::tunnel::connect(id, head) {
         Ok((kind, connect)) => {
             let first: &[u8] = match kind {

@@ -6,7 +6,7 @@ use streams::{Counted, Streams};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_tungstenite::{
-    client_async_with_config,
+    WebSocketStream, client_async_with_config,
     tungstenite::{self, client::IntoClientRequest, http::HeaderValue, protocol::WebSocketConfig},
 };
 use wire::{
@@ -21,7 +21,7 @@ use crate::{
     tls_fault,
 };
 
-pub type Socket = streams::Socket<TlsStream<Counted<TcpStream>>>;
+pub type Socket = streams::Socket<WebSocketStream<TlsStream<Counted<TcpStream>>>>;
 
 /// What the node knows of its earlier links, for the next dial's request.
 #[derive(Clone, Debug, Default)]

@@ -6,7 +6,7 @@ use streams::{Counted, Relabelled, Socket, Tunnel};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_tungstenite::{
-    client_async_with_config,
+    WebSocketStream, client_async_with_config,
     tungstenite::{
         self,
         client::IntoClientRequest,
@@ -49,7 +49,7 @@ pub enum DialError {
     Timeout,
 }
 
-type Stream = Relabelled<TlsStream<Counted<TcpStream>>>;
+type Stream = WebSocketStream<Relabelled<TlsStream<Counted<TcpStream>>>>;
 
 pub(super) async fn dial(settings: &Settings) -> Result<Tunnel<Stream>, DialError> {
     let opened = tokio::time::timeout(settings.handshake_timeout, open(settings));

@@ -19,14 +19,10 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use bytes::Bytes;
 use rt::{Drain, TaskGroup};
 use streams::{
-    Outgoing, Tunnel, TunnelEnded, TunnelEvent,
+    Outgoing, Tunnel, TunnelEnded, TunnelEvent, WebSocket,
     limits::{TUNNEL_CONNECTIONS_MAX, TUNNEL_PING_TIME, TUNNEL_PIPE_LEN},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::watch,
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 use wire::tunnel::{Connect, kind};
 
 pub use dial::DialError;
@@ -131,13 +127,13 @@ pub async fn run(
 }
 
 /// One tunnel while it is open.
-pub(crate) struct Session<S> {
-    pub tunnel: Tunnel<S>,
+pub(crate) struct Session<W> {
+    pub tunnel: Tunnel<W>,
     pub kubelet: Arc<dyn KubeletApi>,
     pub serving: TaskGroup,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+impl<W: WebSocket> Session<W> {
     /// Runs to the tunnel's end; why it broke, or `None` when it is not needed any more.
     pub async fn run(
         mut self,

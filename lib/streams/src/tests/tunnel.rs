@@ -5,7 +5,7 @@ use wire::tunnel::{Connect, Relabel, kind};
 use super::*;
 use crate::{Outgoing, Relabelled, Tunnel, TunnelEvent, limits::TUNNEL_PIPE_LEN};
 
-type Pipe = Relabelled<Counted<DuplexStream>>;
+type Pipe = WebSocketStream<Relabelled<Counted<DuplexStream>>>;
 
 async fn tunnel(pipe: DuplexStream, role: Role) -> Tunnel<Pipe> {
     let (pipe, progress) = Counted::new(pipe);

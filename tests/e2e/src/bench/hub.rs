@@ -78,7 +78,9 @@ impl Bench<'_> {
         let cpu = cpu_s(pid)?;
         let (mut nodes, seconds) = steps.step(&format!("{} nodes join", self.count), || {
             let log = std::fs::File::create(self.dir.join("nodes.log"))?;
-            let mut command = Command::new(program);
+            // A socket each, of which a process may usually have 1,024.
+            let mut command = Command::new("sh");
+            command.args(["-c", "ulimit -n $(ulimit -Hn); exec \"$@\"", "sh"]).arg(program);
             command.args(["--hub", &format!("127.0.0.1:{}", self.cloud.hub_port())]);
             command.args(["--join", &format!("127.0.0.1:{}", self.cloud.join_port())]);
             command.args(["--token", &self.cloud.token(&[])?, "--count", &self.count.to_string()]);
