@@ -64,14 +64,57 @@ pub fn tell(
         ensure!(again.is_none(), "sent again: {again:?}");
         other.process.stop(SOON)
     })?;
+    kubectl_follows(bench, plane, cloud, before, steps)?;
     steps.step("a deleted Node is made anew by the living edge", || {
-        cloud.start()?;
-        kubectl.fresh_lease(NODE, READY)?;
         let uid = || kubectl.run(&["get", "node", NODE, "-o", "jsonpath={.metadata.uid}"]);
         let before = uid()?;
         kubectl.run(&["delete", "node", NODE])?;
         wait_for(READY, "a new Node", || Ok((uid()? != before && kubectl.node_is_ready(NODE)?).then_some(())))
     })?;
+    Ok(())
+}
+
+/// The node's link moves from replica to replica while both run: the API server finds the kubelet at the one that has it.
+fn kubectl_follows(
+    bench: &Bench,
+    plane: &ControlPlane,
+    cloud: &mut Cloud,
+    before: &Running,
+    steps: &mut Steps,
+) -> Result<()> {
+    let kubectl = plane.kubectl();
+    let kubeconfig = plane.kubeconfig_of("kubeedge", super::rights::ACCOUNT)?;
+    let (certificate, key) = plane.certificate("stream", "/CN=cloudcore")?;
+    let replica = |name: &str| -> Result<Cloud> {
+        let cloud = Cloud::new(&bench.programs.cloudcore, &bench.dir.join(name), &["127.0.0.1"])?;
+        let cloud = cloud.on_cluster(&kubeconfig).with_tunnel();
+        Ok(cloud
+            .with_stream([plane.ca(), certificate.clone(), key.clone()])
+            .with_flags(&["--kubelet-address", "127.0.0.1"]))
+    };
+    let (hub, join) = (cloud.hub_port(), cloud.join_port());
+    let (mut with_link, mut without) = (replica("d")?.at(hub, join, Some(0)), replica("e")?);
+    steps.step(
+        "two replicas run: kubectl logs and exec reach the node at the one that has its link",
+        || {
+            with_link.start()?;
+            without.start()?;
+            kubectl.fresh_lease(NODE, READY)?;
+            super::streams::logs_and_exec(&kubectl, &with_link)
+        },
+    )?;
+    steps.step(
+        "the node's link moves to a third replica: kubectl follows it there, no container restarts",
+        || {
+            with_link.kill();
+            // Where the node dials; its stream port is another one.
+            cloud.start()?;
+            kubectl.fresh_lease(NODE, READY)?;
+            super::streams::logs_and_exec(&kubectl, cloud)?;
+            without.stop()?;
+            before.goes_on(&kubectl)
+        },
+    )?;
     Ok(())
 }
 

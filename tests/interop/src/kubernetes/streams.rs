@@ -13,6 +13,13 @@ use e2e::{cloud::Cloud, host::NODE, kubectl::Kubectl, steps::wait_for};
 use super::SOON;
 
 pub fn through_the_api_server(kubectl: &Kubectl, cloud: &Cloud) -> Result<()> {
+    logs_and_exec(kubectl, cloud)?;
+    // Not `nodes/proxy`: an API server proxies to no loopback address, where this flow's replica is.
+    port_forward(kubectl)
+}
+
+/// At this replica, which must be the one that the Node's status names.
+pub fn logs_and_exec(kubectl: &Kubectl, cloud: &Cloud) -> Result<()> {
     wait_for(SOON, "the Node's status names the replica", || {
         let status = kubectl.json(&["get", "node", NODE])?["status"].clone();
         let addresses = status["addresses"].as_array().cloned().unwrap_or_default();
@@ -34,8 +41,7 @@ pub fn through_the_api_server(kubectl: &Kubectl, cloud: &Cloud) -> Result<()> {
     echo.stdin.take().context("piped")?.write_all(&bytes)?;
     let back = echo.wait_with_output()?;
     ensure!(back.stdout == bytes, "{} of {} bytes came back", back.stdout.len(), bytes.len());
-    // Not `nodes/proxy`: an API server proxies to no loopback address, where this flow's replica is.
-    port_forward(kubectl)
+    Ok(())
 }
 
 /// To a server that is started in the container for it.
