@@ -10,7 +10,7 @@ use crate::{
     check::Checked,
     plan::{
         Access, Protocol,
-        gpio::{Bias, Direction, LineRef, LineSpec},
+        gpio::{Bias, Direction, Function, LineRef, LineSpec},
     },
 };
 
@@ -169,7 +169,9 @@ fn line_warnings(
     let pulled_up = header.pulled_up.iter().any(|up| up == name);
     let (pull, level) = if pulled_up { ("up", "1") } else { ("down", "0") };
     if line.direction == Direction::Output {
-        let wanted = line.initial.or(line.safety.value).unwrap_or(0) != 0;
+        // A pull is no duty cycle: off is the least that can go wrong.
+        let is_pwm = matches!(line.function, Function::Pwm { .. });
+        let wanted = !is_pwm && line.initial.or(line.safety.value).unwrap_or(0) != 0;
         if (wanted != line.active_low) != pulled_up {
             let is = if wanted { "off" } else { "on" };
             warnings.push(format!(
@@ -231,6 +233,7 @@ mod tests {
             ("line: ID_SDA", "is known on the device only"),
             ("line: 22", "the line stays pulled down and reads 0"),
             ("line: 5, direction: output, initial: 0", "GPIO5 is pulled up from power-on"),
+            ("line: 5, function: pwm, initial: 50", "the output is on for these seconds"),
             ("line: 17, direction: output, activeLow: true", "the output is on for these seconds"),
             ("line: 3, chip: 9030000.pl061", "GPIO3 is the power button: taken by the kernel"),
         ] {
@@ -239,6 +242,8 @@ mod tests {
             let warnings: Vec<&str> = said.lines().filter(|line| line.starts_with("warning: ")).collect();
             assert!(warnings.iter().any(|warning| warning.contains(told)), "{config}: {said}");
         }
+        let servo = check(&crate::new::new("servo", None, None).unwrap(), None).unwrap();
+        assert!(!servo.contains("warning"), "a pull down is no pulse: {servo}");
         let two = device("a", &line("p", "line: 27, bias: pull-up"))
             + &device("b", &line("q", "line: GPIO27, chip: pinctrl-bcm2711, bias: pull-up"));
         let said = check(&two, None).unwrap();

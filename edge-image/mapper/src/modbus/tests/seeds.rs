@@ -273,6 +273,31 @@ fn what_a_slave_refuses_is_named_and_the_rest_goes_on() {
     );
 }
 
+/// A Device object is deleted while its slave's answer is on the way: the answer is not taken for another's, and the line goes on.
+#[test]
+fn a_device_is_removed_while_it_is_read() {
+    for (seed, proto) in [(1, ModbusProto::Rtu), (2, ModbusProto::TcpUdp), (3, ModbusProto::Rtu)] {
+        let mut world = World::new(seed, proto, 2);
+        world.faults = false;
+        let unit_at = if proto == ModbusProto::Rtu { 0 } else { 6 };
+        while !world.coming.iter().any(|(_, answer)| answer[unit_at] == 1) {
+            world.step(&mut |_, _, _| {});
+        }
+        let removed = world.sides.remove(0);
+        world.line.leave(removed.client);
+        let mut seen = std::collections::BTreeSet::new();
+        let end_ms = world.now_ms + 5_000;
+        while world.now_ms < end_ms {
+            world.step(&mut |unit, _, reading| {
+                seen.insert((unit, reading.value.clone()));
+            });
+        }
+        let expected = ["203", "207", "211", "7"].map(|value| (2, value.to_owned()));
+        assert_eq!(seen, expected.into(), "seed {seed}");
+        assert_eq!(world.sides[0].device.complaint(), None);
+    }
+}
+
 /// Nobody answers a broadcast: it is written once, told as written, and nothing is asked.
 #[test]
 fn what_is_for_all_is_written_to_all() {
