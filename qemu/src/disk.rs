@@ -30,9 +30,12 @@ pub fn provision(image: &Path, to: &Path, size_mb: u64, text: &str) -> Result<()
     write_boot_file(to, PROVISION, text.as_bytes())
 }
 
-/// Writes a file into the boot partition of an image that no machine is using.
+/// Writes a file, by its path, into the boot partition of an image that no machine is using. Folders on the way are made.
 pub fn write_boot_file(image: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let fs = open(image, true)?;
+    for (at, _) in name.match_indices('/') {
+        fs.root_dir().create_dir(&name[..at]).with_context(|| format!("cannot make the folder of {name}"))?;
+    }
     let mut file = fs
         .root_dir()
         .create_file(name)
@@ -95,6 +98,10 @@ mod tests {
         assert_eq!(read_boot_file(&copy, PROVISION).expect("read"), "cloud = \"a:1\"\n");
         write_boot_file(&copy, PROVISION, b"x").expect("shorter");
         assert_eq!(read_boot_file(&copy, PROVISION).expect("read"), "x");
+        for text in ["kind: Device\n", "kind: Pod\n"] {
+            write_boot_file(&copy, "devices/a long name.yaml", text.as_bytes()).expect("in a folder");
+            assert_eq!(read_boot_file(&copy, "devices/a long name.yaml").expect("read"), text);
+        }
         assert_eq!(fs::metadata(&copy).expect("meta").len(), 16 << 20);
         assert_eq!(fs::read(&copy).expect("read")[5 << 20..].iter().filter(|byte| **byte != 0).count(), 0);
         let error = read_boot_file(&image, PROVISION).expect_err("the original is untouched").to_string();

@@ -11,6 +11,7 @@ pub mod disk;
 mod gpio;
 mod machine;
 mod qmp;
+mod qtest;
 mod raspi;
 
 pub use bare::{Bare, InitFile};
@@ -18,4 +19,4 @@ pub use console::Console;
 pub use gpio::Gpio;
 pub use machine::{Config, Machine, Programs, USB_SERIAL_NUMBER};
 pub use qmp::Qmp;
-pub use raspi::RaspberryPi3;
+pub use raspi::{CHIP_ADDRESS, RaspberryPi3, THERMOMETER_ADDRESS};

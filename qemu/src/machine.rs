@@ -19,7 +19,7 @@ use crate::qmp::{Qmp, connect};
 pub const USB_SERIAL_NUMBER: &str = "KINGLET1";
 
 /// QEMU needs a while for its sockets when the host is busy.
-const SOCKETS_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const SOCKETS_WITHIN: Duration = Duration::from_secs(30);
 
 /// Where the programs are (`mkimage::tools` fetches them).
 #[derive(Debug, Clone)]

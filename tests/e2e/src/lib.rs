@@ -20,6 +20,7 @@ pub mod mutations;
 pub mod pins;
 pub mod pods;
 pub mod process;
+pub mod pushed;
 pub mod registry;
 pub mod relay;
 pub mod report;

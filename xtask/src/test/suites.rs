@@ -222,7 +222,13 @@ fn image(root: &Path, options: &Options) -> Result<Outcome> {
     let (rpi, _) = images::build(root, "rpi", options)?;
     let tools = prerequisites::tools(root, options.debian_mirror.as_deref())?;
     let (dir, mut steps) = (demo::scratch("rpi")?, e2e::steps::Steps::default());
-    let booted = e2e::rpi::boots(&rpi.img, &qemu::Programs::in_tools(tools.dir()), &dir, &mut steps);
+    let booted = e2e::rpi::boots(
+        &rpi.img,
+        &root.join("devices"),
+        &qemu::Programs::in_tools(tools.dir()),
+        &dir,
+        &mut steps,
+    );
     let mut outcome = Outcome { passed: 2 + steps.done.len() as u32, ..Outcome::default() };
     match booted {
         Ok(()) => drop(std::fs::remove_dir_all(&dir)),
