@@ -23,7 +23,7 @@ edgecore: the agent of a Kinglet node (KubeEdge's edgecore, small)
         -i, --edgenode-name NAME                default: the host's name
         -l, --labels KEY=VALUE[,...]            labels of the node
         -p, --remote-runtime-endpoint URL       default: unix:///run/containerd/containerd.sock
-            --cgroupdriver cgroupfs|systemd     as containerd is configured (cgroupfs)
+            --cgroupdriver cgroupfs|systemd     default: what the runtime uses
             --discovery-prefix PREFIX           show devices to Home Assistant (homeassistant)
             --adopt                             move a node that has joined already; its pods go on running
             --force                             join in spite of what `edgecore doctor` finds

@@ -82,13 +82,17 @@ fn runtime() -> Result<tokio::runtime::Runtime, String> {
 }
 
 fn run_doctor(machine: &join::Options, config: Option<&std::path::Path>, json: bool) -> Outcome {
-    let cfg = match config {
-        Some(file) => {
-            Config::load(file).map(|loaded| loaded.config).map_err(|error| rt::error_chain(&error))?
-        }
-        None => join::prospect(machine).map_err(|error| rt::error_chain(&error))?,
+    let work = async {
+        let cfg = match config {
+            Some(file) => {
+                Config::load(file).map(|loaded| loaded.config).map_err(|error| rt::error_chain(&error))
+            }
+            None => join::prospect(&doctor::fill_from_runtime(machine).await)
+                .map_err(|error| rt::error_chain(&error)),
+        };
+        Ok::<_, String>(doctor::examine(&machine.root, &cfg?).await)
     };
-    let findings = runtime()?.block_on(doctor::examine(&machine.root, &cfg));
+    let findings = runtime()?.block_on(work)?;
     print(if json { doctor::json(&findings) } else { doctor::text(&findings) }.trim_end())?;
     match doctor::has_errors(&findings) {
         true => Err("this machine needs attention before pods run on it; see the errors above".into()),
@@ -112,6 +116,7 @@ fn run_join(options: &join::Options) -> Outcome {
     let name = options.node_name.as_deref().unwrap_or_default();
     Status::new(State::Joining, "", name, &options.cloud).write(&run_dir);
     let work = async {
+        let options = &doctor::fill_from_runtime(options).await;
         doctor::before_join(options).await?;
         join::join(options).await.map_err(|error| rt::error_chain(&error))
     };
@@ -133,6 +138,7 @@ fn run_join(options: &join::Options) -> Outcome {
 }
 
 fn run_alone(options: &join::Options) -> Outcome {
+    let options = &runtime()?.block_on(doctor::fill_from_runtime(options));
     let config = join::alone(options).map_err(|error| rt::error_chain(&error))?;
     print(&format!(
         "this node works without a cloud; devices go into {}; configuration in {}",

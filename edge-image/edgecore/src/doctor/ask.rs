@@ -33,6 +33,12 @@ pub async fn ask(root: &Path, cfg: &Config) -> Asked {
     }
 }
 
+/// The driver of the runtime that a configuration names, if it answers.
+pub async fn cgroup_driver(root: &Path, cfg: &Config) -> Option<String> {
+    let endpoint = &cfg.modules.edged.tailored_kubelet_config.container_runtime_endpoint;
+    runtime(root, endpoint).await?.ok()?.cgroup_driver
+}
+
 async fn runtime(root: &Path, endpoint: &str) -> Option<Result<RuntimeView, RuntimeFault>> {
     let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
     let path = root.join(path.trim_start_matches('/'));
@@ -41,14 +47,18 @@ async fn runtime(root: &Path, endpoint: &str) -> Option<Result<RuntimeView, Runt
     }
     let client = Cri::new(cri::channel(&path.to_string_lossy()));
     let answer = async {
-        let version = client.version().await?;
-        Ok((version, client.status(true).await?, client.cgroup_driver().await.ok()))
+        let (version, status) = (client.version().await?, client.status(true).await?);
+        let config = status.info.get("config").map(String::as_str).unwrap_or_default();
+        let config: serde_json::Value = serde_json::from_str(config).unwrap_or_default();
+        let sandbox_image_absent = match config.get("sandboxImage").and_then(serde_json::Value::as_str) {
+            Some(image) => client.image_status(image).await?.is_none().then(|| image.to_owned()),
+            None => None,
+        };
+        Ok((version, status, config, sandbox_image_absent, client.cgroup_driver().await.ok()))
     };
     let late = || RuntimeFault { no_cri: false, message: format!("nothing within {} s", TIME_MAX.as_secs()) };
     let Ok(answer) = tokio::time::timeout(TIME_MAX, answer).await else { return Some(Err(late())) };
-    Some(answer.map_err(fault).map(|(version, status, told)| {
-        let config = status.info.get("config").map(String::as_str).unwrap_or_default();
-        let config: serde_json::Value = serde_json::from_str(config).unwrap_or_default();
+    Some(answer.map_err(fault).map(|(version, status, config, sandbox_image_absent, told)| {
         let systemd = config
             .pointer("/containerd/runtimes/runc/options/SystemdCgroup")
             .and_then(serde_json::Value::as_bool);
@@ -60,6 +70,7 @@ async fn runtime(root: &Path, endpoint: &str) -> Option<Result<RuntimeView, Runt
             cgroup_driver: told.or(systemd).map(|systemd| driver(systemd).to_owned()),
             config,
             network_problem: network.map(|condition| condition.message),
+            sandbox_image_absent,
         }
     }))
 }

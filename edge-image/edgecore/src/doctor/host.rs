@@ -43,6 +43,8 @@ pub struct RuntimeView {
     pub cgroup_driver: Option<String>,
     /// Why pods cannot have a network, in the runtime's words.
     pub network_problem: Option<String>,
+    /// The image that it starts each pod with, where that is not on this machine.
+    pub sandbox_image_absent: Option<String>,
 }
 
 /// A runtime that does not answer as one.

@@ -75,12 +75,13 @@ impl Finding {
 }
 
 /// All checks, in the order of their findings.
-const CHECKS: [fn(&Host) -> Vec<Finding>; 13] = [
+const CHECKS: [fn(&Host) -> Vec<Finding>; 14] = [
     agents::other_agents,
     runtime::socket,
     runtime::cri,
     runtime::cgroup_driver,
     runtime::oom_score,
+    runtime::sandbox_image,
     runtime::cni,
     machine::memory_cgroup,
     machine::modules,
@@ -102,6 +103,16 @@ pub fn diagnose(host: &Host) -> Vec<Finding> {
 pub async fn examine(root: &Path, cfg: &Config) -> Vec<Finding> {
     let asked = ask(root, cfg).await;
     diagnose(&Host { root: root.into(), cfg: cfg.clone(), asked })
+}
+
+/// What a first join does not say is the runtime's: the driver of its control groups. (A configuration that is there says it.)
+pub async fn fill_from_runtime(options: &join::Options) -> join::Options {
+    let mut filled = options.clone();
+    let is_first = options.root == Path::new("/") && !options.root.join(crate::config::CONFIG_PATH).exists();
+    if let (true, None, Ok(cfg)) = (is_first, &options.cgroup_driver, join::prospect(options)) {
+        filled.cgroup_driver = ask::cgroup_driver(&options.root, &cfg).await;
+    }
+    filled
 }
 
 /// Looks at the machine before anything is asked of the cloud, says what is wrong, and stops a join at errors.

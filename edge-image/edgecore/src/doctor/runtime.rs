@@ -118,6 +118,20 @@ pub fn oom_score(host: &Host) -> Vec<Finding> {
     vec![finding]
 }
 
+/// What each pod begins with is on no registry's way here, unless somebody brought it.
+pub fn sandbox_image(host: &Host) -> Vec<Finding> {
+    let absent = view(host).and_then(|view| view.sandbox_image_absent.as_deref());
+    let ours = &host.cfg.modules.edged.pod_sandbox_image;
+    // Ours is imported at the start of the agent.
+    let Some(absent) = absent.filter(|image| image != ours) else { return Vec::new() };
+    let finding = Finding::warning("sandbox-image", format!("containerd starts each pod with {absent}, which is not here"))
+        .why("without a way to its registry no pod starts")
+        .remedy(format!(
+            "sandbox_image = \"{ours}\" below [plugins.\"io.containerd.grpc.v1.cri\"] in {CONFIG} (edgecore brings that one), then {RESTART}"
+        ));
+    vec![finding]
+}
+
 /// A network configuration, and the programs that it names.
 pub fn cni(host: &Host) -> Vec<Finding> {
     const CHECK: &str = "cni";

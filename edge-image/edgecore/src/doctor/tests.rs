@@ -17,6 +17,7 @@ fn healthy() -> (tempfile::TempDir, Host) {
         config: serde_json::json!({"restrictOOMScoreAdj": false}),
         cgroup_driver: Some("cgroupfs".into()),
         network_problem: None,
+        sandbox_image_absent: None,
     }));
     for (path, text) in [
         ("proc/cgroups", "#subsys_name hierarchy num enabled\ncpu 1 1 1\nmemory 2 1 1\npids 3 1 1\n"),
@@ -125,6 +126,17 @@ fn a_runtime_that_is_absent_deaf_or_without_cri() {
         write(root, "etc/containerd/config.toml", "disabled_plugins = [\"cri\"]\n");
     });
     expect(&off, "Error runtime-cri", &["CRI plugin off", "take \"cri\" out of disabled_plugins"]);
+}
+
+#[test]
+fn a_sandbox_image_that_would_be_pulled() {
+    let absent = |image: &str| {
+        after(|_, host| runtime(host, |view| view.sandbox_image_absent = Some(image.to_owned())))
+    };
+    let told = absent("registry.k8s.io/pause:3.6");
+    let remedy = "sandbox_image = \"docker.io/kinglet/pause:1\"";
+    expect(&told, "Warning sandbox-image", &["registry.k8s.io/pause:3.6, which is not here", remedy]);
+    assert!(absent("docker.io/kinglet/pause:1").is_empty(), "the agent imports its own when it starts");
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! The node's part of running pods, beside the single pod: classes of service, left-over groups, and what went wrong with them.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use super::{
     cgroup::{CgroupError, Limits, Name, values},
@@ -37,6 +40,28 @@ pub struct NodeSide {
     /// Pods that count.
     count: usize,
     classes: Option<[(Name, Limits); 2]>,
+    writes: Writes,
+}
+
+/// Writes are made beside the agent's loop, where a later one may be ready first (systemctl is slow): an older one must not undo it.
+#[derive(Clone, Default)]
+struct Writes {
+    number: u64,
+    /// The newest that was begun. Held, off the loop, while one writes.
+    begun: Arc<Mutex<u64>>,
+}
+
+impl Writes {
+    fn next(&mut self) -> Writes {
+        self.number += 1;
+        self.clone()
+    }
+
+    fn newest<T>(&self, write: impl FnOnce(bool) -> T) -> T {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        *begun = self.number.max(*begun);
+        write(*begun == self.number)
+    }
 }
 
 impl NodeSide {
@@ -68,15 +93,32 @@ impl NodeSide {
             manager.workers().map(|worker| worker.record.incarnation.clone()).collect();
         let (executor, cgroups) = (executor.clone(), cgroups.clone());
         let (cpu_milli, memory_bytes) = (policy.enforced.cpu_milli, policy.enforced.memory_bytes);
+        let writes = self.writes.next();
         Some(async move {
-            let applied = rt::blocking(move || {
+            let write = move |newest: bool| {
                 if sweep {
                     cgroups.sweep(&known);
                 }
                 let node = if first { cgroups.apply_node(cpu_milli, memory_bytes) } else { Ok(()) };
-                node.and(cgroups.apply_classes(&classes))
-            });
+                node.and(if newest { cgroups.apply_classes(&classes) } else { Ok(()) })
+            };
+            let applied = rt::blocking(move || writes.newest(write));
             tell_cgroups(&executor.handles, &executor.events, applied.await);
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seen under systemd: the weight of burstable pods was that of a node without pods after each start of the agent.
+    #[test]
+    fn a_write_that_comes_late_undoes_no_newer_one() {
+        let mut side = NodeSide::default();
+        let (first, second) = (side.writes.next(), side.writes.next());
+        assert!(second.newest(|newest| newest));
+        assert!(!first.newest(|newest| newest), "the older one is late");
+        assert!(side.writes.next().newest(|newest| newest));
     }
 }

@@ -117,13 +117,11 @@ impl Cgroups {
         tree::version(&self.config.mount) == tree::Version::V2
     }
 
-    /// The group of all pods, and those of the classes.
+    /// The group of all pods.
     pub fn apply_node(&self, cpu_milli: u64, memory_bytes: u64) -> Result<(), CgroupError> {
         let name = Name::kubepods(&self.config.root);
         let limits = values::node(cpu_milli, memory_bytes, self.config.enforce_node);
-        let result = self.apply(&name, &limits);
-        let classes = self.apply_classes(&values::classes(&self.config.root, std::iter::empty()));
-        result.and(classes)
+        self.apply(&name, &limits)
     }
 
     pub fn apply_classes(&self, classes: &[(Name, Limits)]) -> Result<(), CgroupError> {
