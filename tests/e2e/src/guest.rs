@@ -29,6 +29,9 @@ pub const NODE: &str = "demo-node";
 pub const POD: &str = "hello";
 const BUTTON_LINE: u8 = 5;
 const LAMP_LINE: u8 = 2;
+/// Wired to what the card's `devices/` describe.
+const CARD_BUTTON_LINE: u8 = 6;
+const CARD_LED_LINE: u8 = 1;
 /// The host port of the sample pod, as the guest sees it.
 pub const POD_PORT: u16 = 8080;
 /// Where the guest finds this machine's loopback (QEMU's user network).
@@ -56,6 +59,7 @@ impl Default for Deadlines {
 
 pub const OFFLINE_POD: &str = "power cut, boot without cloud: the pod runs from local state";
 pub const OFFLINE_LAMP: &str = "the lamp is as it was";
+const OFFLINE_LOOP: &str = "without a cloud: devices/ and manifests/ of the card close a loop, a button switches an LED through a pod";
 
 pub struct Setup {
     pub programs: Programs,
@@ -208,6 +212,7 @@ impl Story {
     pub fn power_cut(&mut self, memory_mb: u32, within: Deadlines) -> Result<()> {
         self.cloud.stop()?;
         self.machine.take().context("the machine is off")?.power_cut()?;
+        card_folders(&self.setup.programs, &self.disk)?;
         self.setup.memory_mb = memory_mb;
         self.boot("boot-2")?;
         let (port, mut machine) = (self.page_port()?, self.machine.take().context("just started")?);
@@ -225,6 +230,7 @@ impl Story {
                 Ok((machine.gpio().output(LAMP_LINE)? == Some(true)).then_some(()))
             })
         })?;
+        self.steps.step(OFFLINE_LOOP, || card_loop(&mut machine, within.step))?;
         self.machine = Some(machine);
         Ok(())
     }
@@ -285,6 +291,60 @@ impl Story {
         format!("console:\n{console}\ncloudcore:\n{}", tail(&self.cloud.log(), 15))
     }
 }
+
+/// What a person copies onto the first partition: two devices of the library with their lines set, and a static pod.
+fn card_folders(programs: &Programs, card: &Path) -> Result<()> {
+    for (model, old, line) in [("button", "line: 27", CARD_BUTTON_LINE), ("led", "line: 17", CARD_LED_LINE)] {
+        let path = programs.samples.join(format!("../../../devices/{model}.yaml"));
+        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        ensure!(text.contains(old), "{} has no {old}", path.display());
+        // QEMU's board has no header, so there is no chip that a device has by itself.
+        let text = text
+            .replace(old, &format!("line: {line}"))
+            .replace("{protocolName: gpio}", "{protocolName: gpio, configData: {chip: 9030000.pl061}}");
+        qemu::disk::write_boot_file(card, &format!("devices/{model}.yaml"), text.as_bytes())?;
+    }
+    qemu::disk::write_boot_file(card, "manifests/rule.yaml", RULE.as_bytes())
+}
+
+const RULE: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: lamp-rule}
+spec:
+  hostNetwork: true
+  containers:
+  - name: rule
+    image: docker.io/kinglet/rule:1
+    args: [\"default/button-1 pressed =true => default/led-1 lit toggle\"]
+";
+
+/// Each press toggles the LED; one that the rule's pod was not there for yet is lost.
+fn card_loop(machine: &mut Machine, within: Duration) -> Result<()> {
+    const FOLLOWS: Duration = Duration::from_secs(3);
+    wait_for(within, "the LED driven", || Ok(machine.gpio().output(CARD_LED_LINE)?.map(drop)))?;
+    for _ in 0..2 {
+        let before = machine.gpio().output(CARD_LED_LINE)?;
+        wait_for(within, "the LED to follow the button", || {
+            // Pressed is 0: the button is between the line and ground.
+            machine.gpio().set_input(CARD_BUTTON_LINE, true)?;
+            std::thread::sleep(PRESS);
+            machine.gpio().set_input(CARD_BUTTON_LINE, false)?;
+            let pressed = Instant::now();
+            while pressed.elapsed() < FOLLOWS {
+                if machine.gpio().output(CARD_LED_LINE)? != before {
+                    return Ok(Some(()));
+                }
+                std::thread::sleep(PRESS);
+            }
+            Ok(None)
+        })?;
+    }
+    Ok(())
+}
+
+/// Longer than the debounce time of the library's button, by an emulated clock.
+const PRESS: Duration = Duration::from_millis(100);
 
 /// A scale on a USB adapter, which nobody has plugged in yet; then somebody does, trips over the cable, and plugs it in again.
 fn usb_scale(kubectl: &Kubectl, machine: &mut Machine, steps: &mut Steps) -> Result<()> {
