@@ -99,6 +99,12 @@ impl Broker {
             return self.refuse(id, reason::QUOTA);
         }
         let at = before.unwrap_or_else(|| self.make_session(now_ms, name, user.as_deref()));
+        // Who asks for a new session does not take it for an old one.
+        if connect.clean_session
+            && let Some(session) = self.session(at)
+        {
+            session.is_confirmed = true;
+        }
         self.attach(now_ms, id, at, expiry_s, connect);
         self.greet(now_ms, id, at, before.is_some(), assigned.as_deref(), expiry_s != wanted_s);
         Step::Done
