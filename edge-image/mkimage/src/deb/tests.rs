@@ -137,6 +137,7 @@ fn a_package_is_installed_upgraded_and_purged_without_a_trace() {
         ("etc/kubeedge/certs/node.pem", "secret"),
         ("etc/kubeedge/certs/node.pem.previous", "secret"),
         ("var/lib/kubeedge/store/store.log", "log"),
+        ("var/lib/kubeedge/mqtt/sessions.log", "log"),
         ("etc/default/kinglet", "KINGLET_LOG=debug\n"),
     ] {
         fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
