@@ -93,7 +93,9 @@ fn kubectl_follows(
             .with_flags(&["--kubelet-address", "127.0.0.1"]))
     };
     let (hub, join) = (cloud.hub_port(), cloud.join_port());
-    let (mut with_link, mut without) = (replica("d")?.at(hub, join, Some(0)), replica("e")?);
+    // This node has its streams in a tunnel, which ends where its link does.
+    let tunnel = cloud.tunnel_port();
+    let (mut with_link, mut without) = (replica("d")?.at(hub, join, tunnel), replica("e")?);
     steps.step(
         "two replicas run: kubectl logs and exec reach the node at the one that has its link",
         || {
