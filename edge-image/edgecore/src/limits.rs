@@ -127,7 +127,7 @@ pub const DMI_DOWN_TOLD_MS: i64 = 5_000;
 /// Values of one property that the node keeps in memory; then the oldest goes. Configured with `kinglet.devices.historyLen`.
 pub const HISTORY_LEN: usize = 1024;
 /// Memory for the values of all devices; then the property that has most gives up its older half. `kinglet.devices.historyBytes`.
-pub const HISTORY_BYTES: usize = 256 * 1024;
+pub const HISTORY_BYTES: usize = 96 * 1024;
 /// Properties of which a history is kept; a further one has none.
 pub const HISTORY_PROPERTIES_MAX: usize = 4096;
 /// An answer about the history; what has no room is to be asked for alone.
@@ -136,6 +136,8 @@ pub const HISTORY_ANSWER_BYTES_MAX: usize = 48 * 1024;
 pub const HISTORY_TAIL_MS: i64 = 60_000;
 /// Records that the durable tail is made of; the oldest is written over.
 pub const HISTORY_SLOTS: u64 = 16;
+/// The tail is text, and may be longer than what the memory holds by this factor.
+pub const HISTORY_TAIL_FACTOR: usize = 3;
 /// Places that values are pushed to; those of a further one are dropped, and the Device's state says so.
 pub const PUSH_TARGETS_MAX: usize = 16;
 /// Values that wait for one place, in bytes; then the oldest is dropped and counted. `kinglet.devices.pushQueueBytes`.

@@ -7,14 +7,16 @@
 //! what does not fit is the oldest of the property that has most, and is counted.
 
 mod query;
+mod ring;
 pub mod tail;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 pub use query::fuzz_query;
 
+use self::ring::Ring;
 use super::machine::Sample;
 use crate::limits::HISTORY_PROPERTIES_MAX;
 
@@ -34,35 +36,6 @@ impl Entry {
     fn of(sample: &Sample) -> Entry {
         let quality = if sample.quality == "good" { "" } else { &sample.quality };
         Entry { at_ms: sample.at_ms, value: sample.value.as_str().into(), quality: quality.into() }
-    }
-
-    /// Its place in the ring and what it points to; an allocation costs more than its bytes.
-    fn bytes(&self) -> usize {
-        let allocated = |text: &str| if text.is_empty() { 0 } else { text.len().next_multiple_of(16) };
-        size_of::<Entry>() + allocated(&self.value) + allocated(&self.quality)
-    }
-}
-
-#[derive(Debug, Default)]
-struct Ring {
-    entries: VecDeque<Entry>,
-    bytes: usize,
-}
-
-impl Ring {
-    fn push(&mut self, entry: Entry) {
-        if self.entries.len() == self.entries.capacity() {
-            // Not doubled: the ring would take twice what it is counted for.
-            self.entries.reserve_exact(16);
-        }
-        self.bytes += entry.bytes();
-        self.entries.push_back(entry);
-    }
-
-    fn drop_oldest(&mut self, count: usize) -> usize {
-        let dropped: usize = self.entries.drain(..count).map(|entry| entry.bytes()).sum();
-        self.bytes -= dropped;
-        dropped
     }
 }
 
@@ -104,11 +77,10 @@ impl History {
             return;
         }
         let ring = self.rings.entry(key).or_default();
-        if ring.entries.len() >= self.len_max {
+        if ring.len() >= self.len_max {
             self.bytes -= ring.drop_oldest(1);
         }
-        self.bytes += entry.bytes();
-        ring.push(entry);
+        self.bytes += ring.push(&entry);
         while self.bytes > self.bytes_max {
             self.shrink();
         }
@@ -116,11 +88,11 @@ impl History {
 
     /// Whoever has most gives up its older half: seldom, and no property is starved by a faster one.
     fn shrink(&mut self) {
-        let Some(largest) = self.rings.values_mut().max_by_key(|ring| ring.bytes) else { return };
-        let count = largest.entries.len().div_ceil(2);
+        let Some(largest) = self.rings.values_mut().max_by_key(|ring| ring.bytes()) else { return };
+        let count = largest.len().div_ceil(2);
         self.dropped += count as u64;
         self.bytes -= largest.drop_oldest(count);
-        largest.entries.shrink_to_fit();
+        largest.shrink();
     }
 
     /// The device is gone.
@@ -128,7 +100,7 @@ impl History {
         let bytes = &mut self.bytes;
         self.rings.retain(|(device, _), ring| {
             let stays = device != id;
-            *bytes -= if stays { 0 } else { ring.bytes };
+            *bytes -= if stays { 0 } else { ring.bytes() };
             stays
         });
     }

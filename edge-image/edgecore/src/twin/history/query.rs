@@ -40,7 +40,8 @@ impl History {
             let mut room = share;
             let mut rows = Vec::new();
             let limit = query.limit.unwrap_or(usize::MAX);
-            for entry in ring.entries.iter().rev().filter(|entry| takes(query, entry)).take(limit) {
+            let wanted: Vec<Entry> = ring.entries().filter(|entry| takes(query, entry)).collect();
+            for entry in wanted.iter().rev().take(limit) {
                 let row = row(entry);
                 // Brackets and the comma between rows.
                 let len = row.to_string().len() + 1;

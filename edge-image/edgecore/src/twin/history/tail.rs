@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{Entry, History};
-use crate::limits::{HISTORY_SLOTS, HISTORY_TAIL_MS};
+use crate::limits::{HISTORY_SLOTS, HISTORY_TAIL_FACTOR, HISTORY_TAIL_MS};
 use crate::twin::machine::Sample;
 
 #[derive(Serialize, Deserialize)]
@@ -55,7 +55,7 @@ impl Tail {
             }
         }
         let number = found.last().map_or(0, |(number, _)| number.saturating_add(1));
-        let slot_bytes_max = bytes_max / HISTORY_SLOTS as usize;
+        let slot_bytes_max = HISTORY_TAIL_FACTOR * bytes_max / HISTORY_SLOTS as usize;
         Tail { slot_bytes_max, number, text: String::new(), dirty_since_ms: None }
     }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{tail::Tail, *};
 use crate::contract::HistoryQuery;
-use crate::limits::{HISTORY_ANSWER_BYTES_MAX, HISTORY_SLOTS, HISTORY_TAIL_MS};
+use crate::limits::{HISTORY_ANSWER_BYTES_MAX, HISTORY_SLOTS, HISTORY_TAIL_FACTOR, HISTORY_TAIL_MS};
 
 fn sample(id: &str, property: &str, at_ms: i64, value: &str) -> Sample {
     Sample {
@@ -48,17 +48,16 @@ fn a_question_names_property_time_and_number() {
 
 #[test]
 fn bytes_are_bounded_and_the_slow_property_keeps_its_values() {
-    let mut history = History::new(10_000, 20_000);
+    let mut history = History::new(10_000, 4_000);
     for at_ms in 0..10_000 {
         history.push(&sample("d/fast", "t", at_ms, "1234567"));
         if at_ms % 200 == 0 {
             history.push(&sample("d/slow", "t", at_ms, "1"));
         }
-        assert!(history.bytes() <= 20_000);
+        assert!(history.bytes() <= 4_000);
     }
-    let kept: usize = history.rings.values().map(|ring| ring.bytes).sum();
-    let counted: usize = history.rings.values().flat_map(|ring| &ring.entries).map(Entry::bytes).sum();
-    assert_eq!((kept, counted), (history.bytes(), history.bytes()));
+    let kept: usize = history.rings.values().map(Ring::bytes).sum();
+    assert_eq!(kept, history.bytes());
     let slow = ask(&history, "d/slow", json!({}));
     assert_eq!(slow["properties"]["t"].as_array().unwrap().len(), 50);
     let fast = ask(&history, "d/fast", json!({}));
@@ -85,13 +84,49 @@ fn an_answer_has_a_bound_and_the_newest_have_the_room() {
     assert!(len("a") > 500 && len("a").abs_diff(len("b")) < 5);
 }
 
+/// Against a plain list of entries, with clocks that jump and texts of all lengths.
+#[test]
+fn a_ring_gives_back_what_it_was_given() {
+    for seed in 0..30 {
+        let mut random = Random(seed);
+        let (mut ring, mut plain) = (Ring::default(), Vec::new());
+        for _ in 0..200 {
+            if random.below(4) == 0 {
+                let count = random.below(plain.len() + 2).min(20);
+                let before = ring.bytes();
+                assert_eq!(ring.drop_oldest(count), before - ring.bytes());
+                plain.drain(..count.min(plain.len()));
+                ring.shrink();
+            }
+            let at_ms = match random.below(20) {
+                0 => i64::MIN,
+                1 => i64::MAX,
+                _ => 1_700_000_000_000 + random.below(100_000) as i64,
+            };
+            let mut text = |len: usize| "\u{e4}1".repeat(random.below(len)).into_boxed_str();
+            let entry = Entry { at_ms, value: text(100), quality: text(3) };
+            let before = ring.bytes();
+            assert_eq!(ring.push(&entry), ring.bytes() - before);
+            plain.push(entry);
+            assert_eq!((ring.len(), ring.entries().collect::<Vec<_>>()), (plain.len(), plain.clone()));
+        }
+        ring.drop_oldest(usize::MAX);
+        assert_eq!((ring.len(), ring.bytes()), (0, 0));
+    }
+    let mut ring = Ring::default();
+    for second in 0..100 {
+        ring.push(&Entry { at_ms: second * 1_000, value: "21.5".into(), quality: Box::default() });
+    }
+    assert!(ring.bytes() <= 8 * 100, "{}", ring.bytes());
+}
+
 /// Power cuts at random places: what comes back is in order, was really said, and all of it but what was not written.
 #[test]
 fn the_tail_comes_back_after_a_cut() {
     for seed in 0..15 {
         let mut random = Random(seed);
         let mut disk: BTreeMap<String, Bytes> = BTreeMap::new();
-        let bytes_max = 16_000;
+        let bytes_max = 6_000;
         let mut next = 0;
         let mut written = 0;
         for life in 0..4 {
@@ -117,7 +152,10 @@ fn the_tail_comes_back_after_a_cut() {
                 }
             }
             assert!(disk.len() <= HISTORY_SLOTS as usize);
-            assert!(disk.values().all(|body| body.len() < bytes_max / HISTORY_SLOTS as usize + 100));
+            assert!(
+                disk.values()
+                    .all(|body| body.len() < HISTORY_TAIL_FACTOR * bytes_max / HISTORY_SLOTS as usize + 100)
+            );
         }
         assert!(next - written <= HISTORY_TAIL_MS / 1_000, "nothing stays unwritten for longer");
     }
