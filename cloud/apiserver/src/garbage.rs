@@ -55,7 +55,7 @@ impl Api {
                     let owners = meta::view(&record.value).owner_references.unwrap_or_default();
                     owners.iter().any(|owner| owner.uid == uid)
                 };
-                if mentions && record.uid != uid && owned() {
+                if mentions && *record.uid != *uid && owned() {
                     out.push(Dependent { kind, record });
                 }
             }
@@ -97,13 +97,13 @@ impl Api {
             Some(kind) => {
                 let namespace = if kind.namespaced { &*record.key.namespace } else { "" };
                 let found = self.store().get(&store::Key::new(&kind.resource(), namespace, &owner.name));
-                found.is_some_and(|found| found.uid == owner.uid)
+                found.is_some_and(|found| *found.uid == *owner.uid)
             }
         };
         if owners.iter().any(is_there) || view.deletion_timestamp.is_some() {
             return Ok(());
         }
-        let body = json!({"propagationPolicy": "Background", "preconditions": {"uid": record.uid}});
+        let body = json!({"propagationPolicy": "Background", "preconditions": {"uid": &*record.uid}});
         match self.call("DELETE", &path(kind, record), Some(&body)).await {
             // Made anew under the same name, which is another object.
             Err(error) if error.is("Conflict") => Ok(()),
@@ -128,7 +128,7 @@ impl Api {
         if has("foregroundDeletion") {
             let dependents = self.dependents(&record.uid);
             for Dependent { kind, record } in &dependents {
-                let body = json!({"propagationPolicy": "Foreground", "preconditions": {"uid": record.uid}});
+                let body = json!({"propagationPolicy": "Foreground", "preconditions": {"uid": &*record.uid}});
                 match self.call("DELETE", &path(kind, record), Some(&body)).await {
                     Err(error) if error.is("Conflict") => {}
                     other => allow("NotFound", other)?,
@@ -148,7 +148,7 @@ impl Api {
             let Some(kind) = kinds::by_name(&owner.api_version, &owner.kind) else { continue };
             let namespace = if kind.namespaced { &*gone.key.namespace } else { "" };
             if let Some(record) = self.store().get(&store::Key::new(&kind.resource(), namespace, &owner.name))
-                && record.uid == owner.uid
+                && *record.uid == *owner.uid
             {
                 self.finish_deletion(&record).await?;
             }

@@ -48,7 +48,7 @@ impl<B: Backend> Server<B> {
         let objects = objects(self.inner.options.nodes.is_some(), &created.unwrap_or_default());
         let record = |(name, object): (String, serde_json::Value)| Record {
             key: Key::new(&API_SERVICE.resource(), "", &name),
-            uid: String::new(),
+            uid: std::sync::Arc::default(),
             revision: 1,
             upstream: None,
             key_id: 0,

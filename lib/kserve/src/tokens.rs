@@ -53,7 +53,7 @@ impl<B: Backend> Server<B> {
             _ => vec![ISSUER.into()],
         };
         let mut private = json!({
-            "namespace": call.target.namespace(), "serviceaccount": {"name": name, "uid": account.uid},
+            "namespace": call.target.namespace(), "serviceaccount": {"name": name, "uid": &*account.uid},
         });
         for (part, claim) in self.bound_to(call, &request)? {
             private[part] = claim;
@@ -97,7 +97,7 @@ impl<B: Backend> Server<B> {
         let namespace = if kind.namespaced { call.target.namespace() } else { "" };
         let record = self.inner.backend.get(&key(kind, namespace, name));
         let record = record.ok_or_else(|| ApiError::not_found(kind, name))?;
-        if !uid.is_empty() && uid != record.uid {
+        if !uid.is_empty() && *uid != *record.uid {
             let found = &record.uid;
             let why = format!(
                 "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been \
@@ -105,7 +105,7 @@ impl<B: Backend> Server<B> {
             );
             return Err(ApiError::conflict(kind, name, why));
         }
-        let mut claims = vec![(part, json!({"name": name, "uid": record.uid}))];
+        let mut claims = vec![(part, json!({"name": name, "uid": &*record.uid}))];
         if part == "pod" {
             let pod = parse(&record)?;
             let account = match meta::text(&pod, "spec.serviceAccountName") {
@@ -127,7 +127,7 @@ impl<B: Backend> Server<B> {
     fn node_claim(&self, node: &str) -> Option<(&'static str, Value)> {
         let nodes = kinds::by_path("", "v1", "nodes").expect("the table has nodes");
         let record = self.inner.backend.get(&key(nodes, "", node)).filter(|_| !node.is_empty())?;
-        Some(("node", json!({"name": node, "uid": record.uid})))
+        Some(("node", json!({"name": node, "uid": &*record.uid})))
     }
 
     /// Whom a request's bearer token names. `None`: it shows none. Refused: it shows one that is worth nothing.
@@ -153,7 +153,7 @@ impl<B: Backend> Server<B> {
             let namespace = if kind.namespaced { namespace } else { "" };
             let record =
                 self.inner.backend.get(&key(kind, namespace, meta::text(private.get(part)?, "name")))?;
-            (record.uid == meta::text(private.get(part)?, "uid")).then_some(())
+            (*record.uid == *meta::text(private.get(part)?, "uid")).then_some(())
         };
         is_there("serviceaccounts", "serviceaccount")?;
         let bound = [("pods", "pod"), ("secrets", "secret"), ("nodes", "node")];

@@ -242,7 +242,7 @@ impl<B: Backend> Server<B> {
         let record = record.ok_or_else(|| ApiError::not_found(kind, name))?;
         let mut pod = parse(&record)?;
         let uid = meta::text(&binding, "metadata.uid");
-        if !uid.is_empty() && uid != record.uid {
+        if !uid.is_empty() && *uid != *record.uid {
             return Err(ApiError::conflict(kind, name, format!("the pod with uid {uid} is gone")));
         }
         if !meta::text(&pod, "metadata.deletionTimestamp").is_empty() {
@@ -301,7 +301,7 @@ pub(crate) fn generated_name(prefix: &str, uid: &str) -> String {
 
 /// A put that writes its own revision into the object.
 pub(crate) fn put(at: store::Key, mut object: Value) -> Put {
-    let uid = meta::text(&object, "metadata.uid").to_string();
+    let uid = meta::text(&object, "metadata.uid").into();
     let render = move |revision: u64| -> Bytes {
         meta::metadata(&mut object).insert("resourceVersion".into(), revision.to_string().into());
         // Kept for as long as the object: without the room that the text grew into.

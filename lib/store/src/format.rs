@@ -207,16 +207,6 @@ impl<'a> From<&'a Upstream> for DiskUpstream<'a> {
     }
 }
 
-impl From<DiskUpstream<'_>> for Upstream {
-    fn from(upstream: DiskUpstream<'_>) -> Upstream {
-        Upstream {
-            id: upstream.id.to_owned(),
-            uid: upstream.uid.to_owned(),
-            resource_version: upstream.resource_version.to_owned(),
-        }
-    }
-}
-
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }

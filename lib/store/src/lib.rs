@@ -63,15 +63,15 @@ impl std::fmt::Display for Key {
 /// Where a copy came from: identity of the cloud, the object's uid and resourceVersion there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    pub id: String,
-    pub uid: String,
-    pub resource_version: String,
+    pub id: Arc<str>,
+    pub uid: Arc<str>,
+    pub resource_version: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     pub key: Key,
-    pub uid: String,
+    pub uid: Arc<str>,
     pub revision: u64,
     pub upstream: Option<Upstream>,
     /// 0: not sealed.
@@ -106,7 +106,7 @@ pub enum Value {
 
 pub struct Put {
     pub key: Key,
-    pub uid: String,
+    pub uid: Arc<str>,
     pub upstream: Option<Upstream>,
     pub key_id: u8,
     pub value: Value,
@@ -122,7 +122,7 @@ impl Op {
     /// The common case: bytes as they are, no upstream, not sealed.
     pub fn put(key: Key, value: impl Into<Bytes>, expect: Expect) -> Op {
         let put =
-            Put { key, uid: String::new(), upstream: None, key_id: 0, value: Value::Bytes(value.into()) };
+            Put { key, uid: Arc::default(), upstream: None, key_id: 0, value: Value::Bytes(value.into()) };
         Op::Put(put, expect)
     }
 }

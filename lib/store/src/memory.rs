@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -56,6 +57,13 @@ impl Memory {
 
     pub fn get(&self, key: &Key) -> Option<&Arc<Record>> {
         self.records.get(key)
+    }
+
+    /// The record itself or the one before it, and the one after it: those whose keys are most like it.
+    pub fn neighbours(&self, key: &Key) -> [Option<&Arc<Record>>; 2] {
+        let before = self.records.range(..=key).next_back();
+        let after = self.records.range((Bound::Excluded(key), Bound::Unbounded)).next();
+        [before, after].map(|found| found.map(|(_, record)| record))
     }
 
     pub fn list(&self, kind: &str, namespace: Option<&str>) -> Snapshot {

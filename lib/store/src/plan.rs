@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    CommitError, Event, EventKind, Expect, Key, Op, Put, Record, Value,
+    CommitError, Event, EventKind, Expect, Key, Op, Put, Record, Upstream, Value,
     format::{DiskOp, DiskRecord},
     limits::{COMMIT_OPS_MAX, FRAME_LEN_MAX, TEXT_LEN_MAX, VALUE_LEN_MAX},
     memory::Memory,
@@ -55,6 +55,7 @@ impl<'a> Plan<'a> {
         let Put { key, uid, upstream, key_id, value } = put;
         let previous = self.current(&key, staged);
         check(&key, expect, previous.as_ref())?;
+        let (key, uid, upstream) = self.shared(key, uid, upstream);
         let value = match value {
             Value::Bytes(bytes) => bytes,
             Value::Render(render) => render(revision),
@@ -63,6 +64,34 @@ impl<'a> Plan<'a> {
         let record = Record { key, uid, revision, upstream, key_id, value };
         check_texts(&record)?;
         Ok(Event { kind: EventKind::Put, revision, record: Arc::new(record), previous })
+    }
+
+    /// The texts of a newcomer that a neighbour has too are held once.
+    fn shared(
+        &self,
+        mut key: Key,
+        mut uid: Arc<str>,
+        mut upstream: Option<Upstream>,
+    ) -> (Key, Arc<str>, Option<Upstream>) {
+        let share = |text: &mut Arc<str>, known: &Arc<str>| {
+            if *text == *known {
+                text.clone_from(known);
+            }
+        };
+        for neighbour in self.memory.neighbours(&key).into_iter().flatten() {
+            let known = &neighbour.key;
+            share(&mut key.kind, &known.kind);
+            share(&mut key.namespace, &known.namespace);
+            share(&mut key.name, &known.name);
+            share(&mut uid, &neighbour.uid);
+            if let (Some(upstream), Some(known)) = (&mut upstream, &neighbour.upstream) {
+                share(&mut upstream.id, &known.id);
+            }
+        }
+        if let Some(upstream) = &mut upstream {
+            share(&mut upstream.uid, &uid);
+        }
+        (key, uid, upstream)
     }
 
     fn delete(
@@ -114,7 +143,7 @@ fn text_lens(record: &Record) -> [usize; 7] {
     let key = &record.key;
     let upstream = record.upstream.as_ref();
     let [id, uid, version] = upstream.map_or([0; 3], |upstream| {
-        [&upstream.id, &upstream.uid, &upstream.resource_version].map(String::len)
+        [&upstream.id, &upstream.uid, &upstream.resource_version].map(|text| text.len())
     });
     [key.kind.len(), key.namespace.len(), key.name.len(), record.uid.len(), id, uid, version]
 }

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    Backend, Event, EventKind, Key, OpenError, Record,
+    Backend, Event, EventKind, Key, OpenError, Record, Upstream,
     format::{
         Body, DiskOp, DiskRecord, FILE_HEADER_LEN, FRAME_HEADER_LEN, FrameHeader, HeaderError, Identity,
         VERSION, decode_body, decode_file_header,
@@ -184,7 +184,7 @@ struct Loader {
     base: BTreeMap<Key, Arc<Record>>,
     memory: Option<Memory>,
     limit: u64,
-    /// Kinds and namespaces: few texts in many keys.
+    /// Kinds, namespaces and clouds: few texts in many records.
     texts: HashSet<Arc<str>>,
 }
 
@@ -238,11 +238,17 @@ impl Loader {
     }
 
     fn record(&mut self, record: DiskRecord<'_>) -> Record {
+        let uid: Arc<str> = record.uid.into();
+        let upstream = record.upstream.map(|upstream| Upstream {
+            id: self.text(upstream.id),
+            uid: if upstream.uid == record.uid { uid.clone() } else { upstream.uid.into() },
+            resource_version: upstream.resource_version.into(),
+        });
         Record {
             key: self.key(record.kind, record.namespace, record.name),
-            uid: record.uid.to_owned(),
+            uid,
             revision: record.revision,
-            upstream: record.upstream.map(Into::into),
+            upstream,
             key_id: record.key_id,
             value: Bytes::copy_from_slice(record.value),
         }

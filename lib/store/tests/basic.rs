@@ -39,7 +39,7 @@ fn objects_and_watch_history_survive_a_restart() {
     assert_eq!(store.revision(), first + 1);
     let record = store.get(&pod("a")).unwrap();
     assert_eq!((&*record.value, &*record.uid, record.key_id), (format!("at {first}").as_bytes(), "uid-a", 3));
-    assert_eq!(record.upstream.as_ref().unwrap().resource_version, "17");
+    assert_eq!(&*record.upstream.as_ref().unwrap().resource_version, "17");
     let mut watch = store.watch(Some("pods"), first).unwrap();
     let event = runtime.block_on(watch.next()).unwrap().unwrap();
     assert_eq!((event.revision, &*event.record.key.name), (first + 1, "b"));

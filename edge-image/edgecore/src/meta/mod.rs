@@ -14,7 +14,7 @@ mod inventory;
 #[cfg(test)]
 mod tests;
 
-use std::{path::Path, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -36,7 +36,7 @@ const LOCAL: &str = "local.";
 pub struct MetaStore {
     store: Store,
     /// Identity of the cloud that this node joined.
-    cloud_id: String,
+    cloud_id: Arc<str>,
     changes: watch::Sender<u64>,
 }
 
@@ -102,14 +102,15 @@ impl MetaStore {
         let version = Some(view.resource_version).filter(|v| !v.is_empty()).unwrap_or(header_version);
         let key = object_key(resource);
         if let Some(stored) = self.store.get(&key)
-            && stored.uid == view.uid
+            && *stored.uid == *view.uid
             && !is_newer(&version, stored_version(&stored))
         {
             return Ok(Applied::Unchanged);
         }
+        let uid: Arc<str> = view.uid.into();
         let upstream =
-            Upstream { id: self.cloud_id.clone(), uid: view.uid.clone(), resource_version: version };
-        let put = Put { key, uid: view.uid, upstream: Some(upstream), key_id: 0, value: Value::Bytes(body) };
+            Upstream { id: self.cloud_id.clone(), uid: uid.clone(), resource_version: version.into() };
+        let put = Put { key, uid, upstream: Some(upstream), key_id: 0, value: Value::Bytes(body) };
         let begun = Instant::now();
         self.commit(vec![store::Op::Put(put, Expect::Any)], Durability::Sync).await?;
         if resource.kind == "pod" {
@@ -125,7 +126,7 @@ impl MetaStore {
             return Ok(Applied::Ignored("a delete without a uid deletes nothing"));
         };
         let key = object_key(resource);
-        let Some(stored) = self.store.get(&key).filter(|stored| stored.uid == view.uid) else {
+        let Some(stored) = self.store.get(&key).filter(|stored| *stored.uid == *view.uid) else {
             return Ok(Applied::Unchanged);
         };
         // The revision holds the uid to what was compared; only the hub writes, so it does not change in between.
@@ -196,7 +197,7 @@ impl Meta for MetaStore {
         durable: bool,
     ) -> BoxFuture<'a, Result<(), MetaError>> {
         let key = local_key(kind, name);
-        let put = Put { key, uid: String::new(), upstream: None, key_id: 0, value: Value::Bytes(body) };
+        let put = Put { key, uid: Arc::default(), upstream: None, key_id: 0, value: Value::Bytes(body) };
         let durability = if durable { Durability::Sync } else { Durability::Lazy };
         Box::pin(self.commit(vec![store::Op::Put(put, Expect::Any)], durability))
     }
@@ -231,7 +232,7 @@ fn object(record: &Record) -> Object {
     let namespace = if key.namespace.is_empty() { "null" } else { &key.namespace };
     Object {
         resource: Resource::new(namespace, &key.kind, &key.name),
-        uid: record.uid.clone(),
+        uid: record.uid.as_ref().into(),
         resource_version: stored_version(record).into(),
         body: record.value.clone(),
     }

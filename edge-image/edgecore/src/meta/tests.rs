@@ -40,7 +40,7 @@ async fn what_apply_returned_for_survives_a_power_cut() {
     let again = meta.apply(&push("insert", "default/pod/web", "u1", "1")).await.unwrap();
     assert_eq!(again, Applied::Unchanged, "delivered again after the cut, applied once");
     let record = meta.store.get(&Key::new("pod", "default", "web")).unwrap();
-    assert_eq!(record.upstream.as_ref().unwrap().id, "cloud-1");
+    assert_eq!(&*record.upstream.as_ref().unwrap().id, "cloud-1");
 }
 
 #[tokio::test]

@@ -97,7 +97,7 @@ impl Model {
                 state.insert(name, value(revision));
                 let value = Value::Render(Box::new(value));
                 ops.push(Op::Put(
-                    Put { key, uid: String::new(), upstream: None, key_id: 0, value },
+                    Put { key, uid: std::sync::Arc::default(), upstream: None, key_id: 0, value },
                     Expect::Any,
                 ));
             }
