@@ -93,7 +93,7 @@ pub fn read(database: &Database) -> Result<Contents, SqliteError> {
         for (n, columns) in rows.iter::<9>().enumerate() {
             let [id, name, ..] = columns;
             let twin = twin(columns.map(Value::text), optional.get(n).copied().unwrap_or(false));
-            contents.devices.entry(id.text()).or_default().twins.insert(name.text(), twin);
+            contents.devices.entry(id.text()).or_default().twins.insert(name.text(), Box::new(twin));
         }
     }
     Ok(contents)

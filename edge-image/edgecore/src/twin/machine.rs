@@ -138,7 +138,7 @@ pub(super) struct Device {
     /// When its last report had its turn.
     pub reported_ms: i64,
     /// What the cloud was told, by property.
-    pub told: BTreeMap<String, Told>,
+    pub told: BTreeMap<String, Box<Told>>,
 }
 
 pub struct Machine {
@@ -370,7 +370,7 @@ impl Machine {
         }
         let Some(device) = self.devices.get(id) else { return };
         let live = device.record.twins.iter().filter(|(_, twin)| !twin.is_deleted());
-        let twin: Twins = live.map(|(key, twin)| (key.clone(), twin.without_versions())).collect();
+        let twin: Twins = live.map(|(key, twin)| (key.clone(), Box::new(twin.without_versions()))).collect();
         actions.push(publish(topic, &TwinResult { event_id, timestamp: now_ms, twin }));
     }
 
@@ -406,7 +406,7 @@ impl Machine {
         }
         let event_id = (self.next_id)();
         let live = device.record.twins.iter().filter(|(_, twin)| !twin.is_deleted());
-        let twin = live.map(|(key, twin)| (key.clone(), twin.without_versions())).collect();
+        let twin = live.map(|(key, twin)| (key.clone(), Box::new(twin.without_versions()))).collect();
         let payload = TwinDelta { event_id: &event_id, timestamp: now_ms, twin, delta };
         actions.push(publish(format!("{DEVICE_TOPIC}{id}/twin/update/delta"), &payload));
     }

@@ -49,7 +49,7 @@ pub fn merge(
     let mut wished = Wishes::new();
     for (key, wanted) in update {
         validate::name(&key)?;
-        let before = twins.get(&key);
+        let before = twins.get(&key).map(Box::as_ref);
         let live = before.filter(|twin| !twin.is_deleted());
         let Some(wanted) = wanted.filter(|wanted| origin == Origin::Edge || !wanted.is_deleted()) else {
             let Some(before) = live else {
@@ -65,7 +65,7 @@ pub fn merge(
             let last = Some(before.without_versions());
             merged.document.insert(key.clone(), TwinDocument { last, current: None });
             wished.insert(key.clone(), Wish::default());
-            changed.insert(key, deleted(before));
+            changed.insert(key, Box::new(deleted(before)));
             continue;
         };
         let mut twin =
@@ -135,7 +135,7 @@ pub fn merge(
         };
         merged.document.insert(key.clone(), document);
         merged.result.insert(key.clone(), Some(answer));
-        changed.insert(key, twin);
+        changed.insert(key, Box::new(twin));
     }
     let added = changed.keys().filter(|key| !twins.contains_key(*key)).count();
     if twins.len() + added > TWINS_PER_DEVICE_MAX {

@@ -132,7 +132,7 @@ impl Machine {
         device.told = told
             .map(|(name, twin)| {
                 let value = twin.actual_value().unwrap_or_default().into();
-                (name.clone(), Told { value, metadata: twin.metadata.clone(), at_ms: now_ms })
+                (name.clone(), Box::new(Told { value, metadata: twin.metadata.clone(), at_ms: now_ms }))
             })
             .collect();
     }

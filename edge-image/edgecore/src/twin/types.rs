@@ -69,7 +69,8 @@ pub struct MsgTwin {
     pub actual_version: Option<Version>,
 }
 
-pub type Twins = BTreeMap<String, MsgTwin>;
+/// Boxed: a map has room for eleven values, and most devices have few properties.
+pub type Twins = BTreeMap<String, Box<MsgTwin>>;
 
 impl MsgTwin {
     pub fn expected_value(&self) -> Option<&str> {

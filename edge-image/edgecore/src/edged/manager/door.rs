@@ -30,7 +30,7 @@ impl Manager {
         }
         let incarnation = newcomer.record.incarnation.clone();
         let has_place = |worker: &&Worker| worker.record.ended.is_none() && worker.record.failing.is_none();
-        let placed = self.workers.values().filter(has_place);
+        let placed = self.workers.values().map(Box::as_ref).filter(has_place);
         let others: Vec<&Pod> = placed.filter_map(|worker| worker.desired.as_deref()).collect();
         match self.gate.enter(&incarnation, &pod, &others) {
             Entry::Admitted { claims, victims } => {

@@ -118,8 +118,8 @@ pub struct Manager {
     node: NodeFacts,
     /// Who may come in.
     pub gate: Gate,
-    /// By incarnation.
-    workers: BTreeMap<String, Worker>,
+    /// By incarnation. Boxed: a map keeps room for more than it has.
+    workers: BTreeMap<String, Box<Worker>>,
     told: BTreeMap<String, Told>,
     /// Newcomers that the Node object, as it is known, does not let in, by incarnation.
     doubted: BTreeSet<String>,
@@ -145,8 +145,8 @@ pub struct Manager {
 impl Manager {
     /// `records`: all that the store has.
     pub fn new(records: Vec<Record>) -> Manager {
-        let workers =
-            records.into_iter().map(|r| (r.incarnation.clone(), Worker::new(r, None, true))).collect();
+        let worker = |record: Record| (record.incarnation.clone(), Box::new(Worker::new(record, None, true)));
+        let workers = records.into_iter().map(worker).collect();
         Manager {
             node: NodeFacts::default(),
             gate: Gate::default(),
@@ -186,7 +186,7 @@ impl Manager {
     pub fn set_node(&mut self, node: NodeFacts) {
         if node != self.node {
             self.node = node;
-            self.workers.values_mut().for_each(Worker::touch);
+            self.workers.values_mut().for_each(|worker| worker.touch());
         }
     }
 
@@ -209,11 +209,11 @@ impl Manager {
     }
 
     pub fn worker(&self, incarnation: &str) -> Option<&Worker> {
-        self.workers.get(incarnation)
+        self.workers.get(incarnation).map(Box::as_ref)
     }
 
     pub fn workers(&self) -> impl Iterator<Item = &Worker> {
-        self.workers.values()
+        self.workers.values().map(Box::as_ref)
     }
 
     /// When to look again though nothing happens.

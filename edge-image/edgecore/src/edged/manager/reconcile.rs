@@ -82,7 +82,7 @@ impl Manager {
         if let Some(observed) = &self.observed {
             worker.observe(now, self.ticket, observed);
         }
-        self.workers.insert(incarnation, worker);
+        self.workers.insert(incarnation, Box::new(worker));
     }
 
     /// A sandbox of this uid whose record was lost with the store: the pod is adopted from the runtime's labels.
@@ -98,7 +98,7 @@ impl Manager {
             return;
         }
         let (name, hash) = (pod.full_name(), pod.spec_hash());
-        let same = |worker: &&mut Worker| {
+        let same = |worker: &&mut Box<Worker>| {
             let record = &worker.record;
             let foreign = record.cloud.as_ref().is_some_and(|cloud| *cloud != self.cloud);
             foreign
@@ -134,7 +134,7 @@ impl Manager {
             };
             let mut worker = Worker::new(record, None, true);
             worker.observe(now, self.ticket, observed);
-            self.workers.insert(sandbox.incarnation.clone(), worker);
+            self.workers.insert(sandbox.incarnation.clone(), Box::new(worker));
         }
     }
 
