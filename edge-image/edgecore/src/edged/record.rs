@@ -46,7 +46,7 @@ pub struct Failing {
     pub reason: String,
     pub message: String,
     /// `None`: the pod's own grace period.
-    pub grace_s: Option<u64>,
+    pub grace_s: Option<u32>,
     /// Before anything of it was made: the pod was not admitted.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub at_the_door: bool,

@@ -20,7 +20,7 @@ impl Worker {
         if self.record.ended.is_some() || self.record.failing.is_some() || self.is_deleting() {
             return false;
         }
-        let grace_s = grace.map(|grace| grace.as_secs());
+        let grace_s = grace.map(|grace| u32::try_from(grace.as_secs()).unwrap_or(u32::MAX));
         let (reason, message) = (reason.into(), message.into());
         self.record.failing = Some(Failing { reason, message, grace_s, at_the_door: false });
         self.stored = false;

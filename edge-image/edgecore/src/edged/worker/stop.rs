@@ -73,7 +73,7 @@ impl Worker {
     pub fn grace(&self) -> Duration {
         let given_up = self.record.failing.as_ref().and_then(|failing| failing.grace_s);
         let wished = match (&self.desired, given_up) {
-            (_, Some(seconds)) if !self.is_deleting() => Duration::from_secs(seconds),
+            (_, Some(seconds)) if !self.is_deleting() => Duration::from_secs(seconds.into()),
             (Some(pod), _) => pod.grace(),
             (None, _) => Duration::from_secs(self.record.grace_s),
         };
