@@ -1,7 +1,7 @@
 //! The bus's broker alone, for the conformance suite and the benchmark (`tests/mqtt`): nothing of the agent runs beside it.
 //!
 //!     broker --listen tcp://127.0.0.1:1883 [--listen unix:///run/b.sock] [--listen tls://127.0.0.1:8883 --cert PEM --key PEM]
-//!            [--user NAME:PASSWORD] [--store FOLDER] [--durable sync:FILTER] [--durable lazy:FILTER]
+//!            [--user NAME:PASSWORD] [--passwords FILE] [--acl FILE] [--store FOLDER] [--durable sync:FILTER] [--durable lazy:FILTER]
 
 use std::{fs, sync::Arc};
 
@@ -36,12 +36,18 @@ fn main() -> anyhow::Result<()> {
             ("--user", Some((user, password))) => {
                 settings.auth.users.insert(user.into(), password.into());
             }
+            ("--passwords", _) => settings.files.password = Some(value.into()),
+            ("--acl", _) => {
+                settings.files.acl = Some(value.into());
+                settings.auth.acl_local = true;
+            }
             ("--store", _) => settings.store_dir = Some(value.into()),
             ("--durable", Some(("sync", filter))) => settings.durable.sync.push(filter.into()),
             ("--durable", Some(("lazy", filter))) => settings.durable.lazy.push(filter.into()),
             _ => bail!("unknown argument {name} {value}"),
         }
     }
+    (settings.users, settings.auth.acl) = settings.files.load()?;
     if let (Some(address), Some(certificate), Some(key)) = (tls, certificate, key) {
         let config = ServerConfig::builder_with_provider(pki::tls::provider())
             .with_safe_default_protocol_versions()?

@@ -63,8 +63,8 @@ pub const BUS_RETRY_DELAY_MIN: Duration = Duration::from_millis(200);
 pub const BUS_RETRY_DELAY_MAX: Duration = Duration::from_secs(10);
 /// Time for the broker's connections to take what they are told at a stop.
 pub const BUS_STOP_TIMEOUT: Duration = Duration::from_millis(500);
-/// Clients and reasons that the log remembers to have named. Beyond it they are named anew.
-pub const MQTT_SAID_MAX: usize = 256;
+/// Clients and reasons that the log names within an hour. Further ones are counted as one, at powers of two.
+pub const MQTT_SAID_MAX: usize = 64;
 /// Users in the broker's password file; more are refused.
 pub const MQTT_USERS_MAX: usize = 1024;
 /// Most rounds of a password's hash: what takes longer would be a way to keep the broker busy.

@@ -110,6 +110,11 @@ impl Broker {
         tail(&self.process.log, 20)
     }
 
+    /// All that it said.
+    pub fn log(&self) -> Result<String> {
+        fs::read_to_string(&self.process.log).context("read the broker's log")
+    }
+
     pub fn kill(self) {
         self.process.kill();
     }

@@ -117,13 +117,17 @@ impl Peer {
 
     /// The next packet of this kind; others wait.
     pub fn wait(&mut self, kind: u8) -> Result<Packet> {
+        self.wait_within(kind, ANSWER)
+    }
+
+    pub fn wait_within(&mut self, kind: u8, within: Duration) -> Result<Packet> {
         if let Some(at) = self.waiting.iter().position(|packet| packet.kind == kind) {
             return Ok(self.waiting.remove(at).expect("the position was just found"));
         }
-        let until = Instant::now() + ANSWER;
+        let until = Instant::now() + within;
         loop {
             let Some(packet) = self.read(until.saturating_duration_since(Instant::now()))? else {
-                bail!("no packet of kind {kind} within {} s; what came: {:?}", ANSWER.as_secs(), self.waiting)
+                bail!("no packet of kind {kind} within {} s; what came: {:?}", within.as_secs(), self.waiting)
             };
             if packet.kind == kind {
                 return Ok(packet);

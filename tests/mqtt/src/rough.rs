@@ -1,4 +1,5 @@
-//! Bad input and bad behaviour against our broker: it goes on serving others within its bounds, and stays small.
+//! Bad input and bad behaviour against our broker: it goes on serving others within its bounds, stays small, and names in its log
+//! who did what, without filling it.
 
 use std::{
     io::Write,
@@ -21,27 +22,43 @@ use crate::{
 /// Resident memory that no case may leave behind or reach, kB. What a reader that never reads may hold is bounded by its queue.
 const RESIDENT_KB_MAX: f64 = 24.0 * 1024.0;
 const CONNECTS: usize = 2000;
+/// Lines of log of one case.
+const LINES_MAX: usize = 250;
 
 pub fn run(programs: &Programs, dir: &Path) -> Cases {
     type Case = fn(&mut Broker) -> Result<()>;
-    let cases: [(&str, Case); 6] = [
-        ("damaged packets", damaged),
-        ("two thousand connects, most of them silent", connects),
-        ("a reader that never reads: publishers wait or go on, others are served", never_reads),
-        ("a flood of topics and subscriptions", topics),
-        ("a flood of retained messages", retained),
-        ("half a packet, then silence", half),
+    // With what the log says of it; nothing where only limits answer.
+    let cases: [(&str, Case, &str); 7] = [
+        ("damaged packets", damaged, "was disconnected: it "),
+        ("two thousand connects, most of them silent", connects, ""),
+        (
+            "a reader that never reads: publishers wait or go on, others are served",
+            never_reads,
+            "MQTT client \"deaf\" from 127.0.0.1 was disconnected: it does not read",
+        ),
+        ("a full session whose client is away", absent, "MQTT session \"absent\" is full"),
+        ("a flood of topics and subscriptions", topics, ""),
+        ("a flood of retained messages", retained, ""),
+        ("half a packet, then silence", half, "was disconnected: nothing was heard of it for too long"),
     ];
-    let run = |name: &str, case: Case| {
+    let run = |name: &str, case: Case, said: &str| {
         let dir = dir.join(name.split([' ', ',']).next().unwrap_or("case"));
         let mut broker = Broker::start(Kind::Ours, programs, &dir, &Setup::default())?;
         case(&mut broker)?;
         let kb =
             resident_kb(broker.pid()).with_context(|| format!("the broker has ended: {}", broker.said()))?;
         ensure!(kb < RESIDENT_KB_MAX, "{kb} kB resident afterwards");
-        serves(&broker)
+        serves(&broker)?;
+        let peak = e2e::process::proc_status_kb(broker.pid(), "VmHWM")?;
+        let log = broker.log()?;
+        let lines = log.lines().count();
+        println!("    rough: {name}: {kb} kB resident, {peak} kB at most, {lines} lines of log");
+        ensure!(peak < RESIDENT_KB_MAX as u64, "{peak} kB resident at some time");
+        ensure!(lines < LINES_MAX, "{lines} lines of log");
+        ensure!(log.contains(said), "the log does not say {said:?}: {}", broker.said());
+        Ok(())
     };
-    cases.into_iter().map(|(name, case)| (format!("rough: {name}"), run(name, case))).collect()
+    cases.into_iter().map(|(name, case, said)| (format!("rough: {name}"), run(name, case, said))).collect()
 }
 
 /// Others get their messages.
@@ -132,8 +149,45 @@ fn never_reads(broker: &mut Broker) -> Result<()> {
     serves(broker)
 }
 
+/// Whoever publishes to it waits (3.1.1) or is refused (5) and is named in `$SYS`; its client gets all that was acknowledged.
+fn absent(broker: &mut Broker) -> Result<()> {
+    let keeper = || Connect { clean: false, ..Connect::new(V4, "absent") };
+    Peer::connect(broker.v4, &keeper())?.subscribe("news/#", 1)?;
+    let mut writer = Peer::connect(broker.v5, &Connect::new(V5, "new"))?;
+    let payload = vec![b'x'; 16 * 1024];
+    let (mut taken, mut refused) = (0_u32, 0);
+    for id in 1..=40 {
+        let publish =
+            Publish { topic: "news/x".into(), payload: payload.clone(), qos: 1, id, ..Publish::default() };
+        writer.send(&publish.packet(V5))?;
+        let ack = writer.wait_within(wire::PUBACK, Duration::from_secs(20))?;
+        match ack.body.get(2) {
+            Some(0x97) => refused += 1,
+            _ => taken += 1,
+        }
+    }
+    ensure!(taken > 10 && refused > 10, "{taken} taken, {refused} refused");
+    let mut old = Peer::connect(broker.v4, &Connect::new(V4, "old"))?;
+    old.send(&Publish { topic: "news/x".into(), qos: 1, id: 9, ..Publish::default() }.packet(V4))?;
+    let mut watcher = Peer::connect(broker.v5, &Connect::new(V5, "watcher"))?;
+    watcher.subscribe("$SYS/broker/sessions/holders", 0)?;
+    wait_until(Duration::from_secs(40), "who holds whom", || {
+        let said = watcher.wait_within(wire::PUBLISH, Duration::from_secs(30))?;
+        let said = Publish::parse(&said, V5)?;
+        Ok((said.payload == b"absent (away) holds old").then_some(()))
+    })?;
+    serves(broker)?;
+    let mut back = Peer::connect(broker.v4, &keeper())?;
+    for _ in 0..taken {
+        let got = back.message()?;
+        ensure!(got.payload.len() == payload.len(), "{} bytes", got.payload.len());
+    }
+    old.wait_ack(wire::PUBACK, 9).map(drop)
+}
+
 fn topics(broker: &mut Broker) -> Result<()> {
-    let mut peer = Peer::connect(broker.v5, &Connect::new(V5, "greedy"))?;
+    // Kept sessions may have fewer: theirs are on the disk.
+    let mut peer = Peer::connect(broker.v4, &Connect { clean: false, ..Connect::new(V4, "greedy") })?;
     let mut refused = 0;
     for at in 0..3000 {
         let filter = format!("greedy/{at}/+/{}", "x".repeat(100));
@@ -141,7 +195,7 @@ fn topics(broker: &mut Broker) -> Result<()> {
     }
     ensure!(refused > 0, "3000 subscriptions of one client were all granted");
     for at in 0..20_000 {
-        peer.send(&Publish { topic: format!("flood/{at}"), ..Publish::default() }.packet(V5))?;
+        peer.send(&Publish { topic: format!("flood/{at}"), ..Publish::default() }.packet(V4))?;
     }
     peer.alive()
 }

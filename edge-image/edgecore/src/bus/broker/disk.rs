@@ -12,6 +12,7 @@ use crate::limits::BUS_RETRY_DELAY_MAX;
 
 /// After this lazy changes are on the disk. With the pause between two commits it stays below the 5 s that docs/mqtt.md promises.
 const LAZY_MAX: Duration = Duration::from_secs(3);
+const _: () = assert!(LAZY_MAX.as_millis() <= 4000, "a commit that is under way may take a second more");
 
 const SESSION: &str = "mqtt-session";
 const MESSAGE: &str = "mqtt-message";

@@ -1,7 +1,11 @@
 //! What the broker noticed, for the log: who holds whom, and whose connection was closed for what. A client that goes on doing it is
 //! named at the first time and then at powers of two, so that no flood of them is a flood in the log.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use mqtt::{
     broker::{Notice, slot},
@@ -10,9 +14,15 @@ use mqtt::{
 
 use crate::limits::MQTT_SAID_MAX;
 
-/// How often each client was closed for each reason. Forgotten when there are too many.
+/// After this all are named anew.
+const FORGET: Duration = Duration::from_secs(3600);
+
+/// How often each client was closed for each reason. When there are too many clients the further ones are counted as one.
 #[derive(Debug, Default)]
-pub(super) struct Said(BTreeMap<(String, u8), u64>);
+pub(super) struct Said {
+    counts: BTreeMap<(String, u8), u64>,
+    since: Option<Instant>,
+}
 
 impl Said {
     /// `peers`: where each connection comes from.
@@ -44,17 +54,25 @@ impl Said {
 
     fn closed(&mut self, client: &str, peer: Option<IpAddr>, reason: u8) {
         let from = peer.map_or_else(|| "the unix socket".to_owned(), |peer| peer.to_string());
-        let name = if client.is_empty() { from.clone() } else { client.to_owned() };
-        if self.0.len() >= MQTT_SAID_MAX {
-            self.0.clear();
+        if self.since.is_none_or(|since| since.elapsed() > FORGET) {
+            *self = Said { counts: BTreeMap::new(), since: Some(Instant::now()) };
         }
-        let count = self.0.entry((name, reason)).or_default();
+        let mut key = (if client.is_empty() { from.clone() } else { client.to_owned() }, reason);
+        if self.counts.len() >= MQTT_SAID_MAX && !self.counts.contains_key(&key) {
+            key.0 = String::new();
+        }
+        let is_one_of_many = key.0.is_empty();
+        let count = self.counts.entry(key).or_default();
         *count += 1;
         if !count.is_power_of_two() {
             return;
         }
         let who = if client.is_empty() { "a client".to_owned() } else { format!("client {client:?}") };
-        let times = if *count > 1 { format!(" ({count} times)") } else { String::new() };
+        let times = match (*count > 1, is_one_of_many) {
+            (false, _) => String::new(),
+            (true, false) => format!(" ({count} times)"),
+            (true, true) => format!(" (and {count} others that are not named)"),
+        };
         tracing::warn!("MQTT {who} from {from} was disconnected: {}{times}", text(reason));
     }
 }
