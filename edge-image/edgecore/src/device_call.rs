@@ -56,6 +56,7 @@ pub async fn call(cfg: &Config, device: &str, call: &Call) -> Result<String, Str
     let options = Options {
         client_id: format!("edgecore-device-{:016x}", rt::random_u64()),
         clean_session: true,
+        will: None,
         username: text(&bus.mqtt_username),
         password: text(&bus.mqtt_password),
         keep_alive_s: 60,

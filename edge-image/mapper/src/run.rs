@@ -159,6 +159,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 
 pub struct Loop {
     broker: String,
+    word_topic: String,
     client: Client,
     stream: Option<TcpStream>,
     connect_at_ms: u64,
@@ -176,6 +177,7 @@ impl Loop {
             username: settings.username.clone(),
             password: settings.password.clone(),
             clean_session: true,
+            will: Some((word_topic(&settings.client_id), word(false))),
             keep_alive_s: KEEP_ALIVE_S,
             packet_bytes_max: DESCRIPTION_BYTES_MAX,
         });
@@ -190,6 +192,7 @@ impl Loop {
         }
         Loop {
             broker: settings.broker.clone(),
+            word_topic: word_topic(&settings.client_id),
             client,
             stream: None,
             connect_at_ms: 0,
@@ -304,6 +307,7 @@ impl Loop {
                     if std::mem::take(&mut self.outage_said) {
                         eprintln!("mapper: the MQTT broker at {} is there", self.broker);
                     }
+                    answers.push((self.word_topic.clone(), word(true)));
                     self.engine.connected(now_ms);
                 }
                 Event::Message { topic, payload, retain } => {
@@ -329,7 +333,7 @@ impl Loop {
         }
         for (topic, answer) in answers {
             if let Err(error) = self.client.publish(&topic, answer.as_bytes(), Qos::AtLeastOnce, false) {
-                eprintln!("mapper: the answer on {topic} is lost: {error}");
+                eprintln!("mapper: what was to be said on {topic} is lost: {error}");
             }
         }
         Ok(())
@@ -360,6 +364,18 @@ impl Loop {
             Err(error) => self.lost(now_ms, &error.to_string()),
         }
     }
+}
+
+/// Where edgecore hears whether we are there.
+fn word_topic(client_id: &str) -> String {
+    let name: String =
+        client_id.chars().map(|c| if matches!(c, '/' | '+' | '#' | '\0') { '-' } else { c }).collect();
+    format!("{TOPIC_PREFIX}{name}")
+}
+
+/// Said when we come, and by the broker when we are gone: then nobody knows what our devices are.
+fn word(alive: bool) -> String {
+    serde_json::json!({"alive": alive, "protocols": PROTOCOLS}).to_string()
 }
 
 #[derive(Debug, PartialEq, Deserialize)]

@@ -52,6 +52,7 @@ fn run(broker: &str, mut rules: Rules) -> ! {
         username: None,
         password: None,
         clean_session: true,
+        will: None,
         keep_alive_s: KEEP_ALIVE_S,
         packet_bytes_max: PACKET_BYTES_MAX,
     });

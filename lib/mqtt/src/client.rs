@@ -11,7 +11,7 @@ use crate::{
         CLIENT_OUTPUT_BYTES_MAX, IN_FLIGHT_MAX, PACKET_BYTES_MAX, RETRY_DELAY_MS_MAX, RETRY_DELAY_MS_MIN,
         SUBSCRIPTIONS_MAX,
     },
-    packet::{self, Ack, Connect, DecodeError, Packet, Publish, Qos, Version, reason},
+    packet::{self, Ack, Connect, DecodeError, Packet, Publish, Qos, Version, Will, reason},
     property::Properties,
     topic::{filter_is_valid, topic_is_valid},
 };
@@ -27,6 +27,8 @@ pub struct Options {
     /// False: the broker keeps our subscriptions, and messages for them, while we are away.
     pub clean_session: bool,
     pub keep_alive_s: u16,
+    /// Topic and payload that the broker publishes (QoS 1) when this client is gone without good-bye.
+    pub will: Option<(String, String)>,
     /// Largest packet accepted, at most [`PACKET_BYTES_MAX`].
     pub packet_bytes_max: usize,
 }
@@ -170,6 +172,12 @@ impl Client {
         self.output.clear();
         self.sent_ms = now_ms;
         self.waiting_since_ms = Some(now_ms);
+        let will = self.options.will.as_ref().map(|(topic, payload)| Will {
+            topic,
+            payload: payload.as_bytes(),
+            qos: Qos::AtLeastOnce,
+            ..Will::default()
+        });
         encode::packet_as(
             self.version,
             &mut self.output,
@@ -178,7 +186,7 @@ impl Client {
                 client_id: &self.options.client_id,
                 clean_session: self.options.clean_session,
                 keep_alive_s: self.options.keep_alive_s,
-                will: None,
+                will,
                 username: self.options.username.as_deref(),
                 password: self.options.password.as_deref().map(str::as_bytes),
                 ..Connect::default()

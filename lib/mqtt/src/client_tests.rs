@@ -6,6 +6,7 @@ fn client() -> Client {
         username: None,
         password: None,
         clean_session: true,
+        will: None,
         keep_alive_s: 30,
         packet_bytes_max: 4096,
     })

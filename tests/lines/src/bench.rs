@@ -130,6 +130,7 @@ impl Peer {
             password: None,
             keep_alive_s: 60,
             clean_session: true,
+            will: None,
             packet_bytes_max: DESCRIPTION_BYTES_MAX,
         });
         client.subscribe("$hw/events/device/default/pins/twin/update");

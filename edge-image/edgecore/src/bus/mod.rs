@@ -132,6 +132,7 @@ impl Peer {
             password: text(&self.bus.mqtt_password),
             keep_alive_s,
             packet_bytes_max: mqtt::limits::PACKET_BYTES_MAX,
+            will: None,
         }
     }
 

@@ -61,7 +61,20 @@ struct Watch {
 impl Watch {
     fn start(port: u16) -> Watch {
         let mut child = Command::new("mosquitto_sub")
-            .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-t", "$hw/#", "-q", "1", "-F", "%t %p"])
+            .args([
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &port.to_string(),
+                "-t",
+                "$hw/#",
+                "-t",
+                "$kinglet/mapper/+",
+                "-q",
+                "1",
+                "-F",
+                "%t %p",
+            ])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -138,6 +151,7 @@ fn a_serial_device_over_mosquitto_which_is_killed_in_between() {
     publish(port, topic, &description("1"));
     assert_eq!(read_line(&mut master), "heater=1\n");
     master.write_all(b"temperature=21.5\n").unwrap();
+    watch.wait_for(&["$kinglet/mapper/mapper-under-test {\"alive\":true"]);
     watch.wait_for(&["default/s/state/update", "\"state\":\"online\""]);
     watch.wait_for(&[
         "$hw/events/device/default/s/twin/update",
@@ -158,8 +172,10 @@ fn a_serial_device_over_mosquitto_which_is_killed_in_between() {
         r#"{"device":{"metadata":{"name":"g"},"spec":{"protocol":{"protocolName":"gpio","configData":{"chip":"none"}},"properties":[{"name":"x","visitors":{"configData":{"line":1}}}]}}}"#,
     );
     watch.wait_for(&["default/g/state/update", "offline", "no GPIO chip with the label none"]);
+    // Its end is said by the broker.
     stop.store(true, Ordering::Relaxed);
     mapper.join().unwrap();
+    watch.wait_for(&["$kinglet/mapper/mapper-under-test {\"alive\":false", "\"serial\""]);
 }
 
 /// The file goes with the adapter and comes back with it; nobody restarts anything.

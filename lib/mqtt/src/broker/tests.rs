@@ -36,6 +36,7 @@ impl Bench {
             clean_session: true,
             username: None,
             password: None,
+            will: None,
             keep_alive_s: 60,
             packet_bytes_max: PACKET_BYTES_MAX,
         };
