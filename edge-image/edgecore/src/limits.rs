@@ -99,6 +99,17 @@ pub const REPORT_BURST: u32 = 32;
 /// States and wishes may run ahead of the turns that far; then they wait too, the newest of each device counts.
 pub const REPORT_BURST_URGENT: u32 = 64;
 const _: () = assert!(REPORT_BURST <= REPORT_BURST_URGENT);
+/// How long after it an update that was refused stays in the device's state, when good ones follow.
+pub const REFUSAL_TOLD_MS: i64 = 60_000;
+/// A mapper that is gone for so long leaves its devices unknown; one that init starts again is back before.
+pub const MAPPER_GONE_MS: i64 = 5_000;
+/// Mappers that are gone and whose devices are not told so yet. More: theirs keep their state.
+pub const MAPPERS_GONE_MAX: usize = 16;
+/// First values have turns of their own, so that a person who adds devices sees them at once: that many reports, each of a whole device.
+/// Then they wait with the others.
+pub const REPORT_BURST_FIRST: u32 = 256;
+/// Turns of first values come back once in so many ordinary ones: on average they cost a tenth more.
+pub const REPORT_FIRST_EVERY: u32 = 10;
 /// A value that does not change is told again after this time, so that the cloud's is never older.
 pub const REPORT_REFRESH_MS: i64 = 600_000;
 /// Longest time between two reports that a Device may ask for.

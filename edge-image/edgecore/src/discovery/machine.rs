@@ -233,7 +233,7 @@ impl Machine {
         match what {
             "state/update/result" => {
                 let state = message.pointer("/device/state").and_then(Value::as_str).unwrap_or_default();
-                let available = matches!(state, "online" | "ok");
+                let available = ["online", "ok"].iter().any(|good| state.eq_ignore_ascii_case(good));
                 if device.available.replace(available) != Some(available) {
                     let payload = if available { "online" } else { "offline" };
                     actions.push(retained(format!("{base}/available"), payload));

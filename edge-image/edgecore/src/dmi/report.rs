@@ -55,7 +55,8 @@ pub fn states(request: &ReportDeviceStatesRequest, refusals: &Refusals) -> Resul
         return Err(Refusal::new(code::INVALID_ARGUMENT, "the report has no state"));
     }
     // What the mapper was not sent it cannot know.
-    if let (Some(refused), "ok" | "online") = (refusals.get(&id), request.state.as_str()) {
+    let is_good = ["online", "ok"].iter().any(|good| request.state.eq_ignore_ascii_case(good));
+    if let Some(refused) = refusals.get(&id).filter(|_| is_good) {
         return Ok(state(&id, "unhealthy", &reason(refused)));
     }
     Ok(state(&id, &request.state, &request.reason))

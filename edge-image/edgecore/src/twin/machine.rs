@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{
+    mappers::Gone,
     merge::{self, Merged, Origin},
     policy::{Policies, Told},
     push::{Place, Push},
@@ -18,8 +19,11 @@ use super::{
         BaseMessage, DeviceState, ErrorResult, Member, MembershipList, StateReport, StateUpdate, TwinDelta,
         TwinResult, TwinUpdate, Twins,
     },
+    validate,
 };
-use crate::limits::{TWIN_PERSIST_MS, TWIN_REPEAT_MS};
+use crate::limits::{
+    REFUSAL_TOLD_MS, REPORT_FIRST_EVERY, REPORT_REFRESH_MS, TWIN_PERSIST_MS, TWIN_REPEAT_MS,
+};
 
 const STATES: [&str; 5] = ["online", "offline", "ok", "unknown", "unhealthy"];
 pub const DEVICE_TOPIC: &str = "$hw/events/device/";
@@ -123,6 +127,8 @@ pub(super) struct Device {
     pub pushes: BTreeMap<String, Arc<[Push]>>,
     /// What of the Device is not carried out although the rest is.
     pub complaint: String,
+    /// Why an update of its mapper was not taken, and when the last one was not.
+    pub refusal: Option<(String, i64)>,
     /// The description was published since the start.
     pub published: bool,
     /// What is wrong with the object; then the last good description stays in force.
@@ -134,7 +140,10 @@ pub(super) struct Device {
     /// When the cloud is to be told the twins, and whether somebody waits for it.
     pub report_at_ms: Option<i64>,
     pub urgent: bool,
+    /// The report has a value of a property that the cloud was told none of.
+    pub first: bool,
     pub state_due: bool,
+    pub state_told_ms: i64,
     /// When its last report had its turn.
     pub reported_ms: i64,
     /// What the cloud was told, by property.
@@ -150,6 +159,9 @@ pub struct Machine {
     /// The inventories that were published since the start, by protocol.
     pub(super) inventories: BTreeMap<String, String>,
     pub(super) pace: Pace,
+    pub(super) first_pace: Pace,
+    /// Mappers that are gone, by name.
+    pub(super) gone: BTreeMap<String, Gone>,
     /// Reports wait for the link.
     pub(super) is_down: bool,
     /// There was a link since the start.
@@ -179,6 +191,8 @@ impl Machine {
             faults: BTreeMap::new(),
             inventories: BTreeMap::new(),
             pace: Pace::new(report_every_ms),
+            first_pace: Pace::new(report_every_ms.saturating_mul(REPORT_FIRST_EVERY)),
+            gone: BTreeMap::new(),
             is_down: false,
             was_up: false,
             last_ms: i64::MIN,
@@ -224,18 +238,23 @@ impl Machine {
         let times = self.devices.values().flat_map(|device| {
             [device.repeat_at_ms, device.dirty_since_ms.map(|since| since + TWIN_PERSIST_MS)]
         });
-        times.flatten().chain(self.next_report_ms()).min()
+        let gone = self.gone.values().map(|gone| gone.at_ms);
+        times.flatten().chain(gone).chain(self.next_report_ms()).min()
     }
 
     /// The clock was set back: what waits goes on waiting as long as it would have.
     fn shift(&mut self, back_ms: i64) {
         self.pace.shift(back_ms);
+        self.first_pace.shift(back_ms);
+        self.gone.values_mut().for_each(|gone| gone.at_ms -= back_ms);
         for device in self.devices.values_mut() {
             let times = [&mut device.repeat_at_ms, &mut device.dirty_since_ms, &mut device.report_at_ms];
             for at in times.into_iter().flatten() {
                 *at -= back_ms;
             }
             device.reported_ms -= back_ms;
+            device.state_told_ms -= back_ms;
+            device.refusal.iter_mut().for_each(|(_, last_ms)| *last_ms -= back_ms);
             for told in device.told.values_mut() {
                 told.at_ms -= back_ms;
             }
@@ -256,9 +275,12 @@ impl Machine {
     }
 
     fn tick(&mut self, now_ms: i64, actions: &mut Vec<Action>) {
+        self.mappers_gone(now_ms, actions);
         for (id, device) in &mut self.devices {
             if device.repeat_at_ms.is_some_and(|at| at <= now_ms) {
                 device.repeat_at_ms = None;
+                // What is repeated is what may not have been heard.
+                device.first = true;
                 device.report_at_ms.get_or_insert(now_ms);
             }
             if device.dirty_since_ms.is_some_and(|since| since + TWIN_PERSIST_MS <= now_ms) {
@@ -270,11 +292,21 @@ impl Machine {
 
     fn mqtt(&mut self, now_ms: i64, topic: &str, payload: &[u8], actions: &mut Vec<Action>) {
         if topic == format!("$hw/events/node/{}/membership/get", self.node) {
-            let base: BaseMessage = serde_json::from_slice(payload).unwrap_or_default();
+            let base: BaseMessage = match serde_json::from_slice(payload) {
+                Ok(base) => base,
+                Err(error) => {
+                    let reason = format!("the request is not JSON: {error}");
+                    let result = ErrorResult { event_id: "", timestamp: now_ms, code: 400, reason: &reason };
+                    return actions.push(publish(format!("{topic}/result"), &result));
+                }
+            };
             let devices = self.devices.iter().map(|(id, device)| member(id, device)).collect();
             let list = MembershipList { event_id: &base.event_id, timestamp: now_ms, devices };
             actions.push(publish(format!("{topic}/result"), &list));
             return;
+        }
+        if let Some(name) = topic.strip_prefix(MAPPER_TOPIC) {
+            return self.mapper_says(now_ms, name, payload);
         }
         let Some(rest) = topic.strip_prefix(DEVICE_TOPIC) else { return };
         let mut parts = rest.splitn(3, '/');
@@ -291,7 +323,7 @@ impl Machine {
         }
     }
 
-    fn twin_update(
+    pub(super) fn twin_update(
         &mut self,
         now_ms: i64,
         id: &str,
@@ -314,10 +346,17 @@ impl Machine {
         let Some(device) = self.devices.get_mut(id) else {
             return refuse(&update.event_id, 404, "the device does not exist on this node");
         };
+        // A wish that is wrong is its sender's business.
+        let reports = twin.values().flatten().any(|twin| twin.actual.is_some());
         let record = &mut device.record;
         let merged = match merge::merge(&mut record.twins, &mut record.wishes, twin, origin, now_ms) {
             Ok(merged) => merged,
-            Err(reason) => return refuse(&update.event_id, 400, &reason),
+            Err(reason) => {
+                if origin == Origin::Edge && reports {
+                    device.refused(now_ms, &reason);
+                }
+                return refuse(&update.event_id, 400, &reason);
+            }
         };
         let Merged { result, document, first_values, conflict, values, lasting } = merged;
         if lasting {
@@ -342,6 +381,9 @@ impl Machine {
         if first_values {
             // KubeEdge's v1.23 cloud can lose the first report of a new property (kubeedge-wire.md, pitfall 4).
             device.repeat_at_ms = Some(now_ms + TWIN_REPEAT_MS);
+        }
+        if !values.is_empty() {
+            device.accepted(now_ms);
         }
         for property in values {
             actions.extend(sample(id, device, property, now_ms).map(Action::Sample));
@@ -374,41 +416,65 @@ impl Machine {
         actions.push(publish(topic, &TwinResult { event_id, timestamp: now_ms, twin }));
     }
 
-    fn state_update(&mut self, now_ms: i64, id: &str, payload: &[u8], actions: &mut Vec<Action>) {
+    pub(super) fn state_update(&mut self, now_ms: i64, id: &str, payload: &[u8], actions: &mut Vec<Action>) {
         let Ok(update) = serde_json::from_slice::<StateUpdate>(payload) else { return };
         let Some(device) = self.devices.get_mut(id) else { return };
         let state = update.state.to_ascii_lowercase();
         if !STATES.contains(&state.as_str()) {
             return;
         }
+        let event_id = if update.event_id.is_empty() { (self.next_id)() } else { update.event_id };
         let before = (device.record.state.clone(), device.record.reason.clone());
         // A Device that makes no sense stays unhealthy, whatever works of its last good description.
         if device.fault.is_none() {
-            device.record.set_state(&state, &update.reason);
+            device.record.set_state(&update.state, &update.reason);
         }
         if matches!(state.as_str(), "online" | "ok") {
             device.record.last_online = (self.now_text)(now_ms);
         }
         let record = &device.record;
-        let result = StateReport { event_id: &update.event_id, timestamp: now_ms, device: state_of(device) };
+        let result = StateReport { event_id: &event_id, timestamp: now_ms, device: state_of(device) };
         actions.push(publish(format!("{DEVICE_TOPIC}{id}/state/update/result"), &result));
         if before != (record.state.clone(), record.reason.clone()) {
             device.dirty_since_ms.get_or_insert(now_ms);
+            device.state_due = true;
+        } else if device.state_told_ms + REPORT_REFRESH_MS <= now_ms {
+            // That it is online still is news, now and then.
             device.state_due = true;
         }
     }
 
     pub(super) fn publish_delta(&mut self, now_ms: i64, id: &str, actions: &mut Vec<Action>) {
         let Some(device) = self.devices.get(id) else { return };
-        let delta = merge::delta(&device.record.twins);
+        let wanted = merge::wanted(&device.record.twins);
+        let differing = wanted.filter(|(_, twin, value)| twin.actual_value() != Some(value));
+        let delta: BTreeMap<&str, &str> = differing.map(|(key, _, value)| (key.as_str(), value)).collect();
         if delta.is_empty() {
             return;
         }
         let event_id = (self.next_id)();
-        let live = device.record.twins.iter().filter(|(_, twin)| !twin.is_deleted());
-        let twin = live.map(|(key, twin)| (key.clone(), Box::new(twin.without_versions()))).collect();
+        let wanted = merge::wanted(&device.record.twins);
+        let twin = wanted.map(|(key, twin, _)| (key.clone(), Box::new(twin.without_versions()))).collect();
         let payload = TwinDelta { event_id: &event_id, timestamp: now_ms, twin, delta };
         actions.push(publish(format!("{DEVICE_TOPIC}{id}/twin/update/delta"), &payload));
+    }
+}
+
+impl Device {
+    /// A person sees in the state that what the mapper says is not taken; the first reason stands while there are more.
+    fn refused(&mut self, now_ms: i64, reason: &str) {
+        if let Some((_, last_ms)) = &mut self.refusal {
+            *last_ms = now_ms;
+            return;
+        }
+        self.refusal = Some((validate::reason(&format!("an update was refused: {reason}")).into(), now_ms));
+        self.state_due = true;
+    }
+
+    fn accepted(&mut self, now_ms: i64) {
+        if self.refusal.take_if(|(_, last_ms)| *last_ms + REFUSAL_TOLD_MS <= now_ms).is_some() {
+            self.state_due = true;
+        }
     }
 }
 
@@ -418,10 +484,14 @@ pub(super) fn state_of(device: &Device) -> DeviceState<'_> {
         name: &device.name,
         state: &record.state,
         last_online_time: &record.last_online,
-        reason: match (record.reason.as_str(), device.complaint.as_str()) {
-            (reason, "") => reason.into(),
-            ("", complaint) => complaint.into(),
-            (reason, complaint) => Cow::Owned(format!("{reason}; {complaint}")),
+        reason: {
+            let refusal = device.refusal.as_ref().map_or("", |(reason, _)| reason);
+            let reasons = [record.reason.as_str(), &device.complaint, refusal];
+            let reasons: Vec<&str> = reasons.into_iter().filter(|reason| !reason.is_empty()).collect();
+            match reasons[..] {
+                [reason] => reason.into(),
+                _ => Cow::Owned(reasons.join("; ")),
+            }
         },
     }
 }

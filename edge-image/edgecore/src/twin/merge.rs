@@ -134,6 +134,10 @@ pub fn merge(
             current: Some(twin.without_versions()),
         };
         merged.document.insert(key.clone(), document);
+        if live.is_some() && !is_value && answer.expected.is_none() {
+            // Only whether it may be deleted has changed.
+            answer.metadata = None;
+        }
         merged.result.insert(key.clone(), Some(answer));
         changed.insert(key, Box::new(twin));
     }
@@ -149,11 +153,12 @@ pub fn merge(
     Ok(merged)
 }
 
-/// Properties whose wanted value is not the actual one.
-pub fn delta(twins: &Twins) -> BTreeMap<&str, &str> {
-    let differing =
-        twins.iter().filter(|(_, twin)| !twin.is_deleted() && twin.expected_value() != twin.actual_value());
-    differing.filter_map(|(key, twin)| Some((key.as_str(), twin.expected_value()?))).collect()
+/// Properties of which something is wanted, and what; an empty value wants nothing.
+pub fn wanted(twins: &Twins) -> impl Iterator<Item = (&String, &MsgTwin, &str)> {
+    let live = twins.iter().filter(|(_, twin)| !twin.is_deleted());
+    live.filter_map(|(key, twin)| {
+        Some((key, &**twin, twin.expected_value().filter(|value| !value.is_empty())?))
+    })
 }
 
 pub fn stamped(value: String, at_ms: i64) -> TwinValue {

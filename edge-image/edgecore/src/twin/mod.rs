@@ -11,8 +11,10 @@
 //! Start at [`machine::Machine`]; [`run`] is the shell around it.
 
 pub mod device;
+mod fuzz;
 pub mod history;
 pub mod machine;
+mod mappers;
 pub mod merge;
 mod objects;
 pub mod policy;
@@ -25,6 +27,7 @@ mod upload;
 pub mod validate;
 pub mod wish;
 
+pub use fuzz::fuzz_twin;
 pub use shell::{RECORD_KIND, run};
 
 #[cfg(test)]

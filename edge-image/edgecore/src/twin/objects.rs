@@ -9,7 +9,7 @@ use super::{
     device::{self, Spec, with_wishes},
     machine::{Action, Device, MAPPER_TOPIC, Machine, Stored, forget, json, member, persist, publish},
     record::Record,
-    types::{MembershipUpdate, TypeMetadata},
+    types::{Member, MembershipUpdate, TypeMetadata},
     validate,
     wish::{self, Wish},
 };
@@ -42,9 +42,12 @@ impl Machine {
                 continue;
             }
             if !known {
-                let record = self.left.remove(id).unwrap_or_default();
+                let record = self.left.remove(id);
+                if record.is_none() {
+                    added.push(id.clone());
+                }
+                let record = record.unwrap_or_default();
                 self.devices.insert(id.clone(), Device { name: name.into(), record, ..Device::default() });
-                added.push(id.clone());
             }
             let model =
                 device::model_name(body).and_then(|model| models.get(&format!("{namespace}/{model}")));
@@ -57,11 +60,14 @@ impl Machine {
             }
         }
         let gone: Vec<String> = self.devices.keys().filter(|id| !wanted.contains_key(*id)).cloned().collect();
-        let mut removed = Vec::new();
         for id in gone {
             if let Some(device) = self.devices.remove(&id) {
                 forget(&id, &device.record, actions);
-                removed.push((id, device));
+                let event_id = (self.next_id)();
+                // Who it was; what it was nobody asks any more.
+                let removed =
+                    Member { id: &id, name: &device.name, description: "", state: "", last_online: "" };
+                actions.push(membership(&self.node, &event_id, now_ms, None, Some(removed)));
             }
         }
         for (id, record) in std::mem::take(&mut self.left) {
@@ -70,18 +76,12 @@ impl Machine {
             }
             forget(&id, &record, actions);
         }
-        if !added.is_empty() || !removed.is_empty() {
+        for id in &added {
             let event_id = (self.next_id)();
-            let update = MembershipUpdate {
-                event_id: &event_id,
-                timestamp: now_ms,
-                added_devices: added
-                    .iter()
-                    .filter_map(|id| self.devices.get(id).map(|device| member(id, device)))
-                    .collect(),
-                removed_devices: removed.iter().map(|(id, device)| member(id, device)).collect(),
-            };
-            actions.push(publish(format!("$hw/events/node/{}/membership/updated", self.node), &update));
+            if let Some(device) = self.devices.get(id) {
+                let added = Some(member(id, device));
+                actions.push(membership(&self.node, &event_id, now_ms, added, None));
+            }
         }
         self.inventory(actions);
         if faults != self.faults {
@@ -215,6 +215,19 @@ impl Machine {
         device.fault = Some(reason);
         device.state_due = true;
     }
+}
+
+/// As KubeEdge: one message for each device.
+fn membership(
+    node: &str,
+    event_id: &str,
+    now_ms: i64,
+    added: Option<Member<'_>>,
+    removed: Option<Member<'_>>,
+) -> Action {
+    let (added_devices, removed_devices) = (added.map(|member| [member]), removed.map(|member| [member]));
+    let update = MembershipUpdate { event_id, timestamp: now_ms, added_devices, removed_devices };
+    publish(format!("$hw/events/node/{node}/membership/updated"), &update)
 }
 
 /// Brings one property of the Device into the twins. True when something changed that others must know.

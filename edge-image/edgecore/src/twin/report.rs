@@ -8,7 +8,7 @@ use super::{
     types::{MsgTwin, StateReport, TwinResult},
     wish,
 };
-use crate::limits::{REPORT_BURST, REPORT_BURST_URGENT};
+use crate::limits::{REPORT_BURST, REPORT_BURST_FIRST, REPORT_BURST_URGENT};
 
 impl Device {
     /// Marks the device for a report if a property's value is one that the cloud should have.
@@ -21,6 +21,7 @@ impl Device {
             }
             let value = twin.actual_value().unwrap_or_default();
             let told = self.told.get(property);
+            self.first |= !value.is_empty() && told.is_none_or(|told| told.value.is_empty());
             let due_ms =
                 told.map_or(now_ms, |told| policy.due_ms(told, value, twin.metadata.as_ref()).max(now_ms));
             self.report_at_ms = Some(self.report_at_ms.map_or(due_ms, |at| at.min(due_ms)));
@@ -62,7 +63,9 @@ impl Machine {
         let waits = self.devices.values().filter_map(|device| {
             let urgent = device.urgent || device.state_due;
             let due_ms = if device.state_due { Some(i64::MIN) } else { device.report_at_ms };
-            Some(due_ms?.max(self.pace.next_ms(burst(urgent))))
+            let turn_ms = self.pace.next_ms(burst(urgent));
+            let first_ms = device.first.then(|| self.first_pace.next_ms(REPORT_BURST_FIRST));
+            Some(due_ms?.max(first_ms.map_or(turn_ms, |first_ms| first_ms.min(turn_ms))))
         });
         waits.min()
     }
@@ -95,7 +98,7 @@ impl Machine {
                 return;
             }
             device.state_due = false;
-            device.reported_ms = now_ms;
+            (device.reported_ms, device.state_told_ms) = (now_ms, now_ms);
             if device.record.state.is_empty() {
                 device.record.state = "unknown".into();
             }
@@ -113,10 +116,12 @@ impl Machine {
         }
         let twin = device.reported();
         if twin.is_empty() {
-            (device.report_at_ms, device.urgent) = (None, false);
+            (device.report_at_ms, device.urgent, device.first) = (None, false, false);
             return;
         }
-        if !self.pace.take(now_ms, burst(device.urgent)) {
+        let has_turn = (device.first && self.first_pace.take(now_ms, REPORT_BURST_FIRST))
+            || self.pace.take(now_ms, burst(device.urgent));
+        if !has_turn {
             return;
         }
         let event_id = (self.next_id)();
@@ -127,7 +132,8 @@ impl Machine {
             resource: format!("device/{id}/twin/edge_updated"),
             content,
         });
-        (device.report_at_ms, device.urgent, device.reported_ms) = (None, false, now_ms);
+        (device.report_at_ms, device.urgent, device.first) = (None, false, false);
+        device.reported_ms = now_ms;
         let told = device.record.twins.iter().filter(|(_, twin)| !twin.is_deleted());
         device.told = told
             .map(|(name, twin)| {

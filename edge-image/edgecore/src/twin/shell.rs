@@ -27,7 +27,8 @@ pub const HISTORY_KIND: &str = "history";
 /// `<namespace>/<name>/history/get` below it.
 const QUERY_TOPIC: &str = "$kinglet/device/";
 const QUERY_FILTERS: [&str; 1] = ["$kinglet/device/+/+/history/get"];
-const FILTERS: [&str; 3] = [
+const FILTERS: [&str; 4] = [
+    "$kinglet/mapper/+",
     "$hw/events/device/+/+/state/update",
     "$hw/events/device/+/+/twin/+",
     "$hw/events/node/+/membership/get",

@@ -2,13 +2,13 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub const DELETED: &str = "deleted";
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ValueMetadata {
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "is_zero")]
     pub timestamp: i64,
     /// Ours, of a wish, to the cloud: `node` when it was made there.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -25,7 +25,12 @@ pub struct TwinValue {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TypeMetadata {
-    #[serde(rename = "type", default, skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "type",
+        default,
+        deserialize_with = "or_default",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub value_type: String,
     /// Ours: whether the value can be trusted (`good`, `stale`, `disconnected`), as its mapper says.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -98,25 +103,25 @@ impl MsgTwin {
 /// `twin/update` and `twin/cloud_updated`. A property that is null is to be deleted.
 #[derive(Debug, Default, Deserialize)]
 pub struct TwinUpdate {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub event_id: String,
     pub twin: Option<BTreeMap<String, Option<MsgTwin>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 pub struct BaseMessage {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub event_id: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
 pub struct StateUpdate {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub event_id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub state: String,
     /// Ours: why the device is in that state. KubeEdge ignores it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub reason: String,
 }
 
@@ -183,8 +188,9 @@ pub struct Member<'a> {
 pub struct MembershipUpdate<'a> {
     pub event_id: &'a str,
     pub timestamp: i64,
-    pub added_devices: Vec<Member<'a>>,
-    pub removed_devices: Vec<Member<'a>>,
+    /// One device, or null, as KubeEdge says it.
+    pub added_devices: Option<[Member<'a>; 1]>,
+    pub removed_devices: Option<[Member<'a>; 1]>,
 }
 
 #[derive(Debug, Serialize)]
@@ -192,6 +198,11 @@ pub struct MembershipList<'a> {
     pub event_id: &'a str,
     pub timestamp: i64,
     pub devices: Vec<Member<'a>>,
+}
+
+/// Go's programs write null for what is not there.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 fn is_zero(value: &i64) -> bool {

@@ -47,6 +47,7 @@ async fn exchange(address: &str, client_id: &str, items: &[Item]) -> Result<(), 
         username: None,
         password: None,
         clean_session: true,
+        will: None,
         keep_alive_s: 60,
         packet_bytes_max: ::mqtt::limits::PACKET_BYTES_MAX,
     });

@@ -286,6 +286,7 @@ async fn read_retained(address: &str) -> BTreeMap<String, Value> {
         username: None,
         password: None,
         clean_session: true,
+        will: None,
         keep_alive_s: 60,
         packet_bytes_max: ::mqtt::limits::PACKET_BYTES_MAX,
     });

@@ -8,10 +8,16 @@ use bytes::Bytes;
 use mqtt::broker::testing::Random;
 use serde_json::{Value, json};
 
-use super::machine::{Action, Input, Machine, Stored};
+use super::{
+    fuzz_twin,
+    machine::{Action, Input, Machine, Stored},
+};
 use crate::{
     contract::{Meta, testing},
-    limits::{DEVICES_MAX, REPORT_EVERY_MS, TWIN_PERSIST_MS, TWIN_REPEAT_MS, TWINS_PER_DEVICE_MAX},
+    limits::{
+        DEVICES_MAX, MAPPER_GONE_MS, REFUSAL_TOLD_MS, REPORT_BURST, REPORT_BURST_FIRST, REPORT_EVERY_MS,
+        TWIN_PERSIST_MS, TWIN_REPEAT_MS, TWINS_PER_DEVICE_MAX,
+    },
 };
 
 fn model() -> Value {
@@ -121,8 +127,8 @@ fn a_device_is_described_to_its_mapper_without_what_mappers_do_not_need() {
     assert_eq!(
         actions[2..],
         [
-            "publish $hw/events/device/default/d/twin/update/delta {\"event_id\":\"e1\",\"timestamp\":7,\"twin\":{\"button\":{\"optional\":false,\"metadata\":{\"type\":\"boolean\"}},\"lamp\":{\"expected\":{\"value\":\"true\",\"metadata\":{\"timestamp\":7}},\"optional\":false,\"metadata\":{\"type\":\"boolean\"}},\"level\":{\"optional\":false,\"metadata\":{\"type\":\"int\"}}},\"delta\":{\"lamp\":\"true\"}}",
-            "publish $hw/events/node/edge-1/membership/updated {\"event_id\":\"e2\",\"timestamp\":7,\"added_devices\":[{\"id\":\"default/d\",\"name\":\"d\",\"description\":\"front\"}],\"removed_devices\":[]}",
+            "publish $hw/events/device/default/d/twin/update/delta {\"event_id\":\"e1\",\"timestamp\":7,\"twin\":{\"lamp\":{\"expected\":{\"value\":\"true\",\"metadata\":{\"timestamp\":7}},\"optional\":false,\"metadata\":{\"type\":\"boolean\"}}},\"delta\":{\"lamp\":\"true\"}}",
+            "publish $hw/events/node/edge-1/membership/updated {\"event_id\":\"e2\",\"timestamp\":7,\"added_devices\":[{\"id\":\"default/d\",\"name\":\"d\",\"description\":\"front\"}],\"removed_devices\":null}",
             "retained publish $kinglet/mapper/gpio/devices {\"devices\":[\"default/d\"]}",
             "report twin/default/d device/default/d/twin/edge_updated {\"event_id\":\"e3\",\"timestamp\":7,\"twin\":{\"lamp\":{\"expected\":{\"value\":\"true\",\"metadata\":{\"timestamp\":7}},\"optional\":false,\"metadata\":{\"type\":\"boolean\"},\"expected_version\":{\"cloud\":1,\"edge\":0}}}}",
         ]
@@ -141,7 +147,7 @@ fn a_device_is_described_to_its_mapper_without_what_mappers_do_not_need() {
     assert_eq!(actions[..2], ["retained publish $kinglet/mapper/gpio/device/default/d ", "forget default/d"]);
     assert_eq!(actions[3], "retained publish $kinglet/mapper/gpio/devices {\"devices\":[]}");
     assert!(
-        actions[2].contains("\"added_devices\":[],\"removed_devices\":[{\"id\":\"default/d\""),
+        actions[2].contains("\"added_devices\":null,\"removed_devices\":[{\"id\":\"default/d\""),
         "{actions:?}"
     );
 }
@@ -204,7 +210,8 @@ fn what_is_wrong_is_refused_whole() {
         ),
         (r#"{"twin":{"nothing":null}}"#, 400, "no such property"),
     ] {
-        let actions = mqtt(&mut machine, 5, "twin/update", payload);
+        let mut actions = mqtt(&mut machine, 5, "twin/update", payload);
+        actions.retain(|action| !action.starts_with("report devicestate"));
         assert_eq!(actions.len(), 1, "{actions:?}");
         assert!(
             actions[0].contains(&format!("\"code\":{code}")) && actions[0].contains(reason),
@@ -364,8 +371,8 @@ fn twins_and_versions_survive_a_restart_and_a_new_uid_starts_anew() {
         "the description is published again, unchanged: {actions:?}"
     );
     assert!(
-        actions[3].starts_with("report twin/default/d") && actions[3].contains("\"value\":\"3\""),
-        "{actions:?}"
+        actions[2].starts_with("report twin/default/d") && actions[2].contains("\"value\":\"3\""),
+        "nobody is told that it is new: {actions:?}"
     );
     assert!(mqtt(&mut again, 8, "twin/get", "{}")[0].contains("\"value\":\"3\""));
     let mut remade = device(&[]);
@@ -386,6 +393,108 @@ fn twins_and_versions_survive_a_restart_and_a_new_uid_starts_anew() {
 }
 
 #[test]
+fn random_messages_are_answered_with_json_or_not_at_all() {
+    let good: [&[u8]; 5] = [
+        br#" {"event_id":"a","twin":{"a":{"actual":{"value":"1","metadata":{"timestamp":5}},"expected":{"value":"2"},"metadata":{"type":"int","quality":"good"}},"x":null}}"#,
+        br#"!{"twin":{"a":{"expected":{"value":"3"},"metadata":{"type":"int"},"expected_version":{"cloud":2,"edge":1}}}}"#,
+        br#"#{"state":"online","reason":"x"}"#,
+        br#"&{"alive":false,"protocols":["p"]}"#,
+        br#"%{"event_id":null}"#,
+    ];
+    let good = good.join(&0);
+    fuzz_twin(&good);
+    for seed in 0..3_000 {
+        let mut random = Random(seed);
+        let mut data = good.clone();
+        for _ in 0..random.below(12) {
+            let at = random.below(data.len());
+            match random.below(4) {
+                0 => _ = data.remove(at),
+                1 => data[at] = random.below(256) as u8,
+                2 => data.insert(at, random.below(256) as u8),
+                _ => data.extend_from_within(at..),
+            }
+            data.truncate(4_000);
+        }
+        fuzz_twin(&data);
+    }
+    // Many properties, long names, long values.
+    for len in [127, 128, 129, 512, 513, 100_000] {
+        let name = "n".repeat(len);
+        fuzz_twin(format!(" {{\"twin\":{{\"{name}\":{{\"actual\":{{\"value\":\"{name}\"}}}}}}}}").as_bytes());
+    }
+    let many: Vec<String> =
+        (0..2_000).map(|n| format!("\"p{n}\":{{\"actual\":{{\"value\":\"1\"}}}}")).collect();
+    fuzz_twin(format!(" {{\"twin\":{{{}}}}}", many.join(",")).as_bytes());
+    fuzz_twin(format!(" {}", "[".repeat(50_000)).as_bytes());
+}
+
+/// A device that answers nonsense: its state says so, once, until it makes sense for a while.
+#[test]
+fn a_value_that_is_refused_is_named_in_the_state() {
+    let mut machine = started();
+    machine.handle(2, Input::Connected);
+    mqtt(&mut machine, 3, "state/update", r#"{"state":"online"}"#);
+    let level = |machine: &mut Machine, now_ms: i64, value: &str| {
+        let said = mqtt(
+            machine,
+            now_ms,
+            "twin/update",
+            &format!(r#"{{"twin":{{"level":{{"actual":{{"value":"{value}"}}}}}}}}"#),
+        );
+        said.into_iter().find(|action| action.starts_with("report devicestate"))
+    };
+    assert_eq!(level(&mut machine, 10_000, "3"), None);
+    let told = level(&mut machine, 20_000, "warm").expect("it is told");
+    assert!(
+        told.contains("online") && told.contains("an update was refused: level: ") && told.contains("warm"),
+        "{told}"
+    );
+    for (now_ms, value) in
+        [(30_000, "hot"), (40_000, "4"), (50_000, "cold"), (50_000 + REFUSAL_TOLD_MS - 1, "5")]
+    {
+        assert_eq!(level(&mut machine, now_ms, value), None, "{value}");
+    }
+    let told = level(&mut machine, 50_000 + REFUSAL_TOLD_MS, "6").expect("it is over");
+    assert!(told.contains("online") && !told.contains("refused"), "{told}");
+}
+
+#[test]
+fn a_mapper_that_is_gone_leaves_its_devices_unknown() {
+    let mut machine = started();
+    machine.handle(2, Input::Connected);
+    mqtt(&mut machine, 3, "state/update", r#"{"state":"online"}"#);
+    mqtt(&mut machine, 4, "twin/update", r#"{"twin":{"level":{"actual":{"value":"3"}}}}"#);
+    let says = |machine: &mut Machine, now_ms: i64, payload: &str| {
+        let topic = "$kinglet/mapper/m";
+        assert!(machine.handle(now_ms, Input::Mqtt { topic, payload: payload.as_bytes() }).is_empty());
+    };
+    let quiet = |machine: &mut Machine, now_ms: i64| {
+        let said = texts(&machine.handle(now_ms, Input::Tick));
+        assert!(!said.iter().any(|action| action.contains("unknown")), "{said:?}");
+    };
+    for nonsense in ["", "[]", r#"{"alive":1}"#, r#"{"alive":false,"protocols":7}"#, r#"{"alive":false}"#] {
+        says(&mut machine, 5, nonsense);
+    }
+    quiet(&mut machine, 5 + MAPPER_GONE_MS);
+    // Init starts it again within a second.
+    says(&mut machine, 10_000, r#"{"alive":false,"protocols":["gpio"]}"#);
+    says(&mut machine, 10_900, r#"{"alive":true,"protocols":["gpio"]}"#);
+    quiet(&mut machine, 10_000 + MAPPER_GONE_MS);
+    // One of other devices.
+    says(&mut machine, 20_000, r#"{"alive":false,"protocols":["serial"]}"#);
+    quiet(&mut machine, 20_000 + MAPPER_GONE_MS);
+    says(&mut machine, 30_000, r#"{"alive":false,"protocols":["modbus","gpio"]}"#);
+    quiet(&mut machine, 29_999 + MAPPER_GONE_MS);
+    assert_eq!(machine.deadline_ms().map(|at| at <= 30_000 + MAPPER_GONE_MS), Some(true));
+    let said = texts(&machine.handle(30_000 + MAPPER_GONE_MS, Input::Tick));
+    let has = |parts: &[&str]| said.iter().any(|action| parts.iter().all(|part| action.contains(part)));
+    assert!(has(&["report devicestate/default/d", "unknown", "mapper m is gone"]), "{said:?}");
+    assert!(has(&["report twin/default/d", r#""quality":"disconnected""#, r#""value":"3""#]), "{said:?}");
+    quiet(&mut machine, 60_000);
+}
+
+#[test]
 fn membership_is_answered() {
     let mut machine = started();
     let topic = "$hw/events/node/edge-1/membership/get";
@@ -396,6 +505,8 @@ fn membership_is_answered() {
             "publish $hw/events/node/edge-1/membership/get/result {\"event_id\":\"m\",\"timestamp\":5,\"devices\":[{\"id\":\"default/d\",\"name\":\"d\",\"description\":\"front\"}]}"
         ]
     );
+    let actions = texts(&machine.handle(5, Input::Mqtt { topic, payload: b"{" }));
+    assert!(actions[0].contains("\"code\":400"), "{actions:?}");
     let topic = "$hw/events/node/other/membership/get";
     assert!(machine.handle(5, Input::Mqtt { topic, payload: b"{}" }).is_empty());
 }
