@@ -70,6 +70,12 @@ pub const DEVICE_WRITE_EVERY_MS: u32 = 1_250;
 pub const DEVICE_WRITE_BURST: u32 = 32;
 /// States may run ahead of the pace that far.
 pub const DEVICE_WRITE_BURST_STATE: u32 = 64;
+/// First values since the link began have turns of their own, that many; then they wait with the others.
+pub const DEVICE_WRITE_BURST_FIRST: u32 = 256;
+/// Turns of first values come back once in so many ordinary ones.
+pub const DEVICE_WRITE_FIRST_EVERY: u32 = 10;
+/// Properties of one node that are remembered as told. More: their first values wait with the others.
+pub const DEVICE_PROPERTIES_TOLD_MAX: usize = 4096;
 /// Where nothing but times is new, a DeviceStatus is written after this time.
 pub const DEVICE_TIMES_EVERY_MS: i64 = 60_000;
 /// Wait before a write that failed is tried again, in milliseconds.
