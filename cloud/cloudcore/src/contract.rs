@@ -30,7 +30,7 @@ pub struct NodeDesired {
     pub references: BTreeSet<Reference>,
     /// Those of them that no pod of the node needs.
     pub optional: BTreeSet<Reference>,
-    /// The protocol of each device, by uid.
+    /// The protocol of each device and of its model, by uid.
     pub protocols: BTreeMap<String, String>,
     pub since: Since,
 }

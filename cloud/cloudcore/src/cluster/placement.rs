@@ -153,6 +153,11 @@ impl Placement {
             }
             for (kind, name) in references(view) {
                 let namespace = view.meta.namespace.clone();
+                if let Detail::Device { protocol, .. } = &view.detail
+                    && let Some(model) = self.get(kind, &namespace, name)
+                {
+                    desired.protocols.insert(model.meta.uid.clone(), protocol.clone());
+                }
                 if kind != Kind::DeviceModel {
                     let reference =
                         Reference { kind: kind.word(), namespace: namespace.clone(), name: name.into() };

@@ -36,7 +36,7 @@ pub fn inventory(node: &str, push: &Push, desired: &NodeDesired) -> Message {
     message
 }
 
-/// `protocol`: of a device, for its deletion: an edge of KubeEdge finds the device's mapper by it (DMI), and by nothing else.
+/// `protocol`: of a device or its model, for its deletion: an edge of KubeEdge finds the mapper by it (DMI), and by nothing else.
 pub async fn fetch(api: Api, push: Push, protocol: Option<String>) -> Fetched {
     let Some((kind, resource)) = kind_of(&push.resource) else {
         return Fetched::Gone { msg_id: push.msg_id };
@@ -44,7 +44,10 @@ pub async fn fetch(api: Api, push: Push, protocol: Option<String>) -> Fetched {
     if push.verb == Verb::Delete {
         let mut content = tombstone(kind, &resource.namespace, &resource.name, &push.uid);
         if let Some(protocol) = protocol {
-            content["spec"] = json!({"protocol": {"protocolName": protocol}});
+            content["spec"] = match kind {
+                Kind::DeviceModel => json!({"protocol": protocol}),
+                _ => json!({"protocol": {"protocolName": protocol}}),
+            };
         }
         let message = Box::new(message(kind, &push).with_content(&content));
         return Fetched::Ready { uid: push.uid, message };

@@ -80,7 +80,7 @@ struct Work {
     is_loaded: bool,
     started: Instant,
     members: BTreeSet<String>,
-    /// The protocol of each device on the node, by uid, until its deletion is acknowledged.
+    /// The protocol of each device on the node and of its model, by uid, until its deletion is acknowledged.
     protocols: BTreeMap<String, String>,
     fetching: Option<BoxFuture<'static, Fetched>>,
     /// Pushes that wait to be read; no more than the window.
