@@ -115,6 +115,15 @@ struct Described {
     model_id: String,
     /// Desired values that the model does not allow: `device` has the accepted ones.
     refused: BTreeMap<String, String>,
+    /// False: the last list does not name it. Lists and descriptions come by two subscriptions, so one of before the start may come behind
+    /// the description, which comes once.
+    is_listed: bool,
+}
+
+impl Described {
+    fn is_of(&self, protocol: &str) -> bool {
+        self.is_listed && self.protocol == protocol
+    }
 }
 
 /// As the newest description of any of its devices has it.
@@ -134,7 +143,7 @@ struct World {
 
 impl World {
     fn of<'a>(&'a self, protocol: &'a str) -> impl Iterator<Item = (&'a String, &'a Described)> {
-        self.devices.iter().filter(move |(_, described)| described.protocol == protocol)
+        self.devices.iter().filter(move |(_, described)| described.is_of(protocol))
     }
 
     /// Of a device with its model: a mapper builds a device from its model, and must do so again when that changes.
@@ -215,11 +224,12 @@ impl Book {
             Input::Inventory { protocol, payload } => {
                 if let Ok(inventory) = serde_json::from_slice::<Inventory>(payload) {
                     let world = &mut self.world;
-                    world.devices.retain(|id, described| {
-                        described.protocol != protocol || inventory.devices.contains(id)
-                    });
+                    let of_it =
+                        world.devices.iter_mut().filter(|(_, described)| described.protocol == protocol);
+                    for (id, described) in of_it {
+                        described.is_listed = inventory.devices.contains(id);
+                    }
                     world.inventories.insert(protocol.into(), inventory.devices);
-                    world.forget_unused_models();
                 }
             }
             Input::Register(request) => self.register(now_ms, request, &mut actions),
@@ -283,7 +293,9 @@ impl Book {
         let refused = wish::check(&mut device, &model, before.map(|before| &before.device));
         let digest = digest(&[&device.encode_to_vec()]);
         world.models.insert(model_id.clone(), Model { model, digest: model_digest });
-        world.devices.insert(id.into(), Described { protocol, device, digest, model_id, refused });
+        world
+            .devices
+            .insert(id.into(), Described { protocol, device, digest, model_id, refused, is_listed: true });
         world.forget_unused_models();
     }
 
@@ -412,7 +424,8 @@ impl Book {
 
     /// Only of devices whose mapper is here: others check for themselves.
     fn tell_refusals(&mut self, actions: &mut Vec<Action>) {
-        let ours = |described: &&Described| self.mappers.contains_key(&described.protocol);
+        let ours =
+            |described: &&Described| described.is_listed && self.mappers.contains_key(&described.protocol);
         let devices = self.world.devices.iter().filter(|(_, described)| ours(described));
         let refusing = devices.filter(|(_, described)| !described.refused.is_empty());
         let refusals: Refusals =
@@ -517,7 +530,7 @@ fn next(protocol: &str, told: &Record, world: &World) -> Option<Order> {
         let (namespace, name) = id.split_once('/').unwrap_or(("", id));
         NamedRequest { name: name.into(), namespace: namespace.into() }
     };
-    let is_ours = |id: &String| world.devices.get(id).is_some_and(|described| described.protocol == protocol);
+    let is_ours = |id: &String| world.devices.get(id).is_some_and(|described| described.is_of(protocol));
     if let Some(gone) = told.devices.keys().find(|id| !list.contains(id) && !is_ours(id)) {
         return Some(Order::RemoveDevice(named(gone)));
     }

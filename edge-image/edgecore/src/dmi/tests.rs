@@ -163,6 +163,18 @@ fn changes_go_to_the_mapper_one_by_one_and_survive_a_restart() {
     assert_eq!(orders(&play(&mut book, 2, actions, &Outcome::Done)), ["remove a"]);
 }
 
+/// Lists and descriptions come by two subscriptions, and a list that the broker kept may come behind the description that is newer.
+#[test]
+fn a_list_of_before_the_start_takes_no_device_away() {
+    let mut book = Book::new(0, Vec::new());
+    describe(&mut book, 1, "a", "1", "C");
+    describe(&mut book, 1, "b", "1", "C");
+    inventory(&mut book, 2, &["a"]);
+    assert_eq!(register(&mut book, 3).0.device_list.len(), 1);
+    inventory(&mut book, 4, &["a", "b"]);
+    assert_eq!(register(&mut book, 5).0.device_list.len(), 2, "its description does not come again");
+}
+
 #[test]
 fn a_mapper_that_is_gone_is_told_and_tried_again() {
     let mut book = Book::default();
