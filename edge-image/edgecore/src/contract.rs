@@ -134,6 +134,8 @@ pub trait Uplink: Send + Sync {
 pub struct Publish {
     pub topic: String,
     pub payload: Bytes,
+    /// The broker had kept it: it was said before we asked, perhaps long ago.
+    pub retained: bool,
 }
 
 /// The MQTT bus of the node. Subscriptions survive a restart of the broker.

@@ -124,8 +124,10 @@ async fn serve(
             () = added => {}
         }
         while let Some(event) = client.next_event()? {
-            let (topic, payload) = match event {
-                Event::Message { topic, payload, .. } => (topic.to_owned(), Bytes::copy_from_slice(payload)),
+            let (topic, payload, retained) = match event {
+                Event::Message { topic, payload, retain } => {
+                    (topic.to_owned(), Bytes::copy_from_slice(payload), retain)
+                }
                 Event::Up => {
                     outage.over();
                     continue;
@@ -134,7 +136,8 @@ async fn serve(
             };
             for reader in subscriptions.readers_when_there(&topic, socket.grace()).await {
                 // A reader that is gone is forgotten at the next listing.
-                let _ = reader.send(Publish { topic: topic.clone(), payload: payload.clone() }).await;
+                let publish = Publish { topic: topic.clone(), payload: payload.clone(), retained };
+                let _ = reader.send(publish).await;
             }
         }
     }

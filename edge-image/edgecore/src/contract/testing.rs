@@ -230,7 +230,7 @@ impl Bus for FakeBus {
         payload: Bytes,
         retain: bool,
     ) -> BoxFuture<'a, anyhow::Result<()>> {
-        let publish = Publish { topic: topic.into(), payload: payload.clone() };
+        let publish = Publish { topic: topic.into(), payload: payload.clone(), retained: false };
         self.published.lock().unwrap().push(publish.clone());
         if retain && payload.is_empty() {
             self.retained.lock().unwrap().remove(topic);
@@ -249,7 +249,7 @@ impl Bus for FakeBus {
         let (tx, rx) = mpsc::channel(FAKE_BUS_QUEUE_LEN);
         for (topic, payload) in self.retained.lock().unwrap().iter() {
             if topic_matches(filter, topic) {
-                let publish = Publish { topic: topic.clone(), payload: payload.clone() };
+                let publish = Publish { topic: topic.clone(), payload: payload.clone(), retained: true };
                 tx.try_send(publish).expect("room for the retained messages");
             }
         }

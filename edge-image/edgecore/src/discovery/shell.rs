@@ -41,7 +41,12 @@ pub async fn run(handles: Handles, prefix: String, drain: rt::Drain) {
             () = tokio::time::sleep(DISCOVERY_ASK_PAUSE), if machine.is_asking() => {
                 act(&handles, machine.handle(Input::Tick)).await;
             }
+            // A wish is said once: a retained one would be made again at each start, whatever was wished since.
             publish = next(&mut messages) => {
+                if publish.retained && publish.topic.ends_with("/set") {
+                    tracing::warn!("the wish on {} is retained and not made again: publish it without retain", publish.topic);
+                    continue;
+                }
                 let input = Input::Mqtt { topic: &publish.topic, payload: &publish.payload };
                 act(&handles, machine.handle(input)).await;
             }
