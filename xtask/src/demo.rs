@@ -123,6 +123,9 @@ pub fn streams(root: &Path, options: &Options) -> Result<Outcome> {
 }
 
 /// Flows against KubeEdge's programs, a real kube-apiserver, and our doubles.
+/// As pip names them.
+const PUSH_READERS: &[&str] = &["opentelemetry-proto==1.45.2", "line-protocol-parser==2.0.1"];
+
 pub fn interop(root: &Path, options: &Options) -> Result<Outcome> {
     let tools = prerequisites::tools(root, options.debian_mirror.as_deref())?;
     let busybox = prerequisites::busybox(root, options.debian_mirror.as_deref())?;
@@ -132,7 +135,12 @@ pub fn interop(root: &Path, options: &Options) -> Result<Outcome> {
     images::busybox(root, &busybox)?;
     let programs = programs_for(root, cloudcore, tools.program("kubectl"));
     let dir = scratch("interop")?;
-    let told = interop::run(&programs, &dir, &options.row)?;
+    let python =
+        crate::mqtt::python(root, "push", PUSH_READERS, "import opentelemetry.proto, line_protocol_parser");
+    if let Err(error) = &python {
+        println!("no Python that reads what is pushed: {error:#}");
+    }
+    let told = interop::run(&programs, &dir, &options.row, python.ok())?;
     let again = |row: &str| format!("(again: cargo xtask test --suite interop --row '{row}')");
     let failed: Vec<String> =
         told.failed.iter().map(|(row, why)| format!("{row}: {why} {}", again(row))).collect();

@@ -30,7 +30,7 @@ pub fn suite(root: &Path, _: &Options) -> Result<Outcome> {
     let debug = root.join("target/debug");
     let programs = Programs { ours: debug.join("examples/broker"), rumqttd: debug.join("rumqttd-alone") };
     let (dir, mut outcome) = (demo::scratch("mqtt")?, Outcome::default());
-    let python = paho(root);
+    let python = python(root, "paho", &[PAHO], "import paho.mqtt.client");
     let (rows, cases) = std::thread::scope(|scope| {
         let rows = scope.spawn(|| conformance::run(&programs, &dir.join("rows"), ""));
         let mut cases = rough::run(&programs, &dir.join("rough"));
@@ -89,20 +89,15 @@ fn without_rumqttd(page: &str) -> Vec<&str> {
         .collect()
 }
 
-/// A Python with Paho's client, below target/tools.
-fn paho(root: &Path) -> Result<PathBuf> {
-    let venv = root.join("target/tools/paho");
+/// A Python with packages from PyPI, below target/tools; `test` runs when they are there.
+pub fn python(root: &Path, name: &str, packages: &[&str], test: &str) -> Result<PathBuf> {
+    let venv = root.join("target/tools").join(name);
     let python = venv.join("bin/python");
-    let has = || {
-        Command::new(&python)
-            .args(["-c", "import paho.mqtt.client"])
-            .output()
-            .is_ok_and(|out| out.status.success())
-    };
+    let has = || Command::new(&python).args(["-c", test]).output().is_ok_and(|out| out.status.success());
     if !has() {
-        timed("fetch Paho's client", "", || {
+        timed(&format!("fetch {}", packages.join(", ")), "", || {
             run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-            run(Command::new(&python).args(["-m", "pip", "install", "-q", PAHO]))
+            run(Command::new(&python).args(["-m", "pip", "install", "-q"]).args(packages))
         })?;
     }
     Ok(python)

@@ -208,8 +208,12 @@ impl Node {
         let mut command = self.in_network(&self.programs.mapper)?;
         command.args(["--broker", &format!("127.0.0.1:{}", self.port)]);
         command.arg("--lines-socket").arg(self.root.join("no-line-holder.sock"));
-        self.mapper = Some(Process::start("mapper", &mut command, &self.root.join("mapper.log"))?);
+        self.mapper = Some(Process::start("mapper", &mut command, &self.mapper_log())?);
         Ok(())
+    }
+
+    pub fn mapper_log(&self) -> PathBuf {
+        self.root.join("mapper.log")
     }
 
     pub fn broker_port(&self) -> u16 {

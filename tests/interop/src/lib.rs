@@ -14,9 +14,12 @@ pub mod dmi;
 pub mod kubernetes;
 pub mod peers;
 pub mod ports;
+pub mod push;
 pub mod running;
 pub mod stock_cloud;
 pub mod stock_edge;
+pub mod twins;
+pub mod values;
 
 use std::path::{Path, PathBuf};
 
@@ -35,6 +38,9 @@ const ALL: &[&[Flow]] = &[
     stock_cloud::FLOWS,
     stock_edge::FLOWS,
     dmi::FLOWS,
+    twins::FLOWS,
+    values::FLOWS,
+    push::FLOWS,
     adopt::FLOWS,
 ];
 
@@ -55,6 +61,8 @@ pub struct Bench {
     pub programs: Programs,
     /// Empty, and its own. It stays when the flow fails.
     pub dir: PathBuf,
+    /// [`Peer::Python`], if it is there.
+    pub python: Option<PathBuf>,
     peers: Option<Peers>,
 }
 
@@ -76,18 +84,28 @@ pub struct Told {
 }
 
 /// Runs the flows with `row` in their names, each in its own folder below `dir`.
-pub fn run(programs: &Programs, dir: &Path, row: &str) -> Result<Told> {
+pub fn run(programs: &Programs, dir: &Path, row: &str, python: Option<PathBuf>) -> Result<Told> {
     let peers = peers();
     let mut told = Told::default();
     for flow in ALL.iter().copied().flatten().filter(|flow| flow.name.contains(row)) {
-        if let Some(why) = flow.needs.iter().find_map(|peer| peers::missing(peers.as_ref(), *peer)) {
+        let lacks = |peer: &Peer| match peer {
+            Peer::Python if python.is_some() => None,
+            Peer::Python => Some("skipped: no Python with what pip would fetch".to_owned()),
+            peer => peers::missing(peers.as_ref(), *peer),
+        };
+        if let Some(why) = flow.needs.iter().find_map(lacks) {
             told.not_run.push((flow.name, why));
             continue;
         }
         println!("\n  --- {}", flow.name);
         let folder = dir.join(told.passed.len().to_string());
         std::fs::create_dir_all(&folder)?;
-        let bench = Bench { programs: programs.clone(), dir: folder.clone(), peers: peers.clone() };
+        let bench = Bench {
+            programs: programs.clone(),
+            dir: folder.clone(),
+            python: python.clone(),
+            peers: peers.clone(),
+        };
         match (flow.run)(&bench, &mut Steps::default()) {
             Ok(()) => {
                 told.passed.push(flow.name);

@@ -24,6 +24,8 @@ pub enum Peer {
     /// Made with KubeEdge's mapper framework (docs/dmi.md).
     FrameworkMapper,
     K3s,
+    /// An interpreter with PyPI's opentelemetry-proto and line-protocol-parser; the suite fetches it.
+    Python,
 }
 
 impl Peer {
@@ -41,6 +43,7 @@ impl Peer {
             Peer::Edgecore122 => "edgecore-1.22",
             Peer::FrameworkMapper => "framework-mapper",
             Peer::K3s => "k3s",
+            Peer::Python => "python",
         }
     }
 
