@@ -303,9 +303,14 @@ fn at_our_edgecore(
                 let reason = status["status"]["extensions"]["reason"].as_str().unwrap_or_default();
                 Ok(reason.contains("mapper echo-mapper does not answer").then_some(()))
             })?;
-            kubectl.set_desired("first", "level", "44")?;
+            // Its driver keeps one value for all devices: the one that is told last sets it.
+            for device in ["first", "second"] {
+                kubectl.set_desired(device, "level", "44")?;
+            }
             let mapper = foreign.start(node)?;
-            reported(kubectl, "first", "level", "44")?;
+            for device in ["first", "second"] {
+                reported(kubectl, device, "level", "44")?;
+            }
             wait_for(SOON, "the state", || {
                 let status = kubectl.json(&["get", "devicestatus", "first"])?["status"].clone();
                 Ok((status["state"] == "ok" && status["extensions"]["reason"].is_null()).then_some(()))
