@@ -147,7 +147,7 @@ impl World {
             cloud_is_new: always_new || rng.below(2) == 0,
             always_new,
             rng,
-            objects: BTreeMap::new(),
+            objects: BTreeMap::from([(NODE.to_owned(), 1)]),
             delivery: Delivery::default(),
             records: BTreeMap::new(),
             parked: None,
@@ -253,9 +253,7 @@ impl World {
     }
 
     fn inventory(&self) -> Inventory {
-        let node = Target { uid: "n".into(), resource: "null/node/a".into(), version: "1".into(), rank: 0 };
-        let targets: Vec<Target> = self.targets().chain([node]).collect();
-        Inventory::new(&targets)
+        Inventory::new(&self.targets().collect::<Vec<_>>())
     }
 
     fn flush_cloud(&mut self) {
@@ -396,6 +394,8 @@ impl World {
         self.outbox_disk.clear();
         self.edge_crash();
         self.parked = None;
+        // What the old disk had told is the old disk's.
+        self.resumed.clear();
         self.cloud(delivery::Input::Reset);
         self.reported = self.heard_reports.clone();
     }
@@ -403,7 +403,7 @@ impl World {
     fn targets(&self) -> impl Iterator<Item = Target> {
         self.objects.iter().map(|(uid, version)| Target {
             uid: uid.clone(),
-            resource: format!("default/pod/{uid}"),
+            resource: resource(uid).to_string(),
             version: version.to_string(),
             rank: 0,
         })
@@ -464,7 +464,7 @@ impl World {
                 inventory.objects.truncate(inventory.objects.len() / 2);
             }
             if inventory.check("a").is_ok() || self.mutation == Mutation::PartialInventory {
-                self.stored.retain(|uid, _| !inventory.lacks(&Resource::new("default", "pod", uid), uid));
+                self.stored.retain(|uid, _| !inventory.lacks(&resource(uid), uid));
             }
             return;
         }
@@ -617,7 +617,8 @@ impl World {
     /// Faults are over: ten minutes later both ends agree.
     fn settle(&mut self) {
         let end = self.now.mono_ms + 600_000;
-        while self.now.mono_ms < end {
+        // Chance may keep an end from reading for so long that the other one cuts the link: then it is dialled once more.
+        while self.now.mono_ms < end || (!self.link.is_up() && self.now.mono_ms < end + 60_000) {
             self.step(false);
         }
         assert!(self.link.is_up(), "no link after ten quiet minutes");
@@ -639,6 +640,13 @@ impl World {
         }
         world.settle();
     }
+}
+
+/// The Node's own uid; it stays, the pods come and go.
+const NODE: &str = "n";
+
+fn resource(uid: &str) -> Resource {
+    if uid == NODE { Resource::new("null", "node", "a") } else { Resource::new("default", "pod", uid) }
 }
 
 fn new_link(seed: u64) -> Link {
