@@ -12,7 +12,7 @@ use wire::{
     delivery::{self, Delivered, Delivery, INVENTORY_UID, Push, Target, Verb},
     inventory::{INVENTORY, Inventory},
     lane::{End, Frames, Lane, Out, Received},
-    limits::{ACKS_WAIT_MS, PUSH_WINDOW},
+    limits::{ACKS_WAIT_MS, PUSH_RESEND_MS, PUSH_WINDOW},
     link::{Action, Input, Link, Now, Settings},
 };
 
@@ -617,9 +617,14 @@ impl World {
     /// Faults are over: ten minutes later both ends agree.
     fn settle(&mut self) {
         let end = self.now.mono_ms + 600_000;
+        let mut held_since_ms = None;
         // Chance may keep an end from reading for so long that the other one cuts the link: then it is dialled once more.
         while self.now.mono_ms < end || (!self.link.is_up() && self.now.mono_ms < end + 60_000) {
             self.step(false);
+            let is_held = self.wire.open && self.to_store.is_empty() && self.wire.edge.only_acks_wait();
+            held_since_ms = is_held.then(|| held_since_ms.unwrap_or(self.now.mono_ms));
+            let waits_ms = held_since_ms.map_or(0, |since| self.now.mono_ms - since);
+            assert!(waits_ms < PUSH_RESEND_MS, "acknowledgements wait until the cloud sends all again");
         }
         assert!(self.link.is_up(), "no link after ten quiet minutes");
         let recorded: BTreeMap<String, u64> =
