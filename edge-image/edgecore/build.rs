@@ -13,7 +13,7 @@ fn main() {
         for argument in [format!("-T{folder}/link/device.ld"), format!("-T{folder}/link/cold.ld")] {
             println!("cargo::rustc-link-arg-bins={argument}");
         }
-        // Functions that came out alike are one; nothing here compares addresses of functions.
+        // Functions that came out alike are one. Ours compare no addresses of functions.
         println!("cargo::rustc-link-arg-bins=--icf=all");
     }
 }
