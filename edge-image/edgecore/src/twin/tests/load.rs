@@ -2,19 +2,19 @@
 
 use super::*;
 
+fn meter(at: usize) -> Value {
+    let mut device = device(&[]);
+    device["metadata"]["name"] = json!(format!("m{at}"));
+    device["metadata"]["uid"] = json!(format!("u{at}"));
+    device
+}
+
 /// The goal: thirty devices at three values a second cost less than one API write a second. Each report is one write at a stock
 /// cloudcore (ours writes less often still).
 #[test]
 fn thirty_devices_at_three_values_a_second_cost_less_than_one_report_a_second() {
     let mut machine = machine_with(Vec::new());
-    let devices: Vec<Value> = (0..30)
-        .map(|at| {
-            let mut device = device(&[]);
-            device["metadata"]["name"] = json!(format!("m{at}"));
-            device["metadata"]["uid"] = json!(format!("u{at}"));
-            device
-        })
-        .collect();
+    let devices: Vec<Value> = (0..30).map(meter).collect();
     machine.handle(0, objects(&devices));
     machine.handle(0, Input::Connected);
     let (mut reports, mut samples, mut sent) = (0, 0, 0);
@@ -69,14 +69,7 @@ fn thirty_devices_at_three_values_a_second_cost_less_than_one_report_a_second() 
 #[test]
 fn first_values_of_many_devices_go_at_once() {
     let mut machine = machine_with(Vec::new());
-    let devices: Vec<Value> = (0..60)
-        .map(|at| {
-            let mut device = device(&[]);
-            device["metadata"]["name"] = json!(format!("m{at}"));
-            device["metadata"]["uid"] = json!(format!("u{at}"));
-            device
-        })
-        .collect();
+    let devices: Vec<Value> = (0..60).map(meter).collect();
     machine.handle(0, objects(&devices[..10]));
     machine.handle(0, Input::Connected);
     let say = |machine: &mut Machine, now_ms: i64, at: usize, value: i64| {
