@@ -42,6 +42,8 @@ pub struct SerialDriver {
     complaint: Option<String>,
     heard_ms: u64,
     silent: bool,
+    /// What is taken as done since the port was opened, not told yet.
+    opened: Vec<Reading>,
 }
 
 struct Asked {
@@ -81,12 +83,15 @@ impl SerialDriver {
             complaint: None,
             heard_ms: now_ms,
             silent: false,
+            opened: Vec::new(),
         };
+        let mut opened = Vec::new();
         for (at, property) in properties.iter().enumerate() {
             if let Some(value) = &property.desired {
-                driver.set(now_ms, at, value, &mut Vec::new())?;
+                driver.set(now_ms, at, value, &mut opened)?;
             }
         }
+        driver.opened = opened;
         Ok(driver)
     }
 
@@ -157,6 +162,7 @@ impl SerialDriver {
     }
 
     fn work(&mut self, now_ms: u64, readings: &mut Vec<Reading>) -> Result<(), String> {
+        readings.append(&mut self.opened);
         let bytes = self.port.borrow_mut().pump(self.client)?;
         if !bytes.is_empty() {
             self.heard(now_ms);
@@ -262,7 +268,7 @@ impl Driver for SerialDriver {
     }
 
     fn deadline_ms(&self) -> Option<u64> {
-        if self.port.borrow().has_news(self.client) {
+        if !self.opened.is_empty() || self.port.borrow().has_news(self.client) {
             return Some(0);
         }
         let sets = self.asked.iter().map(|asked| asked.due_ms).min();

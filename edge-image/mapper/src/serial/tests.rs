@@ -105,7 +105,8 @@ fn lines_over_a_real_tty() {
     let mut driver = bench.open(json!({}), properties).unwrap();
     assert_eq!(bench.hears(b'\n'), "heater=1\n", "the desired value is sent when the port opens");
     bench.says(b"temperature=21.5\r\ntemperature=21.5\nnoise\ncsv:a;b; c ;d\n\nheater=0\rtemp");
-    assert_eq!(readings(&mut driver, 3), [(0, "21.5".into()), (2, "c".into()), (1, "0".into())]);
+    let expected = [(1, "1"), (0, "21.5"), (2, "c"), (1, "0")].map(|(at, value)| (at, value.into()));
+    assert_eq!(readings(&mut driver, 4), expected, "what was sent when the port opened is told, too");
     bench.says(b"erature=22\ntemperature=two words\ntemperature=23\n");
     assert_eq!(readings(&mut driver, 2), [(0, "22".into()), (0, "23".into())]);
     let mut set = Vec::new();
