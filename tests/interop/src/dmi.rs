@@ -288,7 +288,10 @@ fn at_our_edgecore(
         "edgecore killed and started: what changed meanwhile reaches the mapper, which did not restart",
         || {
             node.edgecore.take().context("edgecore runs")?.kill();
-            kubectl.set_desired("first", "level", "31")?;
+            // Its driver keeps one value for all devices: the one that is told last sets it.
+            for device in ["first", "second"] {
+                kubectl.set_desired(device, "level", "31")?;
+            }
             node.start()?;
             reported(kubectl, "first", "level", "31")?;
             ensure!(mapper.ended().is_none(), "the mapper has ended");
@@ -303,7 +306,6 @@ fn at_our_edgecore(
                 let reason = status["status"]["extensions"]["reason"].as_str().unwrap_or_default();
                 Ok(reason.contains("mapper echo-mapper does not answer").then_some(()))
             })?;
-            // Its driver keeps one value for all devices: the one that is told last sets it.
             for device in ["first", "second"] {
                 kubectl.set_desired(device, "level", "44")?;
             }
