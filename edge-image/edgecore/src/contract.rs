@@ -272,6 +272,11 @@ pub struct HistoryQuery {
 /// Answers a question about a device (`<namespace>/<name>`) with bounded JSON.
 pub type HistoryReader = Arc<dyn Fn(&str, &HistoryQuery) -> String + Send + Sync>;
 
+/// The states of a device that works, however KubeEdge's mappers write them.
+pub fn device_works(state: &str) -> bool {
+    ["online", "ok"].iter().any(|good| state.eq_ignore_ascii_case(good))
+}
+
 /// What a module gets at its start.
 #[derive(Clone)]
 pub struct Handles {

@@ -7,7 +7,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::entity::{self, Entity, Kind, ModelProperty, Place};
-use crate::limits::{DISCOVERY_ASKS, DISCOVERY_ENTITIES_MAX};
+use crate::{
+    contract,
+    limits::{DISCOVERY_ASKS, DISCOVERY_ENTITIES_MAX},
+};
 
 /// `<namespace>/<name>` and the object's JSON.
 pub type Stored = (String, Bytes);
@@ -233,7 +236,7 @@ impl Machine {
         match what {
             "state/update/result" => {
                 let state = message.pointer("/device/state").and_then(Value::as_str).unwrap_or_default();
-                let available = ["online", "ok"].iter().any(|good| state.eq_ignore_ascii_case(good));
+                let available = contract::device_works(state);
                 if device.available.replace(available) != Some(available) {
                     let payload = if available { "online" } else { "offline" };
                     actions.push(retained(format!("{base}/available"), payload));

@@ -9,7 +9,7 @@ use dmi::{
 use serde_json::{Value, json};
 
 use super::{book::Action, wish::Refusals};
-use crate::limits::TWINS_PER_DEVICE_MAX;
+use crate::{contract::device_works, limits::TWINS_PER_DEVICE_MAX};
 
 const DEVICE_TOPIC: &str = "$hw/events/device/";
 
@@ -55,8 +55,7 @@ pub fn states(request: &ReportDeviceStatesRequest, refusals: &Refusals) -> Resul
         return Err(Refusal::new(code::INVALID_ARGUMENT, "the report has no state"));
     }
     // What the mapper was not sent it cannot know.
-    let is_good = ["online", "ok"].iter().any(|good| request.state.eq_ignore_ascii_case(good));
-    if let Some(refused) = refusals.get(&id).filter(|_| is_good) {
+    if let Some(refused) = refusals.get(&id).filter(|_| device_works(&request.state)) {
         return Ok(state(&id, "unhealthy", &reason(refused)));
     }
     Ok(state(&id, &request.state, &request.reason))

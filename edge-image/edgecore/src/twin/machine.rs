@@ -21,6 +21,7 @@ use super::{
     },
     validate,
 };
+use crate::contract::device_works;
 use crate::limits::{
     REFUSAL_TOLD_MS, REPORT_FIRST_EVERY, REPORT_REFRESH_MS, TWIN_PERSIST_MS, TWIN_REPEAT_MS,
 };
@@ -429,7 +430,7 @@ impl Machine {
         if device.fault.is_none() {
             device.record.set_state(&update.state, &update.reason);
         }
-        if matches!(state.as_str(), "online" | "ok") {
+        if device_works(&state) {
             device.record.last_online = (self.now_text)(now_ms);
         }
         let record = &device.record;
